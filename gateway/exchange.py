@@ -1,0 +1,238 @@
+"""Request and Response as doors, filters and forwarder see them: bytes, lists, no framework.
+
+Rule: nothing here knows which door made it. A door makes a `Request`, hands it to
+`Gateway.handle`, writes the `Response` that comes back, and says how that went by
+`Gateway.finish`. Header lists keep the case, order and number of what came.
+
+The body of a request is read on demand: reading is what makes a `100 Continue` go out,
+so nobody reads before it is known that the body is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from gateway.errors import GatewayError
+    from gateway.model import Endpoint, Route, Upstream
+
+Header = tuple[bytes, bytes]
+Headers = list[Header]
+
+
+class RequestBody(Protocol):
+    """The body of one request, read on demand.
+
+    `complete`: every byte is already here and `read` will neither wait nor fail.
+    `expects_continue`: the client waits for `100 Continue`, which the first `read` sends.
+    """
+
+    complete: bool
+    expects_continue: bool
+
+    def read(self) -> bytes:
+        """The next piece as it arrives, at most 64 KiB or so; `b""` is the end.
+
+        Raises a `ClientError` (`ClientClosed`, `RequestTimeout`, `BadRequest`,
+        `BodyTooLarge`) when the body cannot be had whole: a short body never looks
+        complete.
+        """
+        ...
+
+
+class BufferedBody:
+    """A body of which every byte is here already."""
+
+    __slots__ = ("_data",)
+    complete = True
+    expects_continue = False
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self) -> bytes:
+        data, self._data = self._data, b""
+        return data
+
+
+class ResponseBody(Protocol):
+    """What is still to come of an answer's body."""
+
+    def read(self) -> bytes:
+        """The next piece as it arrives; `b""` is the proper end.
+
+        Raises `UpstreamTruncated`, `UpstreamStalled` or `BadResponse` when the proper end
+        will not come. After `b""` or an error the upstream connection is already given back.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the upstream connection back (or break it); harmless when called again."""
+        ...
+
+
+class Tunnel(Protocol):
+    """An upgraded upstream connection, handed to the door that owns the client's socket."""
+
+    def run(self, client: object, early: bytes) -> tuple[int, int]:
+        """Pump both ways until both sides are done; `early` is what the client had sent
+        behind its handshake. Returns (bytes from the client, bytes to the client)."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Request:
+    """One request as it came, and what becomes known of it along the line.
+
+    The first group of attributes is given by the door; the second is filled in as the
+    request passes, and is what the access log reads.
+    """
+
+    __slots__ = (
+        "attempts",
+        "body",
+        "bytes_in",
+        "cause",
+        "chunked",
+        "client",
+        "connect_s",
+        "content_length",
+        "endpoint",
+        "first_byte_s",
+        "headers",
+        "host",
+        "http11",
+        "interim",
+        "method",
+        "peer",
+        "port",
+        "queue_s",
+        "reason",
+        "request_id",
+        "reused",
+        "route",
+        "scheme",
+        "started",
+        "target",
+        "trace_id",
+        "upgrade",
+        "upstream",
+    )
+
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: Headers,
+        *,
+        started: float,
+        peer: str = "",
+        scheme: str = "http",
+        port: int = 80,
+        http11: bool = True,
+        content_length: int | None = None,
+        chunked: bool = False,
+        body: RequestBody | None = None,
+        interim: Callable[[int, Headers], None] | None = None,
+        upgrade: bytes | None = None,
+    ) -> None:
+        # As on the wire. `target` may be any of RFC 9112 §3.2's forms but authority-form.
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.http11 = http11
+        # Framing, already judged by the door: at most one of the two is set. With neither
+        # there is no body; `body` is None then, and also for a length of 0.
+        self.content_length = content_length
+        self.chunked = chunked
+        self.body = body
+        # Who asked and how. `peer`: the address without port, "" for a unix socket.
+        # `scheme`: "http" or "https" as spoken to us; `port`: the port we listen on.
+        self.peer = peer
+        self.scheme = scheme
+        self.port = port
+        # `time.monotonic()` when the first byte of the head was there.
+        self.started = started
+        # Sends a 1xx on to the client at once; None when the door or the client cannot.
+        self.interim = interim
+        # The one token of `Upgrade`, lower case, when the door could make a tunnel of it.
+        self.upgrade = upgrade
+
+        self.host = b""
+        self.client = ""
+        self.request_id = b""
+        self.trace_id = ""
+        self.route: Route | None = None
+        self.upstream: Upstream | None = None
+        self.endpoint: Endpoint | None = None
+        self.attempts = 0
+        self.reused = False
+        self.bytes_in = 0
+        self.queue_s = 0.0
+        self.connect_s = 0.0
+        self.first_byte_s = 0.0
+        self.reason = ""
+        self.cause = ""
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header, its name in any case; None when there is none."""
+        wanted = name.lower()
+        for field, value in self.headers:
+            if len(field) == len(wanted) and field.lower() == wanted:
+                return value
+        return None
+
+    def fail(self, error: GatewayError) -> None:
+        """Note an error for the log; the first one is the cause, later ones follow it."""
+        self.reason = error.reason
+        told = error.cause or error.detail
+        self.cause = f"{self.cause}; then {told}" if self.cause else told
+
+
+class Response:
+    """One answer: head, what is here of the body, and where the rest comes from.
+
+    `data` is the part of the body that is here; `stream` the rest, None when `data` is
+    all of it. `content_length` None with a body means that its end is not known ahead:
+    a door uses chunked for HTTP/1.1 and the end of the connection for HTTP/1.0. `headers`
+    hold no framing (Content-Length, Transfer-Encoding) and no hop-by-hop field: a door
+    writes those itself. `bodyless`: HEAD, 204 and 304, where `content_length` is only told.
+    """
+
+    __slots__ = (
+        "bodyless",
+        "close",
+        "content_length",
+        "data",
+        "headers",
+        "reason",
+        "status",
+        "stream",
+        "tunnel",
+    )
+
+    def __init__(
+        self,
+        status: int,
+        reason: bytes,
+        headers: Headers,
+        *,
+        content_length: int | None = None,
+        data: bytes = b"",
+        stream: ResponseBody | None = None,
+        bodyless: bool = False,
+        close: bool = False,
+        tunnel: Tunnel | None = None,
+    ) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.content_length = content_length
+        self.data = data
+        self.stream = stream
+        self.bodyless = bodyless
+        # The door must not keep the client's connection after this answer.
+        self.close = close
+        self.tunnel = tunnel

@@ -1,0 +1,271 @@
+"""The nouns of the gateway: what the configuration says, frozen.
+
+Rule: values only. Durations are seconds, sizes are bytes, None is "off"; everything that
+the file leaves to `defaults` is already resolved here (defaults, then upstream, then
+route), so that nothing on the request path asks where a value came from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from re import Pattern
+
+Seconds = float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Limits of one exchange with an upstream, in seconds; None is no limit.
+
+    connect: one TCP connection, TLS included. write: without progress while sending the
+    request. response: from the request's end to the answer's head. idle: between two
+    reads of the answer's body. total: up to the head, attempts included; it never cuts a
+    body. tunnel: an upgraded connection without a byte either way.
+    """
+
+    connect: Seconds = 2.0
+    write: Seconds = 60.0
+    response: Seconds = 30.0
+    idle: Seconds = 60.0
+    total: Seconds = None
+    tunnel: Seconds = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """Connections kept per endpoint and worker. max_connections 0: no limit."""
+
+    max_idle: int = 100
+    idle_timeout: Seconds = 30.0
+    max_connections: int = 0
+    queue_timeout: Seconds = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When a request may be tried again. `attempts`: tries in all. `budget`: the share of
+    live traffic that may be retries. `buffer`: the largest body kept for another try."""
+
+    attempts: int = 2
+    when: frozenset[str] = frozenset({"connect", "stale", "reset"})
+    statuses: frozenset[int] = frozenset()
+    methods: frozenset[bytes] = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+    budget: float = 0.2
+    buffer: int = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerLimits:
+    """How much head an upstream's answer may have: bytes of all lines, number of lines.
+    0 is no limit."""
+
+    header: int = 64 * 1024
+    headers: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """How to speak TLS to an upstream. `ca`, `cert`, `key`: paths of PEM files."""
+
+    verify: bool = True
+    ca: str | None = None
+    server_name: str | None = None
+    cert: str | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One address that serves an upstream.
+
+    `host` is an IP address (or, straight from the file, a name still to be looked up);
+    `authority` is what the URL said (`name:port`), used for `host: upstream`;
+    `server_name` is the name to verify and to send as SNI. `base_path` and `query` are
+    raw bytes put before and behind what is forwarded.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    weight: int = 1
+    base_path: bytes = b""
+    query: bytes = b""
+    authority: bytes = b""
+    server_name: str | None = None
+
+    @cached_property
+    def key(self) -> tuple[str, str, int, bytes]:
+        """What is learnt about an endpoint hangs on this (and the upstream's name)."""
+        return (self.scheme, self.host, self.port, self.base_path)
+
+    @cached_property
+    def address(self) -> str:
+        """`host:port`, IPv6 in brackets: for logs."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class StaticSource:
+    """Endpoints written in the file; names among them are looked up in the background."""
+
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConsulSource:
+    """Endpoints that Consul's health API reports as passing."""
+
+    service: str
+    tag: str | None = None
+
+
+Source = StaticSource | ConsulSource
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A named group of endpoints and how to talk to it."""
+
+    name: str
+    source: Source
+    scheme: str = "http"
+    host: str = "preserve"  # "preserve" | "upstream" | a literal
+    balance: str = "round_robin"
+    timeouts: Timeouts = Timeouts()
+    pool: PoolSettings = PoolSettings()
+    retry: RetryPolicy = RetryPolicy()
+    limits: AnswerLimits = AnswerLimits()
+    tls: TlsSettings | None = None
+    upgrade: frozenset[bytes] = frozenset({b"websocket"})
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """How the path that is forwarded differs from the one that came: exactly one is set.
+    `regex` (matched on the normal form, whole path) goes with `to`."""
+
+    prefix: bytes | None = None
+    path: bytes | None = None
+    regex: Pattern[bytes] | None = None
+    to: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One set of conditions; all must hold. At most one of path, prefix, regex is set;
+    none is prefix "/". Paths are as written in the file; `host` is lower case, a wildcard
+    keeps its `*.`; header names are lower case."""
+
+    host: str | None = None
+    path: str | None = None
+    prefix: str | None = None
+    regex: str | None = None
+    methods: frozenset[str] = frozenset()
+    headers: tuple[tuple[str, str], ...] = ()
+    query: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Which requests go to which upstream, and what is special about them. `index` is the
+    place in the file, `line` where it stands there."""
+
+    name: str
+    upstream: str
+    matches: tuple[Match, ...] = (Match(),)
+    priority: int = 0
+    strip_prefix: bool = False
+    rewrite: Rewrite | None = None
+    host: str = "preserve"
+    timeouts: Timeouts = Timeouts()
+    retry: RetryPolicy = RetryPolicy()
+    upgrade: frozenset[bytes] = frozenset({b"websocket"})
+    index: int = 0
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTimeouts:
+    """Limits of the client's side, in seconds; None is no limit."""
+
+    header: Seconds = 5.0
+    body: Seconds = 10.0
+    write: Seconds = 60.0
+    keepalive: Seconds = 75.0
+    half_close: Seconds = 1.0  # None: never; 0: at once
+    tls_handshake: Seconds = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """What a request may measure; 0 is no limit. Sizes are bytes; `header` is all lines."""
+
+    body: int = 0
+    request_line: int = 16 * 1024
+    header: int = 32 * 1024
+    headers: int = 100
+    chunk_extensions: int = 4 * 1024
+    connections: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """The client's side. `trusted_proxies`: CIDRs and the words private, loopback, unix,
+    as written. `own_prefix` None: the gateway has no paths of its own."""
+
+    name: str | None = None
+    trusted_proxies: tuple[str, ...] = ()
+    timeouts: ServerTimeouts = ServerTimeouts()
+    min_rate: int = 256
+    limits: ServerLimits = ServerLimits()
+    graceful: float = 25.0
+    drain: float = 0.0
+    request_id: str = "X-Request-Id"
+    own_prefix: str | None = "/-/"
+    via: str = "both"  # both | request | response | off
+    forwarded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLogSettings:
+    """`path` "-" is standard output, None switches the log off."""
+
+    path: str | None = "-"
+    format: str = "json"
+    redact: frozenset[str] = frozenset(
+        {"access_token", "token", "api_key", "password", "signature", "x-amz-signature"}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ConsulSettings:
+    """Where Consul's HTTP API is and how it is asked. `poll` in seconds."""
+
+    address: str = "http://127.0.0.1:8500"
+    token: str = ""
+    datacenter: str | None = None
+    poll: float = 5.0
+    stale: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoverySettings:
+    consul: ConsulSettings = ConsulSettings()
+    wait: float = 3.0
+    deny: tuple[str, ...] = ("169.254.0.0/16",)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One whole document. `version` is the first 12 hex digits of the SHA-256 of its bytes."""
+
+    version: str
+    upstreams: dict[str, Upstream]
+    routes: tuple[Route, ...]
+    server: ServerSettings = ServerSettings()
+    access_log: AccessLogSettings | None = AccessLogSettings()
+    discovery: DiscoverySettings = DiscoverySettings()
+    path: str = ""
+    warnings: tuple[str, ...] = field(default=(), compare=False)
