@@ -1,0 +1,365 @@
+"""One connected socket under gevent, with waits that cost little.
+
+Rule: one greenlet reads a stream and one (perhaps the same) writes it; every wait has a
+limit. What gevent's own socket does for each wait (a Waiter, starting and stopping a
+watcher, which is an epoll_ctl each, and a Timeout object) is paid here once a connection:
+
+* The read watcher stays started for the life of the stream. While nobody reads, a
+  readable socket is itself news (a client that hung up, an idle upstream connection that
+  was closed): the watcher stops and `on_readable` is told.
+* A limit is a number kept on the stream. One timer a thread (`Deadlines`) looks at the
+  streams whose limit may have passed; moving a limit into the future costs an assignment.
+
+The raw calls are for plain gevent sockets alone, chosen by exact type: on a TLS socket
+they would write plaintext into the stream, and a peek sees session tickets and takes a
+good connection for a dirty one. `TlsStream` does the same through the TLS layer.
+"""
+
+from __future__ import annotations
+
+import heapq
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from math import inf
+from typing import Any
+
+from gevent import Timeout, get_hub, getcurrent
+from gevent import socket as gsocket
+
+_READ = 1
+_WRITE = 2
+_PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
+_RESET = struct.pack("ii", 1, 0)
+
+monotonic = time.monotonic
+
+
+class Deadlines:
+    """The limits of all streams of one hub: a heap of instants and one timer.
+
+    A stream is looked at when the earliest limit it ever asked for passes, not at each
+    change of its limit, so that a connection reused a thousand times within its limit is
+    looked at once. Instants are rounded up to `tick`, which bounds how often the timer runs.
+    """
+
+    tick = 0.01
+    _of_thread = threading.local()
+
+    def __init__(self) -> None:
+        self._loop = get_hub().loop
+        self._due: dict[int, list[Stream]] = {}
+        self._heap: list[int] = []
+        self._timer = self._loop.timer(0.0, 0.0)
+        self._set_for = inf
+
+    @classmethod
+    def current(cls) -> Deadlines:
+        """The one of this thread's hub (made anew after a fork made a new loop)."""
+        found: Deadlines | None = getattr(cls._of_thread, "deadlines", None)
+        if found is None or found._loop is not get_hub().loop:
+            found = cls._of_thread.deadlines = cls()
+        return found
+
+    def arm(self, stream: Stream, deadline: float) -> None:
+        """Look at `stream` when `deadline` (monotonic seconds) has passed."""
+        slot = int(deadline / self.tick) + 1
+        stream.armed = deadline
+        streams = self._due.get(slot)
+        if streams is not None:
+            streams.append(stream)
+            return
+        self._due[slot] = [stream]
+        heapq.heappush(self._heap, slot)
+        if slot < self._set_for:
+            self._set(slot)
+
+    def _set(self, slot: int) -> None:
+        self._timer.stop()
+        self._set_for = slot
+        # The loop's own clock lags behind by what the current iteration took.
+        self._loop.update_now()
+        self._timer = self._loop.timer(max(slot * self.tick - monotonic(), 0.0), 0.0)
+        self._timer.start(self._run)
+
+    def _run(self) -> None:
+        now = monotonic()
+        self._set_for = inf
+        while self._heap and self._heap[0] * self.tick <= now:
+            for stream in self._due.pop(heapq.heappop(self._heap)):
+                if stream.armed <= now:
+                    stream.armed = inf
+                    stream.expire(now)
+        if self._heap:
+            self._set(self._heap[0])
+
+
+class Stream:
+    """A plain TCP or unix socket. Not shared between threads."""
+
+    __slots__ = (
+        "_deadline",
+        "_deadlines",
+        "_hub",
+        "_raw",
+        "_raw_recv",
+        "_raw_send",
+        "_reader",
+        "_sock",
+        "_watcher",
+        "_watching",
+        "_write_watcher",
+        "armed",
+        "closed",
+        "eager",
+        "on_readable",
+    )
+
+    is_tls = False
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self._raw = sock._sock
+        self._raw_recv = self._raw.recv
+        self._raw_send = self._raw.send
+        self._hub = get_hub()
+        self._deadlines = Deadlines.current()
+        self._reader: Any = None
+        self._watcher = self._hub.loop.io(self._raw.fileno(), _READ)
+        self._write_watcher: Any = None
+        self._watching = False
+        self._deadline = inf
+        # When this stream is next looked at by Deadlines; inf when it is not.
+        self.armed = inf
+        self.closed = False
+        # The last read filled its buffer: more is likely there already.
+        self.eager = False
+        # Called from the hub when there is something to read and nobody reads.
+        self.on_readable: Callable[[], None] | None = None
+
+    # -- reading ----------------------------------------------------------------------
+
+    def recv(self, size: int, timeout: float | None) -> bytes:
+        """Up to `size` bytes as soon as there are some; b"" at the end of the stream.
+
+        Raises TimeoutError after `timeout` seconds (None: no limit) and OSError.
+        """
+        if not self.eager:
+            self.wait_readable(timeout)
+        while True:
+            try:
+                data: bytes = self._raw_recv(size)
+            except BlockingIOError:
+                self.wait_readable(timeout)
+                continue
+            self.eager = len(data) == size
+            return data
+
+    def wait_readable(self, timeout: float | None) -> None:
+        """Return when there is something to read (or the end); TimeoutError as in `recv`."""
+        if self.closed:
+            raise ConnectionAbortedError("the stream is closed")
+        if timeout is None:
+            self._deadline = inf
+        else:
+            deadline = self._deadline = monotonic() + timeout
+            if deadline < self.armed:
+                self._deadlines.arm(self, deadline)
+        if not self._watching:
+            self._watching = True
+            self._watcher.start(self._readable)
+        me = self._reader = getcurrent()
+        switch = self._hub.switch
+        try:
+            while self._reader is me:
+                switch()
+        finally:
+            self._reader = None
+
+    def watch(self) -> None:
+        """Tell `on_readable` about the next readable moment, though nobody reads."""
+        if not self._watching and not self.closed:
+            self._watching = True
+            self._watcher.start(self._readable)
+
+    def _readable(self) -> None:
+        reader = self._reader
+        if reader is not None:
+            self._reader = None
+            reader.switch()
+            return
+        self._watching = False
+        self._watcher.stop()
+        if self.on_readable is not None:
+            self.on_readable()
+
+    def expire(self, now: float) -> None:
+        """Called by `Deadlines`: end the wait whose limit has passed, or look again later."""
+        if self._reader is None:
+            return
+        if self._deadline > now:
+            if self._deadline != inf:
+                self._deadlines.arm(self, self._deadline)
+            return
+        self.interrupt(TimeoutError("timed out"))
+
+    def interrupt(self, error: BaseException) -> bool:
+        """Raise `error` in the greenlet that waits to read; False when there is none.
+        Only from the hub (a watcher's callback)."""
+        reader = self._reader
+        if reader is None:
+            return False
+        self._reader = None
+        reader.throw(error)
+        return True
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a greenlet waits to read."""
+        return self._reader is not None
+
+    def peek(self) -> bytes | None:
+        """What could be read now, one byte of it at most: None for nothing, b"" for the end.
+        Raises OSError, as for a connection that was reset."""
+        try:
+            found: bytes = self._raw_recv(1, _PEEK)
+        except BlockingIOError:
+            return None
+        return found
+
+    def is_quiet(self) -> bool:
+        """Whether an idle connection is as it was left: open, and nothing came since."""
+        if self.closed:
+            return False
+        try:
+            return self.peek() is None
+        except OSError:
+            return False
+
+    # -- writing ----------------------------------------------------------------------
+
+    def send(self, data: bytes, timeout: float | None) -> None:
+        """Send all of it. `timeout` bounds each wait without progress.
+
+        Raises TimeoutError and OSError; how much was sent is not told, so the connection
+        is of no use after either.
+        """
+        try:
+            sent = self._raw_send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent != len(data):
+            self._send_rest(memoryview(data)[sent:], timeout)
+
+    def _send_rest(self, rest: memoryview, timeout: float | None) -> None:
+        while rest:
+            self.wait_writable(timeout)
+            try:
+                rest = rest[self._raw_send(rest) :]
+            except BlockingIOError:
+                continue
+
+    def wait_writable(self, timeout: float | None) -> None:
+        """Return when some bytes can be sent; TimeoutError after `timeout` seconds."""
+        if self.closed:
+            raise ConnectionAbortedError("the stream is closed")
+        if self._write_watcher is None:
+            self._write_watcher = self._hub.loop.io(self._raw.fileno(), _WRITE)
+        with Timeout(timeout, TimeoutError("timed out")):
+            self._hub.wait(self._write_watcher)
+
+    # -- ending -----------------------------------------------------------------------
+
+    def shutdown_write(self) -> None:
+        """Send FIN; what the other side sends can still be read."""
+        with suppress(OSError):  # gone already: there is nobody to tell
+            self._raw.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close the socket; a greenlet that waits to read gets ConnectionAbortedError."""
+        if self.closed:
+            return
+        self.closed = True
+        self.on_readable = None
+        self._watching = False
+        self._watcher.stop()
+        self._watcher.close()
+        if self._write_watcher is not None:
+            self._write_watcher.stop()
+            self._write_watcher.close()
+        reader, self._reader = self._reader, None
+        self._sock.close()
+        if reader is not None:
+            self._hub.loop.run_callback(reader.throw, ConnectionAbortedError("the stream was closed"))
+
+    def abort(self) -> None:
+        """Close with RST instead of FIN: what was sent must not look complete."""
+        with suppress(OSError):  # not connected any more: closing is all that is left
+            self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.close()
+
+    def fileno(self) -> int:
+        return int(self._raw.fileno())
+
+
+class TlsStream(Stream):
+    """A gevent SSLSocket after its handshake.
+
+    Reads and writes go to the SSL object, whose socket never blocks under gevent. A read
+    is always tried first: bytes decrypted already do not make the socket readable.
+    """
+
+    __slots__ = ("_tls",)
+
+    is_tls = True
+
+    def __init__(self, sock: Any) -> None:
+        super().__init__(sock)
+        self._tls = sock._sslobj
+
+    def recv(self, size: int, timeout: float | None) -> bytes:
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            try:
+                data: bytes = self._tls.read(size)
+                return data
+            except ssl.SSLWantReadError:
+                self.wait_readable(None if deadline is None else max(deadline - monotonic(), 0.0))
+            except ssl.SSLWantWriteError:
+                self.wait_writable(timeout)
+            except ssl.SSLEOFError as error:
+                # Without close_notify the end is not authentic (RFC 8446 §6.1): a body that
+                # is delimited by it may have been cut.
+                raise ConnectionResetError("TLS connection ended without close_notify") from error
+
+    def peek(self) -> bytes | None:
+        # A raw peek would show ciphertext, session tickets among it. The layer is asked for
+        # one byte instead, which is lost to the reader: for idle connections only.
+        try:
+            found: bytes = self._tls.read(1)
+        except ssl.SSLWantReadError:
+            return None
+        return found
+
+    def send(self, data: bytes, timeout: float | None) -> None:
+        self._send_rest(memoryview(data), timeout)
+
+    def _send_rest(self, rest: memoryview, timeout: float | None) -> None:
+        while rest:
+            try:
+                rest = rest[self._tls.write(rest) :]
+            except ssl.SSLWantWriteError:
+                self.wait_writable(timeout)
+            except ssl.SSLWantReadError:
+                self.wait_readable(timeout)
+
+
+def wrap(sock: Any) -> Stream:
+    """The right stream for a connected gevent socket, TLS or not."""
+    if type(sock) is gsocket.socket:
+        return Stream(sock)
+    return TlsStream(sock)
