@@ -1,0 +1,1 @@
+"""Tests: unit (no sockets), integration (real servers on loopback), conformance (raw bytes)."""

@@ -1,0 +1,38 @@
+from gevent import monkey; monkey.patch_all()  # noqa: E702 - before anything imports ssl or socket
+
+"""What every test shares. Rule: the first line patches, as the shipped gunicorn settings do."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Tests run against this checkout, installed or not.
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from tests import services
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say by name, last and in colour, which servers were missing: a skip must not pass for a success."""
+    if not services.missed:
+        return
+    terminalreporter.section("SERVERS THAT COULD NOT BE FOUND", red=True, bold=True)
+    for name, tests in sorted(services.missed.items()):
+        terminalreporter.line(f"{name}: {len(tests)} test(s) SKIPPED; {services.HOW[name]}", red=True)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def consul() -> Iterator[services.Consul]:
+    """A Consul agent in dev mode on ephemeral ports, one for the whole run."""
+    with services.Consul.start() as agent:
+        yield agent
