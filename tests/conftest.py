@@ -1,6 +1,8 @@
-from gevent import monkey; monkey.patch_all()  # noqa: E702 - before anything imports ssl or socket
+from gevent import monkey
 
-"""What every test shares. Rule: the first line patches, as the shipped gunicorn settings do."""
+monkey.patch_all()
+
+"""What every test shares. Rule: gevent has patched before anything else is imported."""
 
 import sys
 from collections.abc import Iterator

@@ -121,7 +121,7 @@ class Server:
 
         wait_until(ready_or_dead, f"{what}\n{self.output()}", timeout)
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         assert self.process is not None
         self.process.send_signal(number)
 
@@ -159,7 +159,6 @@ class Consul:
         self.port, server, lan, wan = free_ports(4)
         self.address = f"http://127.0.0.1:{self.port}"
         self.server = Server(
-            # fmt: off
             [
                 str(require("consul")), "agent", "-dev", "-log-level", "warn",
                 "-bind", "127.0.0.1", "-client", "127.0.0.1",
@@ -167,7 +166,6 @@ class Consul:
                 "-serf-lan-port", str(lan), "-serf-wan-port", str(wan),
                 "-dns-port", "-1", "-grpc-port", "-1",
             ]
-            # fmt: on
         )
 
     @classmethod
