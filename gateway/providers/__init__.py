@@ -1,0 +1,27 @@
+"""Where endpoints come from: one file for each kind of source, and the table of them."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from gateway.model import ConsulSource, DiscoverySettings, StaticSource, Upstream
+from gateway.providers import consul, static
+from gateway.providers.base import Clock, Emit, Provider, Random, Status, Stop, Update
+
+__all__ = ["Emit", "Provider", "Status", "Stop", "Update", "make"]
+
+
+def make(
+    upstream: Upstream,
+    settings: DiscoverySettings,
+    clock: Clock = time.monotonic,
+    random: Random = random.random,
+) -> Provider | None:
+    """The provider of an upstream; None when its endpoints are all literal addresses, so
+    that nothing has to run."""
+    match upstream.source:
+        case ConsulSource() as source:
+            return consul.make(upstream, source, settings, clock, random)
+        case StaticSource(endpoints):
+            return static.make(upstream, endpoints, settings, clock, random)

@@ -1,0 +1,88 @@
+"""Endpoints that the file names: looked up in the background, a literal address as it is.
+
+Rule: `expand` puts what is known of the names into the list of the file; a name that has
+never been answered is simply not there yet, and as long as none has and no endpoint is a
+literal, the look-up as a whole has failed.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import replace
+
+from gateway.model import DiscoverySettings, Endpoint, Upstream
+from gateway.providers.addresses import allowed, host, networks
+from gateway.providers.base import Clock, Emit, Journal, Random, Status, Stop, Update, spread
+from gateway.providers.names import Names, Threads, expand, is_name
+
+# With its jitter under the 30 s that an answer may be kept.
+INTERVAL = 27.0
+# After a failure the next round is soon, then later and later.
+FIRST_RETRY = 1.0
+
+
+class StaticProvider:
+    """The endpoints of one upstream in the file, at least one of which is a name."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        endpoints: tuple[Endpoint, ...],
+        settings: DiscoverySettings,
+        names: Names,
+        clock: Clock,
+        random: Random,
+    ) -> None:
+        self.upstream = upstream.name
+        self._endpoints = endpoints
+        self._deny = networks(settings.deny)
+        self._names = names
+        self._random = random
+        self._journal = Journal(upstream, clock)
+        self._failures = 0
+
+    @property
+    def status(self) -> Status:
+        return self._journal.status
+
+    def run(self, emit: Emit, stop: Stop) -> None:
+        while not stop.is_set():
+            emit(self._round())
+            stop.wait(spread(self._pause(), self._random))
+
+    def _round(self) -> Update:
+        self._journal.attempt()
+        errors = self._names.refresh(e.host for e in self._endpoints if is_name(e))
+        error = "; ".join(errors)
+        if error:
+            self._failures += 1
+            self._journal.failure(error)
+        else:
+            self._failures = 0
+            self._journal.success()
+        found = expand(self._endpoints, self._names.addresses)
+        if error and not found:
+            return Update(self.upstream, None, error)
+        endpoints, refused = allowed(found, self._deny)
+        self._journal.refused(refused)
+        return Update(self.upstream, endpoints, error)
+
+    def _pause(self) -> float:
+        if self._failures == 0:
+            return INTERVAL
+        return min(INTERVAL, FIRST_RETRY * 2.0 ** min(self._failures - 1, 10))
+
+
+def make(
+    upstream: Upstream,
+    endpoints: tuple[Endpoint, ...],
+    settings: DiscoverySettings,
+    clock: Clock = time.monotonic,
+    random: Random = random.random,
+) -> StaticProvider | None:
+    """None when every endpoint is a literal address: nothing has to run then."""
+    if not any(map(is_name, endpoints)):
+        return None
+    spelt = tuple(replace(e, host=host(e.host) or e.host) for e in endpoints)
+    return StaticProvider(upstream, spelt, settings, Names(Threads(), clock), clock, random)
