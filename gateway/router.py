@@ -1,0 +1,240 @@
+"""Which route serves a request: compiled once, looked up without regard to their number.
+
+Rule: pure, and one total order decides (`precedence`). Hosts, exact paths and prefixes
+are looked up in dicts; of the prefixes only as many as there are depths (numbers of
+segments) in the configuration, so a deep path costs nothing. Only regular expressions,
+and routes that differ in nothing but methods, headers or query, are tried one by one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
+
+from gateway.errors import ClientError, ConfigError
+from gateway.target import host as normal_host
+from gateway.target import written, written_prefix
+
+if TYPE_CHECKING:
+    from gateway.exchange import Headers
+    from gateway.model import Match, Route
+
+
+def precedence(route: Route, match: Match) -> tuple[int, ...]:
+    """The sort key of the order in which matches win; equal keys: as they stand in the file.
+
+    Priority; exact host, longer wildcard, none; exact path, regex in file order, longer
+    prefix; with methods before without; more headers; more query parameters; file order.
+    """
+    return (
+        -route.priority,
+        *_host_precedence(match.host),
+        *_path_precedence(route, match),
+        0 if match.methods else 1,
+        -len(match.headers),
+        -len(match.query),
+        route.index,
+    )
+
+
+def _host_precedence(host: str | None) -> tuple[int, int]:
+    if host is None:
+        return (2, 0)
+    return (1, -len(host)) if host.startswith("*.") else (0, 0)
+
+
+def _path_precedence(route: Route, match: Match) -> tuple[int, int]:
+    if match.path is not None:
+        return (0, 0)
+    if match.regex is not None:
+        return (1, route.index)
+    return (2, -len(written_prefix(match.prefix or "/")))
+
+
+class Router:
+    """The routes of one configuration, compiled. Raises `ConfigError` for a route that no
+    router could serve; the file's own checks come before it and say where."""
+
+    __slots__ = ("_by_host", "_hostless", "_labels", "_one_priority", "_ordered", "_wildcards")
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        pairs = ((route, match) for route in routes for match in route.matches)
+        try:
+            self._ordered = sorted(pairs, key=lambda pair: precedence(*pair))
+            candidates = [_compile(rank, *pair) for rank, pair in enumerate(self._ordered)]
+        except (ClientError, ValueError, re.error) as error:
+            raise ConfigError(f"the routes cannot be used: {error}") from error
+        self._one_priority = len({route.priority for route in routes}) < 2
+        tables = {host: _Paths(group) for host, group in _grouped((one.host, one) for one in candidates).items()}
+        self._hostless = tuple(table for host, table in tables.items() if host == b"")
+        self._wildcards = {host[2:]: table for host, table in tables.items() if host.startswith(b"*.")}
+        self._labels = max((suffix.count(b".") + 1 for suffix in self._wildcards), default=0)
+        # What nothing of the exact host matches falls through to wildcards, then hostless.
+        self._by_host = {
+            host: (table, *self._beyond(host)) for host, table in tables.items() if host and not host.startswith(b"*.")
+        }
+
+    def ordered(self) -> list[tuple[Route, Match]]:
+        """Every match of every route, in the order in which they win."""
+        return list(self._ordered)
+
+    def match(self, method: bytes, host: bytes, path: bytes, query: bytes | None, headers: Headers) -> Route | None:
+        """The route that serves a request: `host` and `path` in normal form, the query as
+        it came. None when no route does."""
+        asked: _Asked | None = None
+        best: _Candidate | None = None
+        for table in self._by_host.get(host) or self._beyond(host):
+            for candidates in table.find(path):
+                for candidate in candidates:
+                    if best is not None and best.rank < candidate.rank:
+                        break
+                    if not candidate.plain:
+                        asked = asked or _Asked(method, query, headers)
+                        if not asked.meets(candidate):
+                            continue
+                    if self._one_priority:
+                        return candidate.route
+                    best = candidate
+                    break
+        return None if best is None else best.route
+
+    def _beyond(self, host: bytes) -> tuple[_Paths, ...]:
+        """The tables behind that of the exact host: longer wildcards first."""
+        if not self._wildcards:
+            return self._hostless
+        # No more labels are looked at than the longest wildcard has.
+        labels = host.rsplit(b".", self._labels)
+        suffixes = (b".".join(labels[first:]) for first in range(1, len(labels)))
+        return (*(self._wildcards[suffix] for suffix in suffixes if suffix in self._wildcards), *self._hostless)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """One match of a route, compiled. `rank`: its place in the total order. `host`: in
+    normal form, a wildcard with its `*.`, empty for any. Of `path`, `prefix` (without
+    trailing slash) and `pattern` one is set."""
+
+    rank: int
+    route: Route
+    host: bytes
+    path: bytes | None
+    prefix: bytes | None
+    pattern: re.Pattern[bytes] | None
+    methods: frozenset[bytes]
+    headers: tuple[tuple[bytes, bytes], ...]
+    query: tuple[tuple[bytes, bytes], ...]
+    plain: bool
+
+
+def _compile(rank: int, route: Route, match: Match) -> _Candidate:
+    if route.rewrite is not None and route.rewrite.regex is not None:
+        route.rewrite.regex.sub(route.rewrite.to or b"", b"")  # a bad group number says so now
+    everything = match.path is None and match.regex is None and match.prefix is None
+    prefix = "/" if everything else match.prefix
+    return _Candidate(
+        rank=rank,
+        route=route,
+        host=_host(match.host),
+        path=None if match.path is None else written(match.path),
+        prefix=None if prefix is None else written_prefix(prefix),
+        pattern=None if match.regex is None else re.compile(match.regex.encode()),
+        methods=frozenset(method.encode() for method in match.methods),
+        headers=tuple((name.lower().encode(), value.encode()) for name, value in match.headers),
+        query=tuple((name.encode(), value.encode()) for name, value in match.query),
+        plain=not (match.methods or match.headers or match.query),
+    )
+
+
+def _host(host: str | None) -> bytes:
+    if host is None:
+        return b""
+    name = host.removeprefix("*.")
+    return host[: len(host) - len(name)].encode() + normal_host(name.encode())
+
+
+def _grouped(pairs: Iterable[tuple[bytes, _Candidate]]) -> dict[bytes, list[_Candidate]]:
+    groups: dict[bytes, list[_Candidate]] = {}
+    for key, candidate in pairs:
+        groups.setdefault(key, []).append(candidate)
+    return groups
+
+
+class _Paths:
+    """The candidates of one host by what they say of the path, each list by rank."""
+
+    __slots__ = ("_deepest", "_depths", "_exact", "_patterns", "_prefixes")
+
+    def __init__(self, candidates: list[_Candidate]) -> None:
+        self._exact = _grouped((one.path, one) for one in candidates if one.path is not None)
+        self._prefixes = _grouped((one.prefix, one) for one in candidates if one.prefix is not None)
+        self._patterns = [(one.pattern.fullmatch, [one]) for one in candidates if one.pattern is not None]
+        # The numbers of segments that prefixes have here, deepest first.
+        self._depths = sorted({prefix.count(b"/") for prefix in self._prefixes}, reverse=True)
+        self._deepest = max(self._depths, default=0)
+
+    def find(self, path: bytes) -> Iterator[list[_Candidate]]:
+        """Those that a path in normal form meets: exact, patterns, longer prefixes first."""
+        found = self._exact.get(path)
+        if found is not None:
+            yield found
+        for matches, candidates in self._patterns:
+            if matches(path):
+                yield candidates
+        segments = path.split(b"/", self._deepest + 1)
+        for depth in self._depths:
+            if depth < len(segments):
+                found = self._prefixes.get(b"/".join(segments[: depth + 1]))
+                if found is not None:
+                    yield found
+
+
+class _Asked:
+    """What a request says beside host and path; taken apart only when a route asks."""
+
+    __slots__ = ("_fields", "_headers", "_method", "_parameters", "_query")
+
+    def __init__(self, method: bytes, query: bytes | None, headers: Headers) -> None:
+        self._method = method
+        self._query = query
+        self._headers = headers
+        self._fields: dict[bytes, bytes] | None = None
+        self._parameters: dict[bytes, bytes] | None = None
+
+    def meets(self, candidate: _Candidate) -> bool:
+        """Whether method, headers and query are as the candidate wants them."""
+        if candidate.methods and self._method not in candidate.methods:
+            return False
+        if candidate.headers:
+            if self._fields is None:
+                self._fields = _fields(self._headers)
+            if not all(self._fields.get(name) == value for name, value in candidate.headers):
+                return False
+        if candidate.query:
+            if self._parameters is None:
+                self._parameters = _parameters(self._query)
+            return all(self._parameters.get(name) == value for name, value in candidate.query)
+        return True
+
+
+def _fields(headers: Headers) -> dict[bytes, bytes]:
+    """Header values by name in lower case; several lines are one list (RFC 9110 §5.3)."""
+    lines: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        lines.setdefault(name.lower(), []).append(value)
+    return {name: b", ".join(values) for name, values in lines.items()}
+
+
+def _parameters(query: bytes | None) -> dict[bytes, bytes]:
+    """Query parameters, decoded; of several with one name the first."""
+    found: dict[bytes, bytes] = {}
+    for pair in (query or b"").split(b"&"):
+        name, _, value = pair.partition(b"=")
+        found.setdefault(_decoded(name), _decoded(value))
+    return found
+
+
+def _decoded(text: bytes) -> bytes:
+    return unquote_to_bytes(text.replace(b"+", b" "))

@@ -1,0 +1,272 @@
+"""The request target: read, put to normal form, and made ready for an upstream.
+
+Rule: bytes in, bytes out, no state. Two views of one path are kept apart. The *normal
+form* is what routes are matched on: unreserved characters decoded, empty segments merged.
+The *raw* path is what came on the wire and what is forwarded, byte for byte, unless the
+route says otherwise. Paths on which an upstream might read something else than what was
+matched (dot segments, an encoded NUL) are refused, so that what was checked is reached.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from ipaddress import AddressValueError, IPv6Address
+from typing import TYPE_CHECKING, NamedTuple
+
+from gateway.errors import BadPath, BadRequest
+
+if TYPE_CHECKING:
+    from gateway.model import Endpoint, Rewrite, Route
+
+
+class Target(NamedTuple):
+    """A request target, taken apart (RFC 9112 §3.2).
+
+    `authority` and `scheme` (lower case) are those of absolute-form, None otherwise.
+    `path` begins with "/", or is `*` (asterisk-form). `query` is what stands behind the
+    first "?": None without one, empty for a bare "?". `raw` is path and query in one
+    piece: the target in origin-form, bytes as they came.
+    """
+
+    authority: bytes | None
+    scheme: bytes | None
+    path: bytes
+    query: bytes | None
+    raw: bytes
+
+
+# -- reading ----------------------------------------------------------------------------
+
+# 0x21 to 0x7e without "#". RFC 3986 allows less (no `|`, `"`, `\` …), but clients send
+# those and servers take them; a fragment is never sent by a conforming client and would
+# mean one thing to us and another behind us.
+_origin_form = re.compile(rb"/[!\"$-~]*+").fullmatch
+_absolute_form = re.compile(rb"([A-Za-z]++)://([^/?]++)([!\"$-~]*+)").fullmatch
+# The generated `Target.__new__` in Python costs as much as the rest of `parse`.
+_new = tuple.__new__
+
+
+def parse(target: bytes) -> Target:
+    """Take a target apart; raises `BadRequest` for what is none, authority-form included."""
+    if _origin_form(target):
+        path, mark, query = target.partition(b"?")
+        return _new(Target, (None, None, path, query if mark else None, target))
+    if target == b"*":
+        return Target(None, None, target, None, target)
+    return _parse_absolute(target)
+
+
+def _parse_absolute(target: bytes) -> Target:
+    found = _absolute_form(target)
+    if found is None:
+        raise BadRequest(f"{target[:80]!r} is no request target")
+    scheme, authority, raw = found.groups()
+    scheme = scheme.lower()
+    if scheme not in (b"http", b"https"):
+        raise BadRequest(f"scheme {scheme[:80]!r} in the request target")
+    host(authority)
+    if not raw.startswith(b"/"):  # an empty path, RFC 9112 §3.2.1
+        raw = b"/" + raw
+    path, mark, query = raw.partition(b"?")
+    return Target(authority, scheme, path, query if mark else None, raw)
+
+
+# -- the host ---------------------------------------------------------------------------
+
+# Names as DNS and certificates hold them, and the underscore that container platforms
+# use. RFC 3986 allows sub-delims and percent-encoding too; nothing is served under such a
+# name, and a comma is the mark of two Host fields joined into one.
+_authority = re.compile(
+    rb"(?:([A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]++)*+)\.?+|\[([0-9A-Fa-f:.]++)\])(?::([0-9]{0,5}+))?"
+).fullmatch
+_LONGEST_CACHED = 255  # a DNS name's limit, RFC 1035 §2.3.4
+
+
+def host(value: bytes) -> bytes:
+    """A Host value or authority as routes are matched on it: lower case, without port and
+    trailing dot, an IPv6 address in its brackets.
+
+    Raises `BadRequest` for what is no host; the empty value is none (RFC 9112 §3.2).
+    """
+    return _known_host(value) if len(value) <= _LONGEST_CACHED else _read_host(value)
+
+
+def _read_host(value: bytes) -> bytes:
+    found = _authority(value)
+    if found is None:
+        raise BadRequest(f"{value[:80]!r} is no host")
+    name, address, port = found.groups()
+    if port and int(port) > 65535:
+        raise BadRequest(f"{value[:80]!r} has no valid port")
+    if name is not None:
+        return bytes(name.lower())
+    try:
+        IPv6Address(address.decode("ascii"))
+    except AddressValueError as error:
+        raise BadRequest(f"{value[:80]!r} is no IPv6 address") from error
+    return b"[%b]" % address.lower()
+
+
+_known_host = lru_cache(1024)(_read_host)
+
+
+# -- the normal form --------------------------------------------------------------------
+
+# Paths that are their own normal form: no triplet, no empty segment, none that begins
+# with a dot. Most of them end here.
+_plain = re.compile(rb"(?:/(?![/.])[^/%\\]*+)++").fullmatch
+# The same with triplets that stay as they are, and are neither NUL, `/` nor `\`.
+_clean = re.compile(
+    rb"(?:/(?![/.])(?:[^/%\\]++"
+    rb"|%(?:0[1-9A-F]|1[0-9A-F]|2[0-9A-C]|3[A-F]|40|5[BDE]|60|7[BCDF]|[89A-F][0-9A-F]))*+)++"
+).fullmatch
+_slashes = re.compile(rb"//+").sub
+# A triplet, and before it (rarely) a `%` that belongs to none: `%%41`, `%4%41`.
+_triplets = re.compile(rb"(%[0-9A-Fa-f]?)??(%[0-9A-Fa-f]{2})").sub
+# On a path whose triplets are settled. `;` ends a segment's name here: servers that know
+# path parameters cut them off before they look for dots.
+_refused = re.compile(rb"%00|(?:[/\\]|%2F|%5C)\.\.?(?:[/\\;]|%2F|%5C|\Z)").search
+
+_UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+_HEX = b"0123456789ABCDEFabcdef"
+_SETTLED = {
+    b"%%%c%c" % (high, low): bytes([code]) if code in _UNRESERVED else b"%%%02X" % code
+    for high in _HEX
+    for low in _HEX
+    for code in (int(bytes((high, low)), 16),)
+}
+
+
+def normal(path: bytes) -> bytes:
+    """The normal form of a raw path, on which routes are matched.
+
+    Unreserved characters are decoded, other triplets keep their meaning and get
+    upper-case digits (`%2F` is not a slash), what is no triplet stays, runs of slashes
+    become one. Raises `BadPath` for an encoded NUL and for dot segments, where for this
+    test `%2F`, `%5C` and `\\` end a segment as well and `;…` in a segment is ignored.
+    """
+    if _plain(path) or _clean(path):
+        return path
+    if not path.startswith(b"/"):
+        raise BadRequest(f"path {path[:80]!r} does not begin with a slash")
+    if b"%" in path:
+        path = _triplets(_settle, path)
+    path = _slashes(b"/", path)
+    if _refused(path):
+        raise BadPath(f"path {path[:80]!r}")
+    return path
+
+
+def _settle(found: re.Match[bytes]) -> bytes:
+    stray, triplet = found.groups()
+    settled = _SETTLED[triplet]
+    if stray is None:
+        return settled
+    # A decoded digit must not make a triplet out of a `%` that was none: `%%32e` is not
+    # `%2e`. Such a digit stays as it came, or the normal form would have a normal form.
+    return stray + (triplet if settled in _HEX else settled)
+
+
+_unsendable = re.compile(rb"[^!-~]").sub
+
+
+@lru_cache(16384)
+def written(path: str) -> bytes:
+    """The normal form of a path as written in the file, where anything may stand that a
+    request must percent-encode: `/café` is `/caf%C3%A9`."""
+    return normal(_unsendable(lambda found: b"%%%02X" % found[0][0], path.encode()))
+
+
+@lru_cache(16384)
+def written_prefix(path: str) -> bytes:
+    """The same for a prefix, whose trailing slash means nothing; `/` becomes empty."""
+    return written(path).removesuffix(b"/")
+
+
+# -- what an upstream gets --------------------------------------------------------------
+
+
+def outbound(route: Route, endpoint: Endpoint, target: Target, normal: bytes) -> bytes:
+    """The target to send to an endpoint: raw bytes, changed only where the route
+    (`rewrite` or `strip_prefix`) or the endpoint (`base_path`, `query`) asks for it."""
+    rewrite = route.rewrite
+    if rewrite is None and not route.strip_prefix and not endpoint.base_path and not endpoint.query:
+        return target.raw
+    path, query = target.path, target.query
+    if rewrite is not None:
+        path, _, added = _rewritten(rewrite, route, path, normal).partition(b"?")
+        query = _joined_query(added, query)
+    elif route.strip_prefix:
+        path = path[_cut(matched_prefix(route, normal), path, normal) :] or b"/"
+    if endpoint.base_path:
+        path = endpoint.base_path.removesuffix(b"/") + path
+    query = _joined_query(endpoint.query, query)
+    return path if query is None else b"%b?%b" % (path, query)
+
+
+def stripped(route: Route, normal: bytes) -> bytes:
+    """The prefix that `strip_prefix` took off, for X-Forwarded-Prefix; empty for none.
+
+    It is the configured prefix in normal form, not the client's bytes: an upstream builds
+    links with it, and `//strip` would lead to a host of that name.
+    """
+    return matched_prefix(route, normal) if route.strip_prefix and route.rewrite is None else b""
+
+
+def matched_prefix(route: Route, normal: bytes) -> bytes:
+    """The longest prefix or exact path among the route's matches that `normal` begins
+    with, by whole segments and without a trailing slash; empty when there is none."""
+    longest = b""
+    for match in route.matches:
+        if match.prefix is not None:
+            prefix = written_prefix(match.prefix)
+            if len(prefix) > len(longest) and begins(normal, prefix):
+                longest = prefix
+        elif match.path is not None:
+            path = written(match.path)
+            if path == normal and len(path) > len(longest):
+                longest = path.removesuffix(b"/")
+    return longest
+
+
+def begins(normal: bytes, prefix: bytes) -> bool:
+    """Whether a path begins with a prefix (without trailing slash), by whole segments."""
+    return normal.startswith(prefix) and normal[len(prefix) : len(prefix) + 1] in (b"", b"/")
+
+
+def _cut(prefix: bytes, path: bytes, normal: bytes) -> int:
+    """Where in the raw path the prefix of the normal form ends. Both have the same
+    segments, once empty ones are left out, so the segments are counted off."""
+    if path == normal or not prefix:
+        return len(prefix)
+    found = _segments(prefix.count(b"/")).match(path)
+    assert found is not None, "the prefix is not one of this path's normal form"
+    return found.end()
+
+
+@lru_cache(256)
+def _segments(number: int) -> re.Pattern[bytes]:
+    return re.compile(rb"(?:/++[^/]++){%d}" % number)
+
+
+def _rewritten(rewrite: Rewrite, route: Route, path: bytes, normal: bytes) -> bytes:
+    if rewrite.prefix is not None:
+        rest = path[_cut(matched_prefix(route, normal), path, normal) :]
+        return (rewrite.prefix.removesuffix(b"/") + rest if rest else rewrite.prefix) or b"/"
+    if rewrite.path is not None:
+        return rewrite.path
+    assert rewrite.regex is not None
+    assert rewrite.to is not None
+    found = rewrite.regex.fullmatch(normal)
+    return path if found is None else _checked(found.expand(rewrite.to))
+
+
+def _checked(path: bytes) -> bytes:
+    """Refuse dot segments that came about by putting groups together."""
+    normal(path.partition(b"?")[0])
+    return path
+
+
+def _joined_query(first: bytes, second: bytes | None) -> bytes | None:
+    return b"%b&%b" % (first, second) if first and second else first or second
