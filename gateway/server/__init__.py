@@ -1,0 +1,1 @@
+"""Where gunicorn and the gateway meet. Rule: alone may import gunicorn."""

@@ -1,0 +1,280 @@
+"""What hosts, the file and the machine make of gunicorn's settings; and what is promised of the tree."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import resource
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gunicorn.config import Config
+
+from gateway.errors import ConfigError
+from gateway.model import ServerLimits, ServerSettings, ServerTimeouts
+from gateway.server import hosting
+
+SERVER = ServerSettings()
+
+
+@pytest.fixture
+def cfg(monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
+    """gunicorn's configuration as a hook sees it, with no flag given."""
+    monkeypatch.setattr(sys, "argv", ["gunicorn", "gateway:create_app()"])
+    monkeypatch.delenv("GUNICORN_CMD_ARGS", raising=False)
+    config = Config()
+    for name, value in hosting.gunicorn_settings(SERVER, {}).items():
+        config.set(name, value)
+    return config
+
+
+# -- where to listen -----------------------------------------------------------------
+
+
+def test_bind_is_loopback_unless_port_says_otherwise() -> None:
+    assert hosting.bind({}) == ["127.0.0.1:8000"]
+    assert hosting.bind({"PORT": ""}) == ["127.0.0.1:8000"]
+    assert hosting.bind({"PORT": "5000"}) == ["0.0.0.0:5000"]
+    assert hosting.bind({"PORT": "0"}) == ["0.0.0.0:0"]
+
+
+@pytest.mark.parametrize("port", ["http", "65536", "-1", "80 ", "8_0", "٨٠", "²"])
+def test_a_bad_port_is_named(port: str) -> None:
+    with pytest.raises(ConfigError, match="PORT"):
+        hosting.bind({"PORT": port})
+
+
+def test_inherited_sockets_are_those_for_this_process() -> None:
+    assert hosting.disinherit({}, 7) == []
+    assert hosting.disinherit({"LISTEN_PID": "8", "LISTEN_FDS": "2"}, 7) == []
+    assert hosting.disinherit({"LISTEN_PID": "7", "LISTEN_FDS": "2"}, 7) == [3, 4]
+
+
+# -- how many -------------------------------------------------------------------------
+
+
+def test_workers_are_web_concurrency() -> None:
+    assert hosting.workers({"WEB_CONCURRENCY": "3"}) == 3
+    assert hosting.workers({}) >= 1
+
+
+@pytest.mark.parametrize("number", ["0", "two", "-2", "1.5"])
+def test_a_bad_web_concurrency_is_named(number: str) -> None:
+    with pytest.raises(ConfigError, match="WEB_CONCURRENCY"):
+        hosting.workers({"WEB_CONCURRENCY": number})
+
+
+@pytest.mark.parametrize(
+    ("usable", "cpu_max", "expected"),
+    [
+        (8, "", 8),
+        (8, "max 100000\n", 8),
+        (8, "200000 100000\n", 2),
+        (8, "150000 100000\n", 2),
+        (8, "50000 100000\n", 1),
+        (2, "800000 100000\n", 2),
+        (8, "100000 0\n", 8),
+    ],
+)
+def test_processors_are_bounded_by_the_quota(usable: int, cpu_max: str, expected: int) -> None:
+    assert hosting.processors(usable, cpu_max) == expected
+
+
+def test_a_successor_takes_the_lowest_free_slot() -> None:
+    assert hosting.free_slot(set()) == 0
+    assert hosting.free_slot({0, 1}) == 2
+    assert hosting.free_slot({0, 2, 3}) == 1
+
+
+# -- what the file says ---------------------------------------------------------------
+
+
+def test_settings_come_from_the_file() -> None:
+    server = replace(
+        SERVER,
+        limits=ServerLimits(connections=123, request_line=4000, headers=7, header=900),
+        timeouts=replace(SERVER.timeouts, keepalive=12.5),
+        graceful=8.2,
+    )
+    found = hosting.gunicorn_settings(server, {})
+    assert found["worker_connections"] == 123
+    assert found["limit_request_line"] == 4000
+    assert found["limit_request_fields"] == 7
+    assert found["limit_request_field_size"] == 900
+    assert found["keepalive"] == 13
+    assert found["graceful_timeout"] == 9
+
+
+def test_what_is_off_in_the_file_is_off_in_gunicorn() -> None:
+    server = replace(
+        SERVER,
+        limits=ServerLimits(connections=0, request_line=0, headers=0, header=0),
+        timeouts=ServerTimeouts(keepalive=None),
+        graceful=0,
+    )
+    found = hosting.gunicorn_settings(server, {})
+    # gunicorn would read 0 as "no keep-alive" and as "no client at all".
+    assert found["keepalive"] > 3600
+    assert found["worker_connections"] > 10_000
+    assert found["limit_request_line"] == 8190
+    assert found["graceful_timeout"] == 1
+
+
+@pytest.mark.parametrize("limits", [ServerLimits(), ServerLimits(request_line=0, headers=99999, header=0)])
+def test_gunicorn_accepts_every_setting(limits: ServerLimits) -> None:
+    config = Config()
+    for name, value in hosting.gunicorn_settings(replace(SERVER, limits=limits), {"PORT": "80"}).items():
+        config.set(name, value)
+
+
+@pytest.mark.parametrize(
+    ("version", "parser"),
+    [("0.6.9", "python"), ("0.6.14", "fast"), ("0.10.0", "fast"), ("1.0", "fast"), (None, "python")],
+)
+def test_gunicorns_c_parser_is_used_only_where_it_is_strict(
+    version: str | None, parser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def installed(name: str) -> str:
+        assert name == "gunicorn_h1c"
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    assert hosting.http_parser() == parser
+
+
+# -- what is forced -------------------------------------------------------------------
+
+
+def test_nothing_is_overruled_when_nobody_meddled(cfg: Config) -> None:
+    assert hosting.force(cfg) == []
+
+
+def test_forced_settings_hold(cfg: Config) -> None:
+    hostile = {
+        "forwarded_allow_ips": "*",
+        "forwarder_headers": "SCRIPT_NAME",
+        "secure_scheme_headers": {"X-FORWARDED-PROTO": "https"},
+        "control_socket_disable": False,
+        "http_protocols": "h1,h2",
+        "http2_cleartext": "both",
+        "accesslog": "-",
+    }
+    assert hostile.keys() == hosting.FORCED.keys()
+    for name, value in hostile.items():
+        cfg.set(name, value)
+    assert set(hosting.force(cfg)) == set(hostile)
+    assert cfg.forwarded_allow_ips == []
+    assert cfg.forwarded_allow_networks() == []
+    assert cfg.forwarder_headers == []
+    assert cfg.secure_scheme_headers == {}
+    assert cfg.control_socket_disable is True
+    assert cfg.http_protocols == ["h1"]
+    assert cfg.http2_cleartext == "off"
+    assert cfg.accesslog is None
+
+
+# -- what a reload changes ------------------------------------------------------------
+
+
+def test_a_reload_takes_what_the_file_changed(cfg: Config) -> None:
+    old = hosting.gunicorn_settings(SERVER, {})
+    new = {**old, "graceful_timeout": 99, "keepalive": 3}
+    assert set(hosting.renew(cfg, old, new)) == {"graceful_timeout", "keepalive"}
+    assert (cfg.graceful_timeout, cfg.keepalive) == (99, 3)
+
+
+def test_a_reload_leaves_flags_alone(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["gunicorn", "--keep-alive", "75", "gateway:create_app()"])
+    monkeypatch.setitem(cfg.env_orig, "GUNICORN_CMD_ARGS", "--graceful-timeout=25")
+    old = hosting.gunicorn_settings(SERVER, {})
+    assert hosting.given(cfg) >= {"keepalive", "graceful_timeout"}
+    assert hosting.renew(cfg, old, {**old, "graceful_timeout": 99, "keepalive": 3}) == []
+
+
+def test_a_reload_leaves_a_settings_file_of_ones_own_alone(cfg: Config) -> None:
+    cfg.set("keepalive", 9)
+    old = hosting.gunicorn_settings(SERVER, {})
+    assert hosting.renew(cfg, old, {**old, "keepalive": 3}) == []
+    assert cfg.keepalive == 9
+
+
+# -- open files -----------------------------------------------------------------------
+
+
+def test_too_few_files_are_warned_of() -> None:
+    assert hosting.too_few_files(20_256, 10_000) == ""
+    assert hosting.too_few_files(resource.RLIM_INFINITY, 10_000) == ""
+    assert "20255" in hosting.too_few_files(20_255, 10_000)
+
+
+def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard, 512), hard))
+        hosting.raise_open_files(1)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# -- the tree -------------------------------------------------------------------------
+
+
+def _unit(root: Path) -> dict[str, str]:
+    lines = (root / "conf" / "gateway.service").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+def test_the_unit_outlasts_the_drain(root: Path) -> None:
+    unit = _unit(root)
+    assert unit["Type"] == "notify"
+    assert unit["KillMode"] == "mixed"
+    assert int(unit["TimeoutStopSec"]) > SERVER.graceful + SERVER.drain
+    assert hosting.too_few_files(int(unit["LimitNOFILE"]), SERVER.limits.connections) == ""
+
+
+def test_the_first_statement_of_the_settings_patches(root: Path) -> None:
+    first, *_ = (root / "conf" / "gunicorn.conf.py").read_text().splitlines()
+    assert first == "from gevent import monkey; monkey.patch_all()"
+
+
+def test_a_buildpack_accepts_the_checkout(root: Path) -> None:
+    assert (root / "requirements.txt").read_text() == ".\n"
+    assert (root / ".python-version").read_text().startswith("3.")
+    name, _, command = (root / "Procfile").read_text().strip().partition(": ")
+    assert name == "web"
+    words = shlex.split(command)
+    assert words[-4:] == ["gunicorn", "-c", "conf/gunicorn.conf.py", "gateway:create_app()"]
+
+
+@pytest.mark.parametrize("script", ["run", "test", "lint", "services", "venv", "../.ci/run"])
+def test_scripts_stop_at_the_first_failure(root: Path, script: str) -> None:
+    path = root / "scripts" / script
+    lines = path.read_text().splitlines()
+    assert lines[0] == "#!/usr/bin/env bash"
+    assert "set -euo pipefail" in lines
+    assert path.stat().st_mode & 0o111
+
+
+def settings_of(module: Any) -> set[str]:
+    return {name for name in vars(module) if name in Config().settings}
+
+
+def test_the_shipped_settings_name_nothing_of_gunicorns_by_accident(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gunicorn takes every global of the module whose name it knows."""
+    document = tmp_path / "gateway.yaml"
+    document.write_text('version: 1\nupstreams: {a: {endpoints: ["http://127.0.0.1:1"]}}\nroutes: []\n')
+    monkeypatch.setenv("GATEWAY_CONFIG", str(document))
+    from gateway.server import settings
+
+    hooks = {"on_starting", "on_reload", "pre_fork", "post_worker_init", "worker_exit"}
+    expected = set(hosting.gunicorn_settings(SERVER, {})) | hooks | {"worker_class"}
+    assert settings_of(settings) == expected
