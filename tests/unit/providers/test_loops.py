@@ -1,0 +1,263 @@
+"""The loops of both providers with scripted answers and a clock that nothing waits for."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gateway import providers
+from gateway.model import ConsulSettings, ConsulSource, DiscoverySettings, Endpoint, StaticSource, Upstream
+from gateway.providers.base import Update, one_line, spread
+from gateway.providers.consul import Answer, ConsulProvider, RegistryError
+from gateway.providers.names import LookupFailed, Names
+from gateway.providers.static import INTERVAL, StaticProvider
+from gateway.testing import FakeClock
+
+SERVICE = Upstream("users", ConsulSource("user-svc"))
+
+
+class Rounds:
+    """An event that is set after so many waits, and lets the clock pass instead of waiting."""
+
+    def __init__(self, number: int, clock: FakeClock) -> None:
+        self.left = number
+        self.clock = clock
+        self.waits: list[float] = []
+
+    def is_set(self) -> bool:
+        return self.left == 0
+
+    def wait(self, timeout: float) -> bool:
+        self.waits.append(timeout)
+        self.clock.advance(timeout)
+        self.left -= 1
+        return self.is_set()
+
+
+def instance(address: str = "10.0.0.1", port: int = 80) -> dict[str, Any]:
+    return {"Node": {"Node": "n1"}, "Service": {"ID": "i", "Address": address, "Port": port}}
+
+
+def at(*hosts: str) -> tuple[Endpoint, ...]:
+    return tuple(Endpoint("http", host, 80, authority=f"{host}:80".encode()) for host in hosts)
+
+
+def good(*entries: object, index: int | None = 7, known_leader: bool = True) -> Answer:
+    return Answer(list(entries), index, known_leader)
+
+
+class Registry:
+    def __init__(self, *answers: Answer | Exception) -> None:
+        self.answers = list(answers)
+
+    def __call__(self) -> Answer:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def unknown(name: str) -> tuple[str, ...]:
+    raise LookupFailed(f"{name}: not known")
+
+
+def consul(
+    *answers: Answer | Exception, look_up: Callable[[str], tuple[str, ...]] = unknown, **settings: Any
+) -> tuple[ConsulProvider, list[Update], Rounds]:
+    clock = FakeClock()
+    discovery = DiscoverySettings(**settings)
+    provider = ConsulProvider(SERVICE, Registry(*answers), discovery, Names(look_up, clock), clock, lambda: 0.5)
+    told: list[Update] = []
+    rounds = Rounds(len(answers), clock)
+    provider.run(told.append, rounds)
+    return provider, told, rounds
+
+
+# -- Consul -----------------------------------------------------------------------------
+
+
+def test_it_asks_at_once_and_then_every_poll() -> None:
+    _, told, rounds = consul(good(instance()), good(), consul=ConsulSettings(poll=5.0))
+    assert told == [Update("users", at("10.0.0.1")), Update("users", ())]
+    assert rounds.waits == [5.0, 5.0]
+
+
+def test_an_error_is_not_an_update_and_not_the_end() -> None:
+    provider, told, _ = consul(
+        good(instance()), RegistryError("HTTP 500"), RegistryError("HTTP 500"), good(instance("10.0.0.2"))
+    )
+    assert [u.endpoints for u in told] == [at("10.0.0.1"), None, None, at("10.0.0.2")]
+    assert [u.failed for u in told] == [False, True, True, False]
+    assert told[1].error == "HTTP 500"
+    assert provider.status.last_error == ""
+
+
+def test_a_fault_of_our_own_is_not_the_end_either(caplog: pytest.LogCaptureFixture) -> None:
+    _, told, _ = consul(KeyError("x"), good(instance()))
+    assert told == [Update("users", None, "KeyError: 'x'"), Update("users", at("10.0.0.1"))]
+    assert any(r.exc_info for r in caplog.records)
+
+
+def test_status_tells_when_and_why() -> None:
+    clock = FakeClock(100.0)
+    registry = Registry(good(instance()), RegistryError("no"))
+    provider = ConsulProvider(SERVICE, registry, DiscoverySettings(), Names(unknown, clock), clock, lambda: 0.5)
+    assert (provider.status.last_attempt, provider.status.last_success) == (None, None)
+    provider.run(lambda _: None, Rounds(2, clock))
+    assert (provider.status.last_attempt, provider.status.last_success, provider.status.last_error) == (
+        105.0,
+        100.0,
+        "no",
+    )
+
+
+def test_what_is_not_a_list_is_an_error() -> None:
+    _, told, _ = consul(Answer({"a": 1}, 1, True))
+    assert told[0].failed
+
+
+def test_each_trouble_is_logged_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "gateway.providers")
+    bad = instance(port=0)
+    consul(
+        RegistryError("one"), RegistryError("one"), RegistryError("two"), good(bad), good(bad), good(), good(bad),
+        RegistryError("two"),
+    )  # fmt: skip
+    told = [r.getMessage().split(": ", 1)[1] for r in caplog.records]
+    left_out = "not an endpoint: service 'i' on node 'n1': bad port 0"
+    assert told == [
+        "discovery failed, what is known stays: one",
+        "discovery failed, what is known stays: two",
+        left_out,
+        "discovery works again",
+        left_out,
+        "discovery failed, what is known stays: two",
+    ]
+
+
+def test_denied_addresses_are_left_out() -> None:
+    _, told, _ = consul(good(instance("169.254.169.254"), instance("10.0.0.1")), good(instance("169.254.169.254")))
+    assert [u.endpoints for u in told] == [at("10.0.0.1"), ()]
+
+
+def test_a_name_in_consul_is_looked_up_before_it_is_judged() -> None:
+    known = {"a.internal": ("10.0.0.1",), "evil.internal": ("169.254.169.254",)}
+    _, told, _ = consul(good(instance("a.internal"), instance("evil.internal")), look_up=lambda name: known[name])
+    assert told[0].endpoints is not None
+    assert [(e.host, e.authority) for e in told[0].endpoints] == [("10.0.0.1", b"a.internal:80")]
+
+
+def test_names_that_cannot_be_looked_up_are_an_error_only_when_nothing_is_left() -> None:
+    _, told, _ = consul(good(instance("a.internal")), good(instance("a.internal"), instance("10.0.0.1")))
+    assert told == [Update("users", None, "a.internal: not known"), Update("users", at("10.0.0.1"))]
+
+
+@pytest.mark.parametrize(
+    ("second", "believed"),
+    [
+        (good(index=8), True),
+        (good(index=7), True),
+        (good(index=None), True),
+        (good(index=6), False),
+        (good(index=8, known_leader=False), False),
+    ],
+)
+def test_an_empty_answer_is_not_believed_from_a_registry_that_lost_its_memory(second: Answer, believed: bool) -> None:
+    _, told, _ = consul(good(instance(), index=7), second)
+    assert told[1].endpoints == (() if believed else None)
+
+
+def test_instances_are_believed_at_any_index_and_set_the_new_mark() -> None:
+    _, told, _ = consul(good(instance(), index=900), good(index=5), good(instance("10.0.0.2"), index=6), good(index=6))
+    assert [u.endpoints for u in told] == [at("10.0.0.1"), None, at("10.0.0.2"), ()]
+
+
+def test_the_first_answer_may_be_empty() -> None:
+    _, told, _ = consul(good(index=1))
+    assert told == [Update("users", ())]
+
+
+@pytest.mark.parametrize(("drawn", "wait"), [(0.0, 4.5), (0.5, 5.0), (1.0, 5.5)])
+def test_polls_are_spread_by_a_tenth(drawn: float, wait: float) -> None:
+    assert spread(5.0, lambda: drawn) == pytest.approx(wait)
+
+
+# -- static -----------------------------------------------------------------------------
+
+
+def static(
+    *endpoints: Endpoint, rounds: int, look_up: Callable[[str], tuple[str, ...]]
+) -> tuple[StaticProvider, list[Update], list[float]]:
+    clock = FakeClock()
+    upstream = Upstream("legacy", StaticSource(endpoints))
+    provider = StaticProvider(upstream, endpoints, DiscoverySettings(), Names(look_up, clock), clock, lambda: 0.5)
+    told: list[Update] = []
+    stop = Rounds(rounds, clock)
+    provider.run(told.append, stop)
+    return provider, told, stop.waits
+
+
+NAME = Endpoint("http", "api.internal", 80, authority=b"api.internal:80")
+LITERAL = Endpoint("http", "10.0.0.9", 80, authority=b"10.0.0.9:80")
+
+
+def test_names_are_looked_up_again_within_30_s() -> None:
+    answers = [("10.0.0.1",), ("10.0.0.1", "10.0.0.2")]
+    _, told, waits = static(NAME, rounds=2, look_up=lambda _: answers.pop(0))
+    assert [[e.host for e in u.endpoints or ()] for u in told] == [["10.0.0.1"], ["10.0.0.1", "10.0.0.2"]]
+    assert waits == [INTERVAL, INTERVAL]
+    assert spread(INTERVAL, lambda: 1.0) < 30
+
+
+def test_the_first_failure_is_told_and_tried_again_soon_then_later() -> None:
+    provider, told, waits = static(NAME, rounds=7, look_up=unknown)
+    assert told == [Update("legacy", None, "api.internal: not known")] * 7
+    assert waits == [1, 2, 4, 8, 16, INTERVAL, INTERVAL]
+    assert provider.status.last_success is None
+    assert provider.status.last_error == "api.internal: not known"
+
+
+def test_a_failure_keeps_the_last_addresses() -> None:
+    answers = [("10.0.0.1",)]
+
+    def once(name: str) -> tuple[str, ...]:
+        return answers.pop() if answers else unknown(name)
+
+    _, told, _ = static(NAME, rounds=2, look_up=once)
+    assert [[e.host for e in u.endpoints or ()] for u in told] == [["10.0.0.1"], ["10.0.0.1"]]
+    assert [u.error for u in told] == ["", "api.internal: not known"]
+
+
+def test_literals_serve_while_names_cannot() -> None:
+    _, told, _ = static(NAME, LITERAL, rounds=1, look_up=unknown)
+    assert told == [Update("legacy", (LITERAL,), "api.internal: not known")]
+
+
+def test_denied_addresses_of_names_are_left_out() -> None:
+    _, told, _ = static(NAME, LITERAL, rounds=1, look_up=lambda _: ("169.254.0.1",))
+    assert told == [Update("legacy", (LITERAL,))]
+
+
+# -- the table --------------------------------------------------------------------------
+
+
+def test_literal_addresses_need_no_provider() -> None:
+    for host in ("10.0.0.1", "::1"):
+        upstream = Upstream("u", StaticSource((Endpoint("http", host, 80),)))
+        assert providers.make(upstream, DiscoverySettings()) is None
+
+
+def test_one_provider_for_each_upstream_that_needs_one() -> None:
+    named = providers.make(Upstream("legacy", StaticSource((NAME, LITERAL))), DiscoverySettings())
+    listed = providers.make(SERVICE, DiscoverySettings())
+    assert isinstance(named, StaticProvider)
+    assert isinstance(listed, ConsulProvider)
+    assert (named.upstream, listed.upstream) == ("legacy", "users")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("a\r\nb\x1b[0m", "a  b [0m"), ("x" * 300, "x" * 199 + "…"), ("x" * 200, "x" * 200)]
+)
+def test_foreign_text_stays_on_one_line(text: str, line: str) -> None:
+    assert one_line(text) == line
