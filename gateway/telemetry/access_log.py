@@ -1,0 +1,371 @@
+"""The access log: one JSON object a line for every request, written off the request path.
+
+Rule: `record` does no more than keep a tuple. A greenlet turns tuples into lines, a few
+at a time so that the hub is never held, and a native thread writes them, so that a pipe
+that nobody reads stops neither the hub nor a request. What does not fit is dropped and
+counted, never waited for. Every exit that runs Python code flushes.
+
+A text that is not known is null, a number that is not known 0; `time` is when the request
+ended. Lines are ASCII.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Callable
+from json.encoder import encode_basestring_ascii as _quote
+from typing import Final
+
+import gevent
+from gevent import monkey
+from gevent.event import Event
+from gevent.threadpool import ThreadPool
+
+from gateway.exchange import Request
+from gateway.model import AccessLogSettings, Endpoint, Route, Upstream
+from gateway.telemetry.log_file import LogFile
+from gateway.telemetry.redact import masking
+
+log = logging.getLogger("gateway.access_log")
+
+# Records that wait at most, and the bytes of targets and hosts that clients put into them.
+QUEUE: Final = 65_536
+QUEUE_BYTES: Final = 64 * 1024 * 1024
+# Seconds between two batches.
+_TICK = 0.05
+# Records turned into lines without a pause (below half a millisecond), and those of one write.
+_SLICE = 100
+_BATCH = 2_000
+# Seconds between two lines that say that records were dropped.
+_TELL = 10.0
+# Seconds that the last lines are waited for when the interpreter ends without `stop`.
+_LAST = 1.0
+
+_allocate_lock = monkey.get_original("_thread", "allocate_lock")
+
+# W3C Trace Context §3.2: versions after 00 may have more behind the flags.
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+_MILLIS = tuple(f".{n:03d}Z" for n in range(1000))
+
+# What `record` keeps: nothing that is large or still changes.
+_Record = tuple[
+    float,  # time
+    bytes,  # request_id
+    str,  # trace_id
+    str,  # client
+    bytes,  # method
+    bytes,  # host
+    bytes,  # target
+    Route | None,
+    Upstream | None,
+    Endpoint | None,
+    int,  # status
+    str,  # reason
+    str,  # cause
+    int,  # bytes_in
+    int,  # bytes_out
+    float,  # duration
+    float,  # queue
+    float,  # connect
+    float,  # first_byte
+    int,  # attempts
+    bool,  # reused
+    str,  # config_version
+]
+
+
+def trace_id(request: Request) -> str:
+    """The trace that a request's `traceparent` says it belongs to; "" for none or a bad one."""
+    for name, value in request.headers:
+        if len(name) == 11 and name.lower() == b"traceparent":
+            found = _TRACEPARENT.fullmatch(value)
+            return found[1].decode("ascii") if found else ""
+    return ""
+
+
+class AccessLog:
+    """The access log of one worker. `start` after the fork, `stop` when requests have ended.
+
+    `dropped`: records that found the queue full. `lost`: lines that could not be written.
+    """
+
+    def __init__(self, settings: AccessLogSettings, worker: int | str, clock: Callable[[], float] = time.time) -> None:
+        if settings.format != "json":
+            raise ValueError(f"access_log.format: {settings.format!r} is not known (json)")
+        self.dropped = 0
+        self.lost = 0
+        self._path = settings.path
+        self._clock = clock
+        self._line = _formatter(settings, worker)
+        self._queue: deque[_Record] = deque()
+        self._limit = QUEUE if settings.path is not None else 0
+        self._held = 0
+        # Lines on their way: formatted, then handed to the thread. They are kept here, not
+        # in a greenlet's frame, so that whoever flushes at the end finds them.
+        self._lines: list[str] = []
+        self._batch = b""
+        # Held by the thread that uses the file.
+        self._writing = _allocate_lock()
+        self._file: LogFile | None = None
+        self._reopen = False
+        self._greenlet: gevent.Greenlet | None = None
+        self._stopping = Event()
+        self._pid = 0
+        self._failing = False
+        self._told = 0
+        self._told_at = float("-inf")
+
+    # -- on the request path ----------------------------------------------------------
+
+    def record(self, request: Request, status: int, bytes_out: int, duration_s: float, config_version: str) -> None:
+        """Keep what the line of an ended request needs."""
+        target = request.target
+        host = request.host
+        held = self._held + len(target) + len(host)
+        queue = self._queue
+        if len(queue) >= self._limit or held > QUEUE_BYTES:
+            if self._path is not None:
+                self.dropped += 1
+            return
+        self._held = held
+        endpoint = request.endpoint
+        queue.append(
+            (
+                self._clock(),
+                request.request_id,
+                # A request that was forwarded had its headers read on the way.
+                request.trace_id or (trace_id(request) if endpoint is None else ""),
+                request.client,
+                request.method,
+                host,
+                target,
+                request.route,
+                request.upstream,
+                endpoint,
+                status,
+                request.reason,
+                request.cause,
+                request.bytes_in,
+                bytes_out,
+                duration_s,
+                request.queue_s,
+                request.connect_s,
+                request.first_byte_s,
+                request.attempts,
+                request.reused,
+                config_version,
+            )
+        )
+
+    # -- begin and end ----------------------------------------------------------------
+
+    def start(self) -> None:
+        """Open the log and begin to write; OSError when it cannot be opened."""
+        if self._path is None:
+            return
+        self._file = LogFile(self._path)
+        self._pid = os.getpid()
+        atexit.register(self._at_exit)
+        self._greenlet = gevent.spawn(self._run, self._file, ThreadPool(1))
+
+    def reopen(self) -> None:
+        """Before the next lines are written, let go of a file that was moved away (SIGUSR1)."""
+        self._reopen = True
+
+    def stop(self, timeout: float = 2.0) -> None:
+        """Write what is left, within `timeout` seconds; what comes later is dropped and counted."""
+        greenlet, self._greenlet = self._greenlet, None
+        if greenlet is None:
+            return
+        deadline = time.monotonic() + timeout
+        self._limit = 0
+        self._stopping.set()
+        greenlet.join(timeout)
+        greenlet.kill(block=False)
+        self._finish(deadline)
+        atexit.unregister(self._at_exit)
+
+    def _at_exit(self) -> None:
+        """The interpreter ends and nobody called `stop`: no hub can be relied on."""
+        if os.getpid() == self._pid:  # a child that was forked off has a copy of the queue
+            self._finish(time.monotonic() + _LAST)
+
+    def _finish(self, deadline: float) -> None:
+        """Write all that is left from right here, without waiting beyond the deadline."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        while self._queue:
+            self._format(_SLICE)
+        # Our thread may still be stuck in a write: then nobody reads, and it keeps the file.
+        if self._writing.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            self._batch += self._take_lines()
+            self._note(*self._write(file, deadline))
+            file.close()
+        else:
+            self.lost += self._batch.count(b"\n") + len(self._lines)
+            log.warning("access log %s: still blocked at the end, %d lines lost", self._path, self.lost)
+        self._tell(always=True)
+
+    # -- the greenlet -----------------------------------------------------------------
+
+    def _run(self, file: LogFile, pool: ThreadPool) -> None:
+        while not self._stopping.wait(_TICK):
+            self._drain(file, pool)
+        self._drain(file, pool)
+        pool.kill()
+
+    def _drain(self, file: LogFile, pool: ThreadPool) -> None:
+        """What is queued now goes out; what comes meanwhile waits, so that writes stay large."""
+        left = len(self._queue)
+        while left > 0 or self._reopen:
+            batch = min(left, _BATCH)
+            left -= batch
+            for at in range(0, batch, _SLICE):
+                self._format(min(_SLICE, batch - at))
+                gevent.sleep(0)
+            self._batch = self._take_lines()
+            written = pool.spawn(self._write_off_hub, file)
+            while not written.ready():
+                written.wait(1.0)
+                self._tell()
+            self._note(*written.get())
+        self._tell()
+
+    def _format(self, number: int) -> None:
+        """Turn the oldest records into lines."""
+        queue = self._queue
+        records = [queue.popleft() for _ in range(min(number, len(queue)))]
+        self._held -= sum(len(record[5]) + len(record[6]) for record in records)
+        line = self._line
+        try:
+            self._lines += [line(record) for record in records]
+        except Exception:
+            # A mistake of ours must not end the log.
+            self.lost += len(records)
+            log.exception("access log: %d records could not be turned into lines", len(records))
+
+    def _take_lines(self) -> bytes:
+        lines, self._lines = self._lines, []
+        return "".join(lines).encode("ascii")
+
+    def _note(self, lost: int, error: OSError | None) -> None:
+        """Count what was lost; say it when it begins and when it is over."""
+        self.lost += lost
+        if error is not None and not self._failing:
+            log.warning("access log %s: %s; %d lines lost", self._path, error, lost)
+        elif error is None and self._failing:
+            log.warning("access log %s: written again; %d lines were lost so far", self._path, self.lost)
+        self._failing = error is not None
+
+    def _tell(self, always: bool = False) -> None:
+        """Say how many records were dropped, now and then."""
+        now = time.monotonic()
+        if self.dropped > self._told and (always or now - self._told_at >= _TELL):
+            log.warning(
+                "access log %s: dropped %d records, %d in all: they came faster than they could be written",
+                self._path,
+                self.dropped - self._told,
+                self.dropped,
+            )
+            self._told, self._told_at = self.dropped, now
+
+    # -- the native thread ------------------------------------------------------------
+
+    def _write_off_hub(self, file: LogFile) -> tuple[int, OSError | None]:
+        with self._writing:
+            return self._write(file, None)
+
+    def _write(self, file: LogFile, deadline: float | None) -> tuple[int, OSError | None]:
+        """Write the batch; the caller holds `_writing`."""
+        stale: OSError | None = None
+        if self._reopen:
+            self._reopen = False
+            try:
+                file.reopen()
+            except OSError as error:
+                stale = error  # the old file stays in use
+        lost, failed = file.write(self._batch, deadline)
+        self._batch = b""
+        return lost, failed or stale
+
+
+def _text(value: str) -> str:
+    return _quote(value) if value else "null"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.3f}" if seconds else "0"
+
+
+def _formatter(settings: AccessLogSettings, worker: int | str) -> Callable[[_Record], str]:
+    """A function that makes the line of a record; what seldom changes is made once."""
+    mask = masking(settings.redact)
+    end = f',"worker":{worker if isinstance(worker, int) else _quote(worker)},"config_version":'
+    places: dict[tuple[str, str, str], str] = {}
+    stamp_of = -1
+    stamp = ""
+
+    def place(route: Route | None, upstream: Upstream | None, endpoint: Endpoint | None) -> str:
+        """Where a request went. There are as many as the configuration and the registries make."""
+        key = (
+            route.name if route is not None else "",
+            upstream.name if upstream is not None else "",
+            endpoint.address if endpoint is not None else "",
+        )
+        text = places.get(key)
+        if text is None:
+            if len(places) >= 4096:
+                places.clear()
+            text = f',"route":{_text(key[0])},"upstream":{_text(key[1])},"endpoint":{_text(key[2])},"status":'
+            places[key] = text
+        return text
+
+    def line(record: _Record) -> str:
+        nonlocal stamp_of, stamp
+        (
+            now,
+            request_id,
+            trace,
+            client,
+            method,
+            host,
+            target,
+            route,
+            upstream,
+            endpoint,
+            status,
+            reason,
+            cause,
+            bytes_in,
+            bytes_out,
+            duration,
+            queue,
+            connect,
+            first_byte,
+            attempts,
+            reused,
+            config_version,
+        ) = record
+        second = int(now)
+        if second != stamp_of:
+            stamp_of, stamp = second, time.strftime('{"time":"%Y-%m-%dT%H:%M:%S', time.gmtime(second))
+        shown = target.decode("latin-1")
+        if b"?" in target or b"#" in target or target[:1] != b"/":
+            shown = mask(shown)
+        return (
+            f'{stamp}{_MILLIS[int((now - second) * 1000)]}","request_id":{_text(request_id.decode("latin-1"))}'
+            f',"trace_id":{_text(trace)},"client":{_text(client)},"method":{_text(method.decode("latin-1"))}'
+            f',"host":{_text(host.decode("latin-1"))},"target":{_text(shown)}{place(route, upstream, endpoint)}{status}'
+            f',"reason":{_text(reason)},"cause":{_text(cause)},"bytes_in":{bytes_in},"bytes_out":{bytes_out}'
+            f',"duration_ms":{_ms(duration)},"queue_ms":{_ms(queue)},"connect_ms":{_ms(connect)}'
+            f',"first_byte_ms":{_ms(first_byte)},"attempts":{attempts},"reused":{"true" if reused else "false"}'
+            f"{end}{_quote(config_version)}}}\n"
+        )
+
+    return line
