@@ -13,11 +13,39 @@ be tried again; None never is.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One thing wrong with a configuration. `line` and `col` count from 1; line 0 is
+    for what has no place in the file (the file itself, an environment variable)."""
+
+    line: int
+    col: int
+    key: str
+    message: str
+
+    def told(self, file: str) -> str:
+        """`FILE:LINE:COL: path.to.key: what is wrong (what is allowed)`."""
+        place = f"{file}:{self.line}:{self.col}" if self.line else file
+        return ": ".join(part for part in (place, self.key, self.message) if part)
 
 
 class ConfigError(Exception):
     """The configuration cannot be used; carries every mistake found, one a line."""
+
+    def __init__(self, told: str, mistakes: Iterable[Mistake] = ()) -> None:
+        super().__init__(told)
+        self.mistakes = list(mistakes)
+
+    @classmethod
+    def found(cls, file: str, mistakes: Iterable[Mistake]) -> ConfigError:
+        """All mistakes of one file, in the order in which they stand there."""
+        ordered = sorted(mistakes, key=lambda mistake: (mistake.line, mistake.col))
+        return cls("\n".join(mistake.told(file) for mistake in ordered), ordered)
 
 
 class GatewayError(Exception):
@@ -155,7 +183,7 @@ class ConnectError(GatewayError):
 
     status = 502
     may_have_been_sent = False
-    retry_as = "connect"
+    retry_as: ClassVar[str | None] = "connect"
     detail = "The upstream could not be reached."
 
 
@@ -248,7 +276,7 @@ class UpstreamReset(UpstreamError):
     """A fresh connection closed or was reset before the head of an answer was complete."""
 
     reason = "upstream_reset"
-    retry_as = "reset"
+    retry_as: ClassVar[str | None] = "reset"
 
 
 class UpstreamStale(UpstreamReset):

@@ -1,0 +1,147 @@
+"""The `gateway` command.
+
+Rule: a command says what is wrong and ends with 1. `run` validates and then becomes
+gunicorn: nothing of this process is left, so neither ssl nor urllib3 may be imported here
+before gevent has patched them there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Sized
+from typing import NoReturn
+
+import click
+
+from gateway import config, router
+from gateway.config.schema import json_schema
+from gateway.errors import ConfigError
+from gateway.model import Config, Match, Route
+
+# HOST:PORT, [IPv6]:PORT, :PORT; gunicorn takes unix sockets and inherited ones too.
+_BIND = re.compile(r"((?P<host>[^:\[\]/]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})|unix:.+|fd://[0-9]+)\Z")
+
+_file = click.argument("file", type=click.Path(dir_okay=False))
+_config = click.option("-c", "--config", "path", metavar="FILE", help="The configuration; see GATEWAY_CONFIG.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="wsgi-gateway", prog_name="gateway")
+def main() -> None:
+    """A microservice API gateway."""
+
+
+@main.command()
+@_file
+def check(file: str) -> None:
+    """Tell every mistake in FILE at once."""
+    found = _loaded(file)
+    click.echo(f"ok: {_count(found.routes, 'route')}, {_count(found.upstreams, 'upstream')}")
+
+
+@main.command()
+@_config
+def routes(path: str | None) -> None:
+    """Print the routes in the order in which they are tried."""
+    found = _loaded(path)
+    rows = [_row(route, match) for route, match in router.Router(found.routes).ordered()]
+    for line in _table(("PRIORITY", "HOST", "PATH", "METHODS", "CONDITIONS", "ROUTE", "UPSTREAM"), rows):
+        click.echo(line)
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration file."""
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+@main.command()
+@_config
+@click.option("-b", "--bind", metavar="HOST:PORT", callback=lambda *given: _bind(given[2]), help="Where to listen.")
+@click.option("-w", "--workers", type=click.IntRange(min=1), metavar="N", help="Number of worker processes.")
+@click.option("--admin", metavar="off", callback=lambda *given: _admin(given[2]), help="The admin listener.")
+def run(path: str | None, bind: str | None, workers: int | None, admin: str | None) -> None:
+    """Check the configuration, then serve it with gunicorn."""
+    found = _loaded(path)
+    os.environ["GATEWAY_CONFIG"] = os.path.abspath(found.path)
+    # Output that waits in this process would be lost with it.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, command(bind, workers))
+
+
+def command(bind: str | None, workers: int | None) -> list[str]:
+    """The command line of gunicorn that serves."""
+    given = [sys.executable, "-m", "gunicorn", "-c", "python:gateway.server.settings"]
+    if bind is not None:
+        given += ["-b", bind]
+    if workers is not None:
+        given += ["-w", str(workers)]
+    return [*given, "gateway:create_app()"]
+
+
+def _loaded(path: str | None) -> Config:
+    """The configuration, its warnings told; ends the command when there are mistakes."""
+    try:
+        found = config.load(path)
+        router.Router(found.routes)
+    except ConfigError as error:
+        _fail(str(error))
+    for warning in found.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    return found
+
+
+def _fail(told: str) -> NoReturn:
+    click.echo(told, err=True)
+    raise SystemExit(1)
+
+
+def _bind(given: str | None) -> str | None:
+    if given is None:
+        return None
+    found = _BIND.match(given)
+    if found is None or int(found["port"] or 0) > 65535:
+        raise click.BadParameter(f"{given} is no HOST:PORT")
+    return given
+
+
+def _admin(given: str | None) -> str | None:
+    if given not in (None, "off"):
+        raise click.BadParameter("the admin listener is not in this version (off)")
+    return given
+
+
+def _count(things: Sized, noun: str) -> str:
+    return f"{len(things)} {noun}" if len(things) == 1 else f"{len(things)} {noun}s"
+
+
+def _row(route: Route, match: Match) -> tuple[str, ...]:
+    headers = (f"{name}: {value}" for name, value in match.headers)
+    query = (f"?{name}={value}" for name, value in match.query)
+    return (
+        str(route.priority),
+        match.host or "*",
+        _path(match),
+        ",".join(sorted(match.methods)) or "*",
+        "; ".join((*headers, *query)) or "-",
+        route.name,
+        route.upstream,
+    )
+
+
+def _path(match: Match) -> str:
+    if match.path is not None:
+        return f"= {match.path}"
+    if match.regex is not None:
+        return f"~ {match.regex}"
+    return match.prefix or "/"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    lines = [head, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

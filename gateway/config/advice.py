@@ -1,0 +1,99 @@
+"""What is legal but unwise.
+
+Rule: a warning never stops anything, so that each names a real loss: a request that finds
+no route, a name that is not verified as meant, a write that may happen twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from gateway.config.rules import Breach, Breaches, Draft, endpoint_paths, match_paths
+from gateway.config.schema import Retry
+from gateway.config.urls import is_address
+from gateway.config.verdict import Path
+from gateway.model import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A document without mistakes, what became of it, and the environment."""
+
+    draft: Draft
+    config: Config
+    environ: Mapping[str, str]
+
+
+def head_beside_get(whole: Whole) -> Breaches:
+    for path, route in whole.draft.routes():
+        for at, match in match_paths(path, route):
+            if "GET" in match.methods and "HEAD" not in match.methods:
+                yield Breach((*at, "methods"), "has GET without HEAD: a HEAD finds no route here")
+
+
+def dropped_headers(whole: Whole) -> Breaches:
+    for path, route in whole.draft.routes():
+        for at, match in match_paths(path, route):
+            for name in match.headers:
+                if "_" in name:
+                    told = "never matches: header names with _ are dropped"
+                    yield Breach((*at, "headers"), f"{name} {told}")
+
+
+def preserved_host_over_tls(whole: Whole) -> Breaches:
+    preserving = {route.upstream for route in whole.config.routes if route.host == "preserve"}
+    for path, upstream in whole.draft.upstreams():
+        if path[1] not in preserving:
+            continue
+        for at, endpoint in endpoint_paths(path, upstream):
+            if endpoint.url.scheme == "https" and not is_address(endpoint.url.host):
+                told = f"gets the client's Host, not {endpoint.url.host} (host: upstream if it serves by name)"
+                yield Breach(at, told)
+
+
+def repeated_writes(whole: Whole) -> Breaches:
+    for path, retry in _retries(whole.draft):
+        if "methods" not in retry.model_fields_set:
+            continue
+        for number, method in enumerate(retry.methods):
+            if method in ("POST", "PATCH"):
+                yield Breach((*path, "retry", "methods", number), f"{method} may be carried out twice")
+
+
+def _retries(draft: Draft) -> Iterator[tuple[Path, Retry]]:
+    yield ("defaults",), draft.document.defaults.retry
+    for path, upstream in draft.upstreams():
+        yield path, upstream.retry
+    for path, route in draft.routes():
+        yield path, route.retry
+
+
+def unused_upstreams(whole: Whole) -> Breaches:
+    used = {route.upstream for route in whole.config.routes}
+    for path, _ in whole.draft.upstreams():
+        if path[1] not in used:
+            yield Breach(path, "no route leads to this upstream", key=True)
+
+
+def trusted_router(whole: Whole) -> Breaches:
+    if whole.environ.get("DYNO") and not whole.config.server.trusted_proxies:
+        told = "DYNO is set and no proxy is trusted: every client looks like the host's router (private)"
+        yield Breach(("server", "trusted_proxies"), told)
+
+
+def drain_in_time(whole: Whole) -> Breaches:
+    server = whole.config.server
+    if server.drain and server.drain >= server.graceful:
+        yield Breach(("server", "drain"), "is not shorter than graceful: nothing is left to finish requests in")
+
+
+ADVICE: tuple[Callable[[Whole], Breaches], ...] = (
+    head_beside_get,
+    dropped_headers,
+    preserved_host_over_tls,
+    repeated_writes,
+    unused_upstreams,
+    trusted_router,
+    drain_in_time,
+)

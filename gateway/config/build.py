@@ -1,0 +1,207 @@
+"""From the schema's sections to the model: defaults, then upstream, then route.
+
+Rule: the nearest wins, key by key. A section gives only what the file wrote in it; where
+nothing is written the model's own defaults stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from gateway import model
+from gateway.config.environment import Overrides
+from gateway.config.schema import Document, Match, Retry, Rewrite, Route, Section, Upstream
+
+Settings = TypeVar("Settings")
+
+
+def overlay(base: Settings, section: Section) -> Settings:
+    """`base` with what a section of the file says instead."""
+    written = {key: getattr(section, key) for key in section.model_fields_set}
+    return replace(base, **written) if written else base  # type: ignore[type-var]  # all are dataclasses
+
+
+def _retry(base: model.RetryPolicy, section: Retry) -> model.RetryPolicy:
+    written: dict[str, Any] = {key: getattr(section, key) for key in section.model_fields_set}
+    if "methods" in written:
+        written["methods"] = frozenset(method.encode() for method in written["methods"])
+    for key in ("when", "statuses"):
+        if key in written:
+            written[key] = frozenset(written[key])
+    return replace(base, **written) if written else base
+
+
+def _nearest(section: Section, key: str, otherwise: Any) -> Any:
+    return getattr(section, key) if key in section.model_fields_set else otherwise
+
+
+def _upgrade(section: Section, otherwise: frozenset[bytes]) -> frozenset[bytes]:
+    return frozenset(_nearest(section, "upgrade", otherwise))
+
+
+# -- upstreams -------------------------------------------------------------------------
+
+
+def defaults(document: Document) -> model.Upstream:
+    """What every upstream begins with."""
+    given = document.defaults
+    return model.Upstream(
+        name="",
+        source=model.StaticSource(()),
+        host=given.host,
+        balance=given.balance,
+        timeouts=overlay(model.Timeouts(), given.timeouts),
+        pool=overlay(model.PoolSettings(), given.pool),
+        retry=_retry(model.RetryPolicy(), given.retry),
+        limits=overlay(model.AnswerLimits(), given.limits),
+        upgrade=frozenset(given.upgrade),
+    )
+
+
+def upstream(name: str, given: Upstream, base: model.Upstream) -> model.Upstream:
+    source = _source(given)
+    scheme = _scheme(given)
+    return replace(
+        base,
+        name=name,
+        source=source,
+        scheme=scheme,
+        tls=_tls(given, source, scheme),
+        host=_nearest(given, "host", base.host),
+        balance=_nearest(given, "balance", base.balance),
+        timeouts=overlay(base.timeouts, given.timeouts),
+        pool=overlay(base.pool, given.pool),
+        retry=_retry(base.retry, given.retry),
+        limits=overlay(base.limits, given.limits),
+        upgrade=_upgrade(given, base.upgrade),
+    )
+
+
+def _source(given: Upstream) -> model.Source:
+    if given.consul is not None:
+        return model.ConsulSource(given.consul, given.tag)
+    name = given.tls.server_name if given.tls is not None else None
+    return model.StaticSource(
+        tuple(
+            replace(one.url, weight=one.weight, server_name=one.url.server_name and (name or one.url.server_name))
+            for one in given.endpoints or ()
+        )
+    )
+
+
+def _scheme(given: Upstream) -> str:
+    """How discovered endpoints are spoken to; an URL has its own."""
+    if given.scheme is not None:
+        return given.scheme
+    return "http" if given.tls is None else "https"
+
+
+def _tls(given: Upstream, source: model.Source, scheme: str) -> model.TlsSettings | None:
+    """The settings of every upstream that speaks TLS; None where none is spoken."""
+    schemes = {one.scheme for one in source.endpoints} if isinstance(source, model.StaticSource) else {scheme}
+    if "https" not in schemes:
+        return None
+    return model.TlsSettings() if given.tls is None else overlay(model.TlsSettings(), given.tls)
+
+
+# -- routes ----------------------------------------------------------------------------
+
+
+def route(given: Route, index: int, line: int, to: model.Upstream) -> model.Route:
+    return model.Route(
+        name=given.name,
+        upstream=to.name,
+        matches=tuple(map(_match, given.match)),
+        priority=given.priority,
+        strip_prefix=given.strip_prefix,
+        rewrite=None if given.rewrite is None else _rewrite(given.rewrite),
+        host=_nearest(given, "host", to.host),
+        timeouts=overlay(to.timeouts, given.timeouts),
+        retry=_retry(to.retry, given.retry),
+        upgrade=_upgrade(given, to.upgrade),
+        index=index,
+        line=line,
+    )
+
+
+def _match(given: Match) -> model.Match:
+    return model.Match(
+        host=given.host,
+        path=given.path,
+        prefix=given.prefix,
+        regex=given.regex,
+        methods=frozenset(given.methods),
+        headers=tuple(given.headers.items()),
+        query=tuple(given.query.items()),
+    )
+
+
+def _rewrite(given: Rewrite) -> model.Rewrite:
+    return model.Rewrite(prefix=given.prefix, path=given.path, regex=given.regex, to=given.to)
+
+
+# -- the whole -------------------------------------------------------------------------
+
+
+def config(
+    document: Document, over: Overrides, *, version: str, path: str, line: Callable[[int], int]
+) -> model.Config:
+    """The configuration that a faultless document stands for; `line` tells where the route
+    of that number is."""
+    base = defaults(document)
+    upstreams = {name: upstream(name, given, base) for name, given in document.upstreams.items()}
+    routes = tuple(
+        route(given, index, line(index), upstreams[given.upstream]) for index, given in enumerate(document.routes)
+    )
+    return model.Config(
+        version=version,
+        upstreams=upstreams,
+        routes=routes,
+        server=_server(document, over),
+        access_log=_access_log(document),
+        discovery=_discovery(document, over),
+        path=path,
+    )
+
+
+def _server(document: Document, over: Overrides) -> model.ServerSettings:
+    given = document.server
+    trusted = tuple(given.trusted_proxies) if over.trusted_proxies is None else over.trusted_proxies
+    return model.ServerSettings(
+        name=given.name,
+        trusted_proxies=trusted,
+        timeouts=overlay(model.ServerTimeouts(), given.timeouts),
+        min_rate=given.min_rate,
+        limits=overlay(model.ServerLimits(), given.limits),
+        graceful=given.graceful,
+        drain=given.drain,
+        request_id=given.request_id,
+        own_prefix=given.own_prefix,
+        via=given.via,
+        forwarded=given.forwarded,
+    )
+
+
+def _access_log(document: Document) -> model.AccessLogSettings | None:
+    given = document.access_log
+    if given is None:
+        return None
+    return model.AccessLogSettings(
+        path=given.path, format=given.format, redact=frozenset(name.lower() for name in given.redact)
+    )
+
+
+def _discovery(document: Document, over: Overrides) -> model.DiscoverySettings:
+    given = document.discovery
+    consul = overlay(model.ConsulSettings(), given.consul)
+    return model.DiscoverySettings(
+        consul=replace(
+            consul,
+            address=over.consul_address or consul.address,
+            token=over.consul_token or consul.token,
+        ),
+        wait=given.wait,
+        deny=tuple(given.deny),
+    )
