@@ -57,7 +57,9 @@ class BufferedBody:
 
 
 class ResponseBody(Protocol):
-    """What is still to come of an answer's body."""
+    """What is still to come of an answer's body. `on_end` is called once, at its end."""
+
+    on_end: Callable[[], None] | None
 
     def read(self) -> bytes:
         """The next piece as it arrives; `b""` is the proper end.

@@ -17,10 +17,13 @@ good connection for a dirty one. `TlsStream` does the same through the TLS layer
 
 from __future__ import annotations
 
+import fcntl
 import heapq
 import socket
 import ssl
 import struct
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -207,6 +210,14 @@ class Stream:
             return
         self.interrupt(TimeoutError("timed out"))
 
+    def limit(self, timeout: float | None) -> None:
+        """Give the wait that is under way (if any) a new limit, counted from now."""
+        if self._reader is None:
+            return
+        self._deadline = inf if timeout is None else monotonic() + timeout
+        if self._deadline < self.armed:
+            self._deadlines.arm(self, self._deadline)
+
     def interrupt(self, error: BaseException) -> bool:
         """Raise `error` in the greenlet that waits to read; False when there is none.
         Only from the hub (a watcher's callback)."""
@@ -231,6 +242,14 @@ class Stream:
             return None
         return found
 
+    def poll(self, size: int) -> bytes | None:
+        """Up to `size` bytes if some are here: None for nothing, b"" for the end. Raises OSError."""
+        try:
+            data: bytes = self._raw_recv(size)
+        except BlockingIOError:
+            return None
+        return data
+
     def is_quiet(self) -> bool:
         """Whether an idle connection is as it was left: open, and nothing came since."""
         if self.closed:
@@ -254,6 +273,22 @@ class Stream:
             sent = 0
         if sent != len(data):
             self._send_rest(memoryview(data)[sent:], timeout)
+
+    def send_some(self, data: bytes | memoryview) -> int:
+        """Send what goes out without waiting, and say how much that was. Raises OSError."""
+        try:
+            sent: int = self._raw_send(data)
+        except BlockingIOError:
+            return 0
+        return sent
+
+    def unsent(self) -> int:
+        """Bytes that the other side's kernel has not taken yet; 0 where that is not known."""
+        try:
+            told = fcntl.ioctl(self._raw.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+        except OSError:
+            return 0
+        return int.from_bytes(told, sys.byteorder)
 
     def _send_rest(self, rest: memoryview, timeout: float | None) -> None:
         while rest:
@@ -345,8 +380,32 @@ class TlsStream(Stream):
             return None
         return found
 
+    def poll(self, size: int) -> bytes | None:
+        try:
+            data: bytes = self._tls.read(size)
+        except ssl.SSLWantReadError:
+            return None
+        except ssl.SSLEOFError as error:
+            raise ConnectionResetError("TLS connection ended without close_notify") from error
+        return data
+
     def send(self, data: bytes, timeout: float | None) -> None:
         self._send_rest(memoryview(data), timeout)
+
+    def send_some(self, data: bytes | memoryview) -> int:
+        try:
+            sent: int = self._tls.write(data)
+        except ssl.SSLWantWriteError:
+            return 0
+        except ssl.SSLWantReadError as error:
+            raise ConnectionAbortedError("the client asks for a TLS renegotiation") from error
+        return sent
+
+    def shutdown_write(self) -> None:
+        """Send close_notify, then FIN: without the first, the end may be a cut (RFC 8446 §6.1)."""
+        with suppress(OSError):  # it waits for the other side's close_notify, or that side is gone
+            self._tls.shutdown()
+        super().shutdown_write()
 
     def _send_rest(self, rest: memoryview, timeout: float | None) -> None:
         while rest:

@@ -1,0 +1,380 @@
+"""The gateway itself: Flask at its edge, everything put together, one request from end to end.
+
+Rule: `handle` is the straight line of docs/architecture.md; both doors call it. Making a
+Gateway starts nothing and opens nothing: greenlets start with `start`, in the worker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+import flask
+import gevent
+from flask import Flask, signals
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import RequestRedirect
+
+from gateway import config as files
+from gateway import problem, target, wsgi
+from gateway.balancers import BALANCERS
+from gateway.errors import BadRequest, GatewayError, NoRoute, UnsupportedMethod
+from gateway.exchange import Request, Response
+from gateway.forwarder import Forwarder
+from gateway.headers import Outbound, check_max_forwards
+from gateway.health.state import Candidate, UpstreamState
+from gateway.model import Config, Endpoint, Upstream
+from gateway.retry import Budget
+from gateway.snapshot import Snapshot
+from gateway.store import Store
+from gateway.telemetry.access_log import AccessLog
+from gateway.transport import Transport
+from gateway.trust import Trust
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+log = logging.getLogger("gateway")
+
+# How often idle connections are looked at.
+SWEEP = 1.0
+
+
+class InternalError(GatewayError):
+    """A fault of the gateway's own; the traceback is in the log."""
+
+
+def create_app(config: Config | str | None = None) -> Gateway:
+    """The gateway for a configuration: one that is loaded already, a file's path, or (None)
+    what GATEWAY_CONFIG says. Raises ConfigError."""
+    if not isinstance(config, Config):
+        config = files.load(config)
+    for warning in config.warnings:
+        log.warning("%s", warning)
+    return Gateway(config)
+
+
+class Gateway(Flask):
+    """A Flask app whose catch-all forwards. Views and blueprints come before routes."""
+
+    def __init__(self, config: Config) -> None:
+        # Flask's own static route would take /static away from upstreams.
+        super().__init__("gateway", static_folder=None)
+        self.url_map.merge_slashes = False
+        self.url_map.strict_slashes = False
+        self.url_map.redirect_defaults = False
+        self.settings = config
+        self.server = config.server
+        self.draining = False
+        self._name = (config.server.name or _default_name()).encode("latin-1")
+        self._own_prefix = config.server.own_prefix.encode("latin-1") if config.server.own_prefix else None
+        self._outbound = Outbound(config.server, self._name, Trust(config.server.trusted_proxies), _RequestIds())
+        self._forwarder = Forwarder(self._outbound)
+        via_answers = config.server.via in ("both", "response")
+        self.transport = Transport(b"1.1 " + self._name if via_answers else b"")
+        self._states: dict[str, UpstreamState] = {}
+        for upstream in config.upstreams.values():
+            self.transport.prepare(upstream)
+        self.store = Store(config, self._join, self._swapped)
+        self._access_log: AccessLog | None = None
+        self._greenlets: list[Any] = []
+
+    # -- life ---------------------------------------------------------------------------
+
+    def start(self, worker: int | str = 0) -> None:
+        """Start the greenlets of this worker and wait, bounded, for first answers."""
+        if self.settings.access_log is not None and self.settings.access_log.path is not None:
+            self._access_log = AccessLog(self.settings.access_log, worker)
+            self._access_log.start()
+        self.store.start()
+        self._greenlets.append(gevent.spawn(self._sweep))
+
+    def stop(self) -> None:
+        """End the greenlets, close idle connections and write out the log."""
+        self.store.stop()
+        gevent.killall(self._greenlets, block=False)
+        self._greenlets.clear()
+        self.transport.close()
+        if self._access_log is not None:
+            self._access_log.stop()
+
+    def _sweep(self) -> None:
+        while True:
+            gevent.sleep(SWEEP)
+            self.transport.expire()
+
+    # -- snapshots ----------------------------------------------------------------------
+
+    def _join(
+        self, upstream: Upstream, endpoints: tuple[Endpoint, ...]
+    ) -> tuple[tuple[Candidate, ...], UpstreamState]:
+        state = self._states.get(upstream.name)
+        if state is None:
+            balancer = BALANCERS[upstream.balance](random.random)
+            state = self._states[upstream.name] = UpstreamState(balancer, Budget(time.monotonic), {})
+        candidates = tuple(
+            Candidate(endpoint, state.endpoint(endpoint), self.transport.pool(upstream, endpoint))
+            for endpoint in endpoints
+        )
+        return candidates, state
+
+    def _swapped(self, snapshot: Snapshot) -> None:
+        """What no snapshot names any more drains: its idle connections go at once."""
+        candidates = [candidate for group in snapshot.groups.values() for candidate in group.candidates]
+        self.transport.keep(candidate.pool for candidate in candidates)
+        for name, group in snapshot.groups.items():
+            self._states[name].forget({candidate.endpoint.key for candidate in group.candidates})
+
+    # -- the straight line --------------------------------------------------------------
+
+    def handle(self, request: Request) -> Response | None:
+        """The answer to a request; None when a Flask view (or hook) has it. Never raises an
+        ordinary fault: it is an answer, too."""
+        if self._hooked():
+            return None
+        return self._handle(request, views=True)
+
+    def _handle(self, request: Request, views: bool) -> Response | None:
+        if not request.request_id:
+            self._outbound.identify(request)
+        try:
+            return self._line(request, views)
+        except GatewayError as error:
+            return self.answer(error, request)
+        except Exception:
+            log.exception("request %s failed", request.request_id.decode("latin-1"))
+            return self.answer(InternalError("a fault of the gateway; see its log"), request)
+
+    def _line(self, request: Request, views: bool) -> Response | None:
+        snapshot = self.store.current
+        asked = target.parse(request.target)
+        asked_host = asked.authority
+        if asked_host is None:
+            asked_host = request.header(b"host") or b""
+        request.host = asked_host
+        host = target.host(asked_host)
+        method = request.method
+        if method == b"TRACE" or method == b"CONNECT":
+            raise UnsupportedMethod(method.decode("latin-1"))
+        if asked.path == b"*":
+            return self._asterisk(request)
+        path = target.normal(asked.path)
+        own = self._own_prefix
+        if own is not None and (path.startswith(own) or path == own[:-1]):
+            return self._own(request, path)
+        if method == b"OPTIONS" and check_max_forwards(request):
+            return Response(204, b"No Content", [], bodyless=True)
+        if views and self.url_map._rules and self._has_view(request, asked.path):
+            return None
+        route = snapshot.router.match(method, host, path, asked.query, request.headers)
+        if route is None:
+            raise NoRoute(f"no route for {host.decode('latin-1')} {path[:200].decode('latin-1')}")
+        request.route = route
+        group = snapshot.groups[route.upstream]
+        request.upstream = group.upstream
+        return self._forwarder.forward(request, route, group, asked, path, asked_host)
+
+    def _asterisk(self, request: Request) -> Response:
+        """`OPTIONS *` is about the server, which is the gateway (RFC 9110 §9.3.7)."""
+        if request.method != b"OPTIONS":
+            raise BadRequest("a target of * is for OPTIONS alone")
+        return Response(204, b"No Content", [], bodyless=True)
+
+    def _own(self, request: Request, path: bytes) -> Response:
+        """The gateway's own paths: on any Host, before routes and views, never forwarded."""
+        assert self._own_prefix is not None
+        name = path[len(self._own_prefix) :]
+        if name == b"healthz":
+            return _plain(request, 200, b"OK", b"ok\n")
+        if name == b"readyz":
+            if self.draining:
+                return _plain(request, 503, b"Service Unavailable", b"draining\n")
+            waiting = list(self.store.waiting)
+            if waiting:
+                told = b"not_ready: no answer yet for %d upstream(s)\n" % len(waiting)
+                return _plain(request, 503, b"Service Unavailable", told)
+            return _plain(request, 200, b"OK", b"ready\n")
+        raise NoRoute(f"{path[:80]!r} is none of the gateway's own paths")
+
+    def answer(self, error: GatewayError, request: Request | None) -> Response:
+        """The one place where an error becomes an answer."""
+        if request is not None:
+            request.fail(error)
+        return problem.answer(error, request)
+
+    def finish(self, request: Request, response: Response | None, bytes_out: int, error: GatewayError | None) -> None:
+        """The exchange is over, well or badly: one log line."""
+        if error is not None:
+            request.fail(error)
+        if self._access_log is None:
+            return
+        status = response.status if response is not None else error.status if error is not None else 0
+        took = time.monotonic() - request.started
+        self._access_log.record(request, status, bytes_out, took, self.store.current.version)
+
+    # -- Flask --------------------------------------------------------------------------
+
+    def direct_door(self) -> str | None:
+        """Why a server may not hand requests to `handle` but must call the WSGI app; None
+        when it may: the app is a Gateway, and nothing was put round or into it."""
+        kind = type(self)
+        for name, original in _ORIGINALS.items():
+            if getattr(kind, name) is not original or name in vars(self):
+                return f"{name} was replaced"
+        return self._hooked()
+
+    def _hooked(self) -> str | None:
+        """Whether something was registered that must see every request, and what."""
+        if self.before_request_funcs or self.after_request_funcs or self.teardown_request_funcs:
+            return "request hooks are registered"
+        if self.teardown_appcontext_funcs or self.url_value_preprocessors:
+            return "request hooks are registered"
+        for signal in _SIGNALS:
+            if signal.receivers:
+                return f"the signal {signal.name} has receivers"
+        return None
+
+    def _has_view(self, request: Request, raw_path: bytes) -> bool:
+        """Whether a view that was registered has this path and method."""
+        path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
+        adapter = self.url_map.bind(request.host.decode("latin-1") or "localhost", url_scheme=request.scheme)
+        try:
+            adapter.match(path, method=request.method.decode("latin-1"))
+        except RequestRedirect:
+            return True
+        except HTTPException:
+            return False
+        return True
+
+    def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """The door for other WSGI servers, and for Flask's own views and hooks."""
+        try:
+            request = wsgi.request(environ, time.monotonic(), self.server.limits.body)
+        except GatewayError as error:
+            return self._refuse(error, environ, start_response)
+        environ["gateway.request"] = request
+        if self._hooked():
+            return super().wsgi_app(environ, start_response)
+        response = self._admitted(request) or self._handle(request, views=True)
+        if response is None:
+            return super().wsgi_app(environ, start_response)
+        return self._write(request, response, start_response)
+
+    def _admitted(self, request: Request) -> Response | None:
+        """What our own worker has checked and other servers have not."""
+        if request.http11 and not request.header(b"host"):
+            self._outbound.identify(request)
+            return self.answer(BadRequest("an HTTP/1.1 request without Host"), request)
+        return None
+
+    def _write(self, request: Request, response: Response, start_response: StartResponse) -> Iterable[bytes]:
+        def finish(sent: int, error: GatewayError | None) -> None:
+            self.finish(request, response, sent, error)
+
+        wsgi.start(response, start_response)
+        return wsgi.WsgiAnswer(response, finish)
+
+    def _refuse(
+        self, error: GatewayError, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        """An answer to what could not be made a Request."""
+        bare = Request(
+            environ["REQUEST_METHOD"].encode("latin-1"),
+            str(environ.get("RAW_URI", "/")).encode("latin-1"),
+            [],
+            started=time.monotonic(),
+            peer=environ.get("REMOTE_ADDR") or "",
+        )
+        self._outbound.identify(bare)
+        return self._write(bare, self.answer(error, bare), start_response)
+
+    def dispatch_request(self) -> Any:
+        """Flask's dispatch with the gateway as the catch-all: what no view has is forwarded."""
+        asked = flask.request
+        if asked.routing_exception is None or isinstance(asked.routing_exception, RequestRedirect):
+            return super().dispatch_request()
+        request: Request = asked.environ["gateway.request"]
+        response = self._admitted(request) or self._handle(request, views=False)
+        assert response is not None
+        return _flask_response(response, lambda sent, error: self.finish(request, response, sent, error))
+
+
+class _Forwarded(flask.Response):
+    """A forwarded answer inside Flask: its headers are the upstream's, nothing is added."""
+
+    default_mimetype = None
+    automatically_set_content_length = False
+
+
+def _flask_response(response: Response, finish: Callable[[int, GatewayError | None], None]) -> _Forwarded:
+    headers: list[tuple[str, str]] = []
+
+    def start(status: str, given: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        headers.extend(given)
+
+    wsgi.start(response, start)
+    return _Forwarded(
+        wsgi.WsgiAnswer(response, finish),
+        status=f"{response.status} {response.reason.decode('latin-1')}",
+        headers=headers,
+        direct_passthrough=True,
+    )
+
+
+def _plain(request: Request, status: int, reason: bytes, body: bytes) -> Response:
+    headers = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Cache-Control", b"no-store")]
+    bodyless = request.method == b"HEAD"
+    return Response(
+        status, reason, headers, content_length=len(body), data=b"" if bodyless else body, bodyless=bodyless
+    )
+
+
+def _default_name() -> str:
+    """gw- and 8 hex digits of a hash of host name and bind: the same for all workers of one
+    gateway and, most likely, for no other."""
+    seed = f"{socket.gethostname()} {os.environ.get('GATEWAY_BIND', '')}"
+    return f"gw-{hashlib.sha256(seed.encode()).hexdigest()[:8]}"
+
+
+class _RequestIds:
+    """Request ids: 16 random hex digits for this process, 16 that count. Unique, not secret."""
+
+    __slots__ = ("_count", "_pid", "_prefix")
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._prefix = b""
+        self._count = itertools.count()
+
+    def __call__(self) -> bytes:
+        pid = os.getpid()
+        if self._pid != pid:
+            # After a fork (--preload) each worker has its own.
+            self._pid, self._prefix, self._count = pid, os.urandom(8).hex().encode(), itertools.count(1)
+        return b"%b%016x" % (self._prefix, next(self._count))
+
+
+_SIGNALS = (
+    signals.request_started,
+    signals.request_finished,
+    signals.request_tearing_down,
+    signals.got_request_exception,
+    signals.appcontext_pushed,
+    signals.appcontext_popped,
+    signals.appcontext_tearing_down,
+)
+
+# What APM tools and middlewares replace; taken when this module is loaded.
+_ORIGINALS: dict[str, Any] = {
+    name: getattr(Gateway, name) for name in ("__call__", "wsgi_app", "full_dispatch_request", "dispatch_request")
+}
+
+__all__ = ["Gateway", "create_app"]

@@ -1,0 +1,24 @@
+"""Which endpoint gets the next request: one policy a file, and the table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from gateway.balancers.round_robin import RoundRobin
+from gateway.exchange import Request
+from gateway.health.state import Candidate
+
+
+class Balancer(Protocol):
+    """Its place in the order survives snapshots: there is one for each upstream and worker."""
+
+    def pick(self, candidates: Sequence[Candidate], request: Request) -> Candidate:
+        """One of `candidates`, of which there is at least one, all with a weight above 0."""
+        ...
+
+
+# `random` gives a float in [0, 1).
+BALANCERS: dict[str, Callable[[Callable[[], float]], Balancer]] = {"round_robin": RoundRobin}
+
+__all__ = ["BALANCERS", "Balancer", "RoundRobin"]

@@ -1,0 +1,146 @@
+"""One request to one upstream, attempts included. Reads like Go's reverseproxy.go.
+
+Rule: top to bottom: pick, write the head, send, decide, track. After the first byte of an
+answer went to the client nothing is decided any more: its end is proper or the client's
+connection breaks.
+"""
+
+from __future__ import annotations
+
+import time
+
+from gateway import target as targets
+from gateway.errors import DeadlineExceeded, GatewayError, PoolFull
+from gateway.exchange import Request, Response
+from gateway.headers import Outbound
+from gateway.health.state import Candidate
+from gateway.model import Endpoint, Route
+from gateway.retry import Attempts, ReplayBody, replayable
+from gateway.snapshot import Group
+from gateway.target import Target
+
+
+class Forwarder:
+    """Sends requests where routes say. One per worker; keeps nothing of a request."""
+
+    __slots__ = ("_outbound",)
+
+    def __init__(self, outbound: Outbound) -> None:
+        self._outbound = outbound
+
+    def forward(
+        self, request: Request, route: Route, group: Group, target: Target, normal: bytes, asked_host: bytes
+    ) -> Response:
+        """The answer of one of the group's endpoints, its body still to be read. Raises GatewayError."""
+        candidates = group.candidates
+        if not candidates:
+            raise group.absence()
+        state = group.state
+        state.budget.requests += 1
+        policy = route.retry
+        again = replayable(request, policy)
+        if again and request.body is not None and policy.attempts > 1:
+            request.body = ReplayBody(request.body)
+        total = route.timeouts.total
+        deadline = None if total is None else request.started + total
+        attempts = Attempts(policy, again)
+        left = candidates
+        while True:
+            candidate = state.balancer.pick(left, request)
+            try:
+                response = self._send(request, route, candidate, target, normal, asked_host, attempts, deadline)
+            except GatewayError as error:
+                self._check_deadline(error, request, deadline)
+                left = self._others(left, candidate) or candidates
+                if not self._again(attempts, error, group, left, candidate):
+                    raise
+                attempts.fresh = error.retry_as != "connect"
+                request.fail(error)
+            else:
+                if not attempts.after_status(response.status) or not state.budget.take(policy.budget):
+                    return response
+                if response.stream is not None:
+                    response.stream.close()
+                request.cause = f"{candidate.endpoint.address} answered {response.status}, tried again"
+                left = self._others(left, candidate) or candidates
+            attempts.again()
+            if isinstance(request.body, ReplayBody):
+                request.body.rewind()
+
+    def _send(
+        self,
+        request: Request,
+        route: Route,
+        candidate: Candidate,
+        target: Target,
+        normal: bytes,
+        asked_host: bytes,
+        attempts: Attempts,
+        deadline: float | None,
+    ) -> Response:
+        """One attempt."""
+        endpoint = candidate.endpoint
+        request.endpoint = endpoint
+        request.attempts = attempts.made
+        head = self._outbound.head(
+            request,
+            targets.outbound(route, endpoint, target, normal),
+            asked_host,
+            _host(route, endpoint, asked_host),
+            targets.stripped(route, normal) if route.strip_prefix else b"",
+            request.upgrade if request.upgrade in route.upgrade else None,
+        )
+        state = candidate.state
+        state.in_flight += 1
+        tracked = False
+        try:
+            response: Response = candidate.pool.send(
+                request,
+                head,
+                route.timeouts,
+                replayable=attempts.replayable,
+                fresh=attempts.fresh,
+                deadline=deadline,
+            )
+            request.first_byte_s = time.monotonic() - request.started
+            if response.stream is not None:
+                response.stream.on_end = state.leave
+                tracked = True
+        finally:
+            if not tracked:
+                state.leave()
+        return response
+
+    def _again(
+        self, attempts: Attempts, error: GatewayError, group: Group, left: tuple[Candidate, ...], tried: Candidate
+    ) -> bool:
+        """Whether to go round after `error`, `left` being where the next try would go."""
+        if not attempts.after(error):
+            return False
+        if isinstance(error, PoolFull):
+            # The same pool would only be waited for once more.
+            return tried not in left
+        return error.retry_as == "connect" or group.state.budget.take(attempts.policy.budget)
+
+    @staticmethod
+    def _others(left: tuple[Candidate, ...], tried: Candidate) -> tuple[Candidate, ...]:
+        """Every candidate once before one of them twice."""
+        return tuple(candidate for candidate in left if candidate is not tried)
+
+    @staticmethod
+    def _check_deadline(error: GatewayError, request: Request, deadline: float | None) -> None:
+        """An error at or after the deadline is the deadline's."""
+        if deadline is not None and time.monotonic() >= deadline and not isinstance(error, DeadlineExceeded):
+            took = time.monotonic() - request.started
+            raise DeadlineExceeded(f"total timeout after {took:.3f} s; last: {error.cause}") from error
+
+
+def _host(route: Route, endpoint: Endpoint, asked_host: bytes) -> bytes:
+    """What goes into Host: as asked, the endpoint's own, or a literal."""
+    if route.host == "preserve":
+        return asked_host or endpoint.authority or endpoint.address.encode("latin-1")
+    if route.host == "upstream":
+        return endpoint.authority or endpoint.address.encode("latin-1")
+    return route.host.encode("latin-1")
+
+

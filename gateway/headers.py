@@ -1,0 +1,443 @@
+"""What happens to header fields on their way through: hop-by-hop, forwarding, trust.
+
+Rule: pure; list in, list (or one preformatted head) out. A field is looked at once: its
+name, in whatever case it came, is looked up in a bounded table that says what kind of
+field it is; kind 0, which is nearly all, passes untouched with its case and place.
+
+Sources: RFC 9110 §7.6.1 (Connection and the fields it names), §7.6.3 (Via), §7.6.2
+(Max-Forwards), RFC 9113 and 9112 (framing fields), RFC 7239 (Forwarded), RFC 8586
+(CDN-Loop); the trust rules are interface "Headers to the upstream".
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gateway.errors import BadRequest, BadResponse, LoopDetected
+from gateway.exchange import Header, Headers, Request
+from gateway.model import ServerSettings
+from gateway.trust import Trust
+
+log = logging.getLogger("gateway.headers")
+
+# Kinds of fields. 0 passes as it is; 1 is dropped; the others are looked at.
+_PASS, _DROP, _CONNECTION, _XFF, _XFH, _XFPROTO, _XFPORT, _TRUSTED_ONLY, _FORWARDED, _VIA = range(10)
+_REQUEST_ID, _CDN_LOOP, _COOKIE, _MAX_FORWARDS, _AUTH, _TRACEPARENT = range(10, 16)
+_LENGTH, _TRANSFER, _KEEP_ALIVE, _GATEWAY_ERROR, _UPGRADE = range(20, 25)
+
+_REQUEST_KINDS = {
+    b"host": _DROP,  # written anew, from what the request asked for
+    b"keep-alive": _DROP,
+    b"proxy-connection": _DROP,
+    b"proxy-authenticate": _DROP,
+    b"proxy-authorization": _DROP,
+    b"te": _DROP,  # trailers are dropped, so none may be promised
+    b"trailer": _DROP,
+    b"transfer-encoding": _DROP,
+    b"content-length": _DROP,
+    b"upgrade": _DROP,
+    b"http2-settings": _DROP,
+    b"expect": _DROP,
+    b"gateway-error": _DROP,
+    b"connection": _CONNECTION,
+    b"x-forwarded-for": _XFF,
+    b"x-forwarded-host": _XFH,
+    b"x-forwarded-proto": _XFPROTO,
+    b"x-forwarded-port": _XFPORT,
+    b"x-real-ip": _DROP,
+    b"x-request-start": _TRUSTED_ONLY,
+    b"forwarded": _FORWARDED,
+    b"via": _VIA,
+    b"cdn-loop": _CDN_LOOP,
+    b"cookie": _COOKIE,
+    b"max-forwards": _MAX_FORWARDS,
+    b"authorization": _AUTH,
+    b"traceparent": _TRACEPARENT,
+}
+
+_ANSWER_KINDS = {
+    b"connection": _CONNECTION,
+    b"keep-alive": _KEEP_ALIVE,
+    b"proxy-connection": _DROP,
+    b"proxy-authenticate": _DROP,
+    b"proxy-authorization": _DROP,
+    b"proxy-authentication-info": _DROP,
+    b"te": _DROP,
+    b"trailer": _DROP,
+    b"upgrade": _UPGRADE,
+    b"transfer-encoding": _TRANSFER,
+    b"content-length": _LENGTH,
+    b"gateway-error": _GATEWAY_ERROR,
+    b"via": _VIA,
+    b"www-authenticate": _AUTH,
+}
+
+# What a client's Connection header can never take away: framing, Host and what the gateway
+# itself says (interface, "Headers to the upstream").
+_PROTECTED = frozenset(
+    {
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-forwarded-port",
+        b"x-forwarded-prefix",
+        b"x-real-ip",
+        b"forwarded",
+        b"via",
+        b"cdn-loop",
+    }
+)
+
+# Attackers may send any number of names; only so many, and only short ones, are kept.
+_MAX_NAMES = 2048
+_MAX_NAME = 64
+
+_REQUEST_ID_FORM = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
+# RFC 9110 §7.6.3: Via = #( received-protocol RWS received-by [ RWS comment ] )
+_VIA_ENTRY = re.compile(rb"[^\s,]+[ \t]+([^\s,]+)")
+_TRACEPARENT_FORM = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+# Authentication schemes that authenticate the connection, not the request (RFC 4559 §6).
+_CONNECTION_AUTH = (b"ntlm", b"nego")
+
+
+class _Kinds:
+    """name as it came -> kind, filled as names are met."""
+
+    __slots__ = ("_find", "table")
+
+    def __init__(self, find: Callable[[bytes], int]) -> None:
+        self._find = find
+        self.table: dict[bytes, int] = {}
+
+    def learn(self, name: bytes) -> int:
+        kind = self._find(name.lower())
+        if len(name) <= _MAX_NAME and len(self.table) < _MAX_NAMES:
+            self.table[name] = kind
+        return kind
+
+
+def tokens(value: bytes) -> list[bytes]:
+    """The lower-case members of a comma-separated list, empty ones left out."""
+    return [token for token in (part.strip(b" \t").lower() for part in value.split(b",")) if token]
+
+
+def carries_connection_auth(value: bytes) -> bool:
+    """Whether a (WWW-)Authenticate or Authorization value binds a user to the connection."""
+    return value[:4].lower() in _CONNECTION_AUTH
+
+
+class Head(NamedTuple):
+    """One request head ready to be sent, and whether its connection may be shared after."""
+
+    data: bytes
+    shareable: bool
+
+
+class Outbound:
+    """Makes the head that an upstream gets from a `Request`. One per gateway and worker."""
+
+    def __init__(
+        self, server: ServerSettings, name: bytes, trust: Trust, new_id: Callable[[], bytes]
+    ) -> None:
+        self._trust = trust
+        self._new_id = new_id
+        self._name = name
+        self._via = server.via in ("both", "request")
+        self._write_forwarded = server.forwarded
+        self._id_name = server.request_id.encode("latin-1")
+        self._id_key = self._id_name.lower()
+        self._kinds = _Kinds(self._kind)
+        self._hop = b" " + name
+        # How many fields were dropped for an underscore in their name.
+        self.underscores = 0
+        self._told: set[bytes] = set()
+
+    def _kind(self, key: bytes) -> int:
+        if key == self._id_key:
+            return _REQUEST_ID
+        if b"_" in key:
+            return _DROP
+        known = _REQUEST_KINDS.get(key)
+        if known is not None:
+            return known
+        # X-Forwarded-Prefix, -Uri, -Method, -Tls-Client-Cert …: a client's claims.
+        return _TRUSTED_ONLY if key.startswith(b"x-forwarded-") else _PASS
+
+    def _tell_underscore(self, name: bytes) -> None:
+        """CGI-style servers cannot tell `X_User` from `X-User`: dropped, told once a name."""
+        self.underscores += 1
+        if name not in self._told and len(self._told) < 100:
+            self._told.add(name)
+            log.warning("header %r dropped: names with '_' are ambiguous behind CGI-style servers", name[:80])
+
+    def identify(self, request: Request) -> None:
+        """Find out who asks: `request.client` and `request.request_id`. Before routing, so
+        that every answer and log line has them."""
+        request.client = request.peer
+        given = None
+        kinds = self._kinds.table
+        if self._trust.trusts(request.peer):
+            forwarded: list[bytes] = []
+            for name, value in request.headers:
+                kind = kinds.get(name)
+                if kind is None:
+                    kind = self._kinds.learn(name)
+                if kind == _XFF:
+                    forwarded.append(value)
+                elif kind == _REQUEST_ID:
+                    given = value
+            if forwarded:
+                request.client = self._trust.client_address(request.peer, forwarded)
+        if given is not None and _REQUEST_ID_FORM.match(given):
+            request.request_id = given
+        else:
+            request.request_id = self._new_id()
+
+    def head(
+        self,
+        request: Request,
+        target: bytes,
+        asked_host: bytes,
+        host: bytes,
+        prefix: bytes = b"",
+        upgrade: bytes | None = None,
+    ) -> Head:
+        """The head for an upstream, ended by an empty line.
+
+        `asked_host`: the authority that the client asked for, as it came. `host`: what goes
+        into Host. `prefix`: what strip_prefix cut off. Raises LoopDetected and BadRequest.
+        """
+        trusted = self._trust.trusts(request.peer)
+        kinds = self._kinds.table
+        learn = self._kinds.learn
+        lines = [request.method + b" " + target + b" HTTP/1.1\r\nHost: " + host]
+        add = lines.append
+        seen: dict[int, list[bytes]] | None = None
+        shareable = True
+        for name, value in request.headers:
+            kind = kinds.get(name)
+            if kind is None:
+                kind = learn(name)
+            if kind == _PASS:
+                add(name + b": " + value)
+            elif kind == _DROP:
+                if b"_" in name:
+                    self._tell_underscore(name)
+            elif kind == _TRUSTED_ONLY:
+                if trusted:
+                    add(name + b": " + value)
+            elif kind >= _COOKIE:
+                self._add_in_place(lines, request, kind, name, value)
+                shareable = shareable and not (kind == _AUTH and carries_connection_auth(value))
+            else:
+                if seen is None:
+                    seen = {}
+                seen.setdefault(kind, []).append(value)
+        peer = request.peer.encode("latin-1")
+        if seen is None:
+            self._add_forwarding(add, request, trusted, {}, asked_host, peer)
+            if self._via:
+                add((b"Via: 1.1" if request.http11 else b"Via: 1.0") + self._hop)
+            else:
+                add(b"CDN-Loop:" + self._hop)
+        else:
+            named = [token for value in seen.get(_CONNECTION, ()) for token in tokens(value)]
+            if named:
+                self._drop_named(lines, named)
+            self._add_via(add, request, seen)
+            self._add_forwarding(add, request, trusted, seen, asked_host, peer)
+        if prefix:
+            add(b"X-Forwarded-Prefix: " + prefix)
+        add(self._id_name + b": " + request.request_id)
+        if request.content_length is not None:
+            add(b"Content-Length: %d" % request.content_length)
+        elif request.chunked:
+            add(b"Transfer-Encoding: chunked")
+        if request.body is not None and request.body.expects_continue:
+            add(b"Expect: 100-continue")
+        if upgrade is not None:
+            add(b"Connection: Upgrade\r\nUpgrade: " + upgrade)
+        add(b"\r\n")
+        return Head(b"\r\n".join(lines), shareable)
+
+    def _add_in_place(self, lines: list[bytes], request: Request, kind: int, name: bytes, value: bytes) -> None:
+        """Fields that go on where they came, but are looked at or changed."""
+        if kind == _COOKIE:
+            # RFC 9113 §8.2.3 and RFC 6265 §5.4: one line, joined by "; ", never by ",".
+            for at, line in enumerate(lines):
+                if line[:7].lower() == b"cookie:":
+                    lines[at] = line + b"; " + value
+                    return
+        elif kind == _TRACEPARENT:
+            if (form := _TRACEPARENT_FORM.match(value)) is not None:
+                request.trace_id = form[1].decode("latin-1")
+        elif kind == _MAX_FORWARDS and request.method == b"OPTIONS" and value.isdigit():
+            # It counts down on OPTIONS (and TRACE, refused here); else it is left alone.
+            value = b"%d" % (int(value) - 1)
+        lines.append(name + b": " + value)
+
+    def _drop_named(self, lines: list[bytes], named: list[bytes]) -> None:
+        """Take out what Connection names (RFC 9110 §7.6.1)."""
+        gone = {token for token in named if token not in _PROTECTED and token != self._id_key}
+        if gone:
+            # The first line is the request line with Host.
+            lines[1:] = [line for line in lines[1:] if line.partition(b":")[0].lower() not in gone]
+
+    def _add_via(self, add: Callable[[bytes], None], request: Request, seen: dict[int, list[bytes]]) -> None:
+        """Say that the request went through here, and find out whether it did before."""
+        via = b", ".join(seen.get(_VIA, ()))
+        loops = b", ".join(seen.get(_CDN_LOOP, ()))
+        if self._name in _VIA_ENTRY.findall(via) or self._name in [
+            token.split(b";", 1)[0].strip() for token in loops.split(b",")
+        ]:
+            raise LoopDetected(f"the request names this gateway ({self._name.decode('latin-1')}) in Via or CDN-Loop")
+        if self._via:
+            hop = (b"1.1" if request.http11 else b"1.0") + self._hop
+            add(b"Via: " + via + b", " + hop if via else b"Via: " + hop)
+            if loops:
+                add(b"CDN-Loop: " + loops)
+        else:
+            if via:
+                add(b"Via: " + via)
+            add(b"CDN-Loop: " + loops + b"," + self._hop if loops else b"CDN-Loop:" + self._hop)
+
+    def _add_forwarding(
+        self,
+        add: Callable[[bytes], None],
+        request: Request,
+        trusted: bool,
+        seen: dict[int, list[bytes]],
+        asked_host: bytes,
+        peer: bytes,
+    ) -> None:
+        """X-Forwarded-*, X-Real-IP and Forwarded: a trusted peer's word, else our own."""
+        scheme = request.scheme.encode("latin-1")
+        given = seen if trusted else {}
+        # A unix socket's peer has no address: there is nothing to add.
+        chain = [*given.get(_XFF, ()), peer] if peer else given.get(_XFF, [])
+        if chain:
+            add(b"X-Forwarded-For: " + b", ".join(chain))
+        hosts = given.get(_XFH)
+        host = hosts[0] if hosts else asked_host
+        if host:
+            add(b"X-Forwarded-Host: " + host)
+        protos = given.get(_XFPROTO)
+        proto = protos[0] if protos else scheme
+        ports = given.get(_XFPORT)
+        port = ports[0] if ports else (port_of(asked_host) or (b"443" if scheme == b"https" else b"80"))
+        add(b"X-Forwarded-Proto: " + proto + b"\r\nX-Forwarded-Port: " + port)
+        if request.client:
+            add(b"X-Real-IP: " + request.client.encode("latin-1"))
+        chain = given.get(_FORWARDED, [])
+        if chain or self._write_forwarded:
+            add(b"Forwarded: " + b", ".join([*chain, forwarded_element(peer, asked_host, scheme)]))
+
+
+def port_of(host: bytes) -> bytes:
+    """The port that a Host value names, b"" for none."""
+    _, colon, port = host.rpartition(b":")
+    return port if colon and port.isdigit() else b""
+
+
+def forwarded_element(peer: bytes, host: bytes, proto: bytes) -> bytes:
+    """One element of RFC 7239 §4; an address with a colon is quoted and in brackets."""
+    node = b'"[%b]"' % peer if b":" in peer else peer or b"unknown"
+    named = b';host="%b"' % host.replace(b'"', b"") if host else b""
+    return b"for=%b%b;proto=%b" % (node, named, proto)
+
+
+def check_max_forwards(request: Request) -> bool:
+    """Whether an OPTIONS ends here because its Max-Forwards is 0 (RFC 9110 §7.6.2)."""
+    value = request.header(b"max-forwards")
+    if value is None:
+        return False
+    if not value.isdigit():
+        raise BadRequest(f"Max-Forwards is no number: {value[:40]!r}")
+    return int(value) == 0
+
+
+class Inbound(NamedTuple):
+    """What an answer's fields say. `headers`: what goes on to the client. `content_length`
+    None: not told. `persistent` False: Connection says close. `keep_alive`: the N of
+    `Keep-Alive: timeout=N`. `upgrade`: the token of Upgrade. `gateway_error`: what an
+    upstream that is a gateway itself said, for the log."""
+
+    headers: Headers
+    content_length: int | None
+    chunked: bool
+    persistent: bool
+    shareable: bool
+    keep_alive: int | None
+    upgrade: bytes | None
+    gateway_error: bytes | None
+
+
+_answer_kinds = _Kinds(lambda key: _ANSWER_KINDS.get(key, _PASS))
+_KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:^|,)\s*timeout\s*=\s*(\d{1,9})", re.IGNORECASE)
+
+
+def inbound(raw: Headers, hop: bytes, http11: bool = True) -> Inbound:
+    """Judge the header fields of an upstream's answer and leave out what is hop-by-hop.
+
+    `hop`: our entry for Via, b"" for none. Raises BadResponse for a Transfer-Encoding that
+    is anything but one `chunked` (llhttp refuses the other ways to frame badly).
+    """
+    kinds = _answer_kinds.table
+    out: list[Header] = []
+    add = out.append
+    seen: dict[int, list[bytes]] | None = None
+    shareable = True
+    for field in raw:
+        kind = kinds.get(field[0])
+        if kind is None:
+            kind = _answer_kinds.learn(field[0])
+        if kind == _PASS:
+            add(field)
+        elif kind == _AUTH:
+            add(field)
+            shareable = shareable and not carries_connection_auth(field[1])
+        elif kind != _DROP:
+            if seen is None:
+                seen = {}
+            seen.setdefault(kind, []).append(field[1])
+    if seen is None:
+        if hop:
+            add((b"Via", hop))
+        return Inbound(out, None, False, True, shareable, None, None, None)
+    # The usual: Content-Length alone or with Connection.
+    length = int(seen[_LENGTH][0]) if _LENGTH in seen else None
+    chunked = _TRANSFER in seen
+    if chunked and (not http11 or [value.lower() for value in seen[_TRANSFER]] != [b"chunked"]):
+        raise BadResponse(f"Transfer-Encoding {b', '.join(seen[_TRANSFER])[:80]!r} cannot be framed")
+    persistent, keep_alive = True, None
+    if _CONNECTION in seen:
+        named = [token for value in seen[_CONNECTION] for token in tokens(value)]
+        persistent = b"close" not in named
+        gone = set(named) - _PROTECTED - {b"close", b"keep-alive", b"upgrade"}
+        if gone:
+            out = [field for field in out if field[0].lower() not in gone]
+            add = out.append
+    if _KEEP_ALIVE in seen and (found := _KEEP_ALIVE_TIMEOUT.search(seen[_KEEP_ALIVE][0])) is not None:
+        keep_alive = int(found[1])
+    via = seen.get(_VIA, [])
+    if hop:
+        add((b"Via", b", ".join([*via, hop])))
+    elif via:
+        add((b"Via", b", ".join(via)))
+    upgrades = [token for value in seen.get(_UPGRADE, ()) for token in tokens(value)]
+    return Inbound(
+        out,
+        length,
+        chunked,
+        persistent,
+        shareable,
+        keep_alive,
+        upgrades[0] if len(upgrades) == 1 else None,
+        seen[_GATEWAY_ERROR][0] if _GATEWAY_ERROR in seen else None,
+    )

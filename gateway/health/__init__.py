@@ -1,0 +1,1 @@
+"""What is learnt about endpoints while requests go to them."""

@@ -1,0 +1,97 @@
+"""The rest of an answer's body, and the end of its exchange.
+
+Rule: the exchange ends exactly once, by `finish` (proper end: the connection may serve
+again) or by `close` (anything else: it is broken). After either, `on_end` has been called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gateway.errors import BadResponse, UpstreamStalled, UpstreamTruncated
+from gateway.transport.connection import Connection
+from gateway.transport.upload import Upload
+
+if TYPE_CHECKING:
+    from gateway.transport.pool import EndpointPool
+
+
+class AnswerBody:
+    """A `ResponseBody` that reads from its connection as it is asked."""
+
+    __slots__ = ("_address", "_connection", "_idle_timeout", "_pool", "_shareable", "_upload", "on_end")
+
+    def __init__(
+        self,
+        pool: EndpointPool,
+        connection: Connection,
+        upload: Upload | None,
+        shareable: bool,
+        idle_timeout: float | None,
+        address: str,
+    ) -> None:
+        self._pool = pool
+        self._connection: Connection | None = connection
+        self._upload = upload
+        self._shareable = shareable
+        self._idle_timeout = idle_timeout
+        self._address = address
+        self.on_end: Callable[[], None] | None = None
+
+    def read(self) -> bytes:
+        connection = self._connection
+        if connection is None:
+            return b""
+        try:
+            data = connection.reader.read_body(self._idle_timeout)
+        except TimeoutError as error:
+            self.close()
+            raise UpstreamStalled(f"read body {self._address}: nothing for {self._idle_timeout} s") from error
+        except (OSError, EOFError) as error:
+            client_error = self._upload.client_error if self._upload is not None else None
+            self.close()
+            if client_error is not None:
+                raise client_error from error
+            raise UpstreamTruncated(f"read body {self._address}: {error}") from error
+        except BadResponse as error:
+            self.close()
+            raise UpstreamTruncated(f"read body {self._address}: {error.cause}") from error
+        except BaseException:
+            self.close()
+            raise
+        if not data:
+            self.finish()
+        return data
+
+    def finish(self) -> None:
+        """The answer is complete: give the connection back if it is fit."""
+        connection = self._connection
+        if connection is None:
+            return
+        upload = self._upload
+        if self._shareable and connection.reader.persistent and (upload is None or upload.done):
+            self._connection = None
+            self._pool.give_back(connection)
+            self._ended()
+            return
+        self.close()
+
+    def close(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        self._connection = None
+        upload = self._upload
+        if upload is not None:
+            upload.cancel()
+            if not upload.done:
+                # What was sent of the request must not look complete.
+                connection.stream.abort()
+        self._pool.discard(connection)
+        self._ended()
+
+    def _ended(self) -> None:
+        if self.on_end is not None:
+            on_end, self.on_end = self.on_end, None
+            on_end()

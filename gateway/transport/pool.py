@@ -1,0 +1,393 @@
+"""The connections to one endpoint, and one exchange over one of them.
+
+Rule: a connection is lent to one exchange at a time and comes back only when it is beyond
+doubt: the answer complete, nothing left over, the request sent whole, nobody's identity
+bound to it. The freshest idle one is lent first, so that the others can grow old and go.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any, cast
+
+from gevent import Timeout
+from gevent.event import AsyncResult
+from urllib3.connectionpool import HTTPConnectionPool
+
+from gateway.errors import (
+    BadResponse,
+    DeadlineExceeded,
+    GatewayError,
+    PoolFull,
+    ResponseTimeout,
+    UpstreamCut,
+    UpstreamReset,
+    UpstreamStale,
+)
+from gateway.exchange import Headers, Request, Response
+from gateway.headers import Head, Inbound
+from gateway.model import PoolSettings, Timeouts, Upstream
+from gateway.transport.answer import AnswerReader
+from gateway.transport.body import AnswerBody
+from gateway.transport.connection import Connection, PlainConnection, TlsConnection
+from gateway.transport.upload import Upload
+
+# Interface, Retries: what may not be sent twice rides a connection only when that was used
+# within this many seconds, because an upstream closes idle ones without a word.
+FRESH = 1.0
+# How long an upstream may keep `Expect: 100-continue` unanswered before the body is sent
+# all the same (RFC 9110 §10.1.1; Go and curl wait as long).
+CONTINUE_WAIT = 1.0
+
+
+class EndpointPool(HTTPConnectionPool):
+    """urllib3's pool for one host and port, its queue replaced by what a gateway needs."""
+
+    ConnectionCls: type[PlainConnection] | type[TlsConnection] = PlainConnection
+
+    def __init__(self, host: str, port: int, *, upstream: Upstream, address: str, hop: bytes, **kw: Any) -> None:
+        super().__init__(host, port, maxsize=1, **kw)
+        self._upstream = upstream
+        self._settings: PoolSettings = upstream.pool
+        self._address = address
+        self._hop = hop
+        self._idle: list[Connection] = []
+        self._waiting: deque[AsyncResult] = deque()
+        # Lent and idle together.
+        self.open = 0
+        # The endpoint is gone: what comes back is closed.
+        self.retired = False
+
+    def configure(self, upstream: Upstream) -> None:
+        """Take over settings that may have changed since the pool was made."""
+        self._upstream = upstream
+        self._settings = upstream.pool
+
+    # -- lending ------------------------------------------------------------------------
+
+    def _borrow(self, request: Request, timeouts: Timeouts, replayable: bool, fresh: bool) -> Connection:
+        now = time.monotonic()
+        if self._idle and not fresh:
+            found = self._freshest(now, replayable)
+            if found is not None:
+                request.reused = True
+                return found
+        limit = self._settings.max_connections
+        if limit and self.open >= limit and not self._make_room():
+            waited = self._wait(request, now)
+            if waited is not None:
+                request.reused = True
+                return waited
+            # The place that was kept for us; dialling takes it again.
+            self.open -= 1
+        request.reused = False
+        return self._dial(request, timeouts)
+
+    def _freshest(self, now: float, replayable: bool) -> Connection | None:
+        idle = self._idle
+        while idle:
+            connection = idle[-1]
+            age = now - connection.idle_since
+            if not replayable and age >= FRESH:
+                return None
+            idle.pop()
+            limit = connection.idle_limit
+            if (limit is None or age < limit) and connection.stream.is_quiet():
+                return connection
+            self.discard(connection)
+        return None
+
+    def _make_room(self) -> bool:
+        """Close the oldest idle connection for a fresh one."""
+        if not self._idle:
+            return False
+        self.discard(self._idle.pop(0))
+        return True
+
+    def _wait(self, request: Request, began: float) -> Connection | None:
+        """Wait in turn for a connection (or, None, for room to make one)."""
+        turn: AsyncResult = AsyncResult()
+        self._waiting.append(turn)
+        try:
+            lent = turn.get(timeout=self._settings.queue_timeout)
+        except BaseException as error:
+            self._give_up_turn(turn)
+            request.queue_s += time.monotonic() - began
+            if isinstance(error, Timeout):
+                raise PoolFull(
+                    f"pool of {self._address}: all {self._settings.max_connections} connections in use "
+                    f"for {self._settings.queue_timeout} s"
+                ) from error
+            raise
+        request.queue_s += time.monotonic() - began
+        return cast("Connection | None", lent)
+
+    def _give_up_turn(self, turn: AsyncResult) -> None:
+        if turn in self._waiting:
+            self._waiting.remove(turn)
+        elif turn.ready():
+            # It was served at the same moment: pass on what it got.
+            lent = turn.get()
+            if lent is not None:
+                self._put(lent)
+            else:
+                self.open -= 1
+                self._room_left()
+
+    def _dial(self, request: Request, timeouts: Timeouts) -> Connection:
+        """A fresh connection; its place among `max_connections` is taken before it is made."""
+        self.open += 1
+        began = time.monotonic()
+        try:
+            connection = cast("Connection", self._new_conn())
+            connection.open(self._address, timeouts.connect)
+        except BaseException:
+            self.open -= 1
+            self._room_left()
+            raise
+        finally:
+            request.connect_s += time.monotonic() - began
+        connection.idle_limit = self._settings.idle_timeout
+        # Readable while idle is closed, or bytes that nobody asked for: either way unfit.
+        connection.stream.on_readable = lambda: self._disturbed(connection)
+        return connection
+
+    def discard(self, connection: Connection) -> None:
+        """Close a connection and let somebody who waits take its place."""
+        connection.stream.close()
+        self.open -= 1
+        self._room_left()
+
+    def _room_left(self) -> None:
+        if self._waiting and self.open < self._settings.max_connections:
+            self.open += 1
+            turn = self._waiting.popleft()
+            turn.set(None)
+
+    def give_back(self, connection: Connection) -> None:
+        """Take a connection whose exchange ended properly."""
+        connection.served += 1
+        self._put(connection)
+
+    def _put(self, connection: Connection) -> None:
+        if self._waiting:
+            self._waiting.popleft().set(connection)
+            return
+        if self.retired or len(self._idle) >= self._settings.max_idle:
+            self.discard(connection)
+            return
+        connection.idle_since = time.monotonic()
+        self._idle.append(connection)
+        connection.stream.watch()
+
+    def _disturbed(self, connection: Connection) -> None:
+        if connection in self._idle and not connection.stream.is_quiet():
+            self._idle.remove(connection)
+            self.discard(connection)
+
+    def expire(self, now: float) -> None:
+        """Close what has been idle for too long (or, once retired, everything idle)."""
+        keep: list[Connection] = []
+        gone: list[Connection] = []
+        for connection in self._idle:
+            limit = connection.idle_limit
+            stale = self.retired or (limit is not None and now - connection.idle_since >= limit)
+            (gone if stale else keep).append(connection)
+        if gone:
+            self._idle = keep
+            for connection in gone:
+                self.discard(connection)
+
+    def retire(self) -> None:
+        """The endpoint is gone: close what is idle, and the rest as it comes back."""
+        self.retired = True
+        self.expire(time.monotonic())
+
+    # -- one exchange -------------------------------------------------------------------
+
+    def send(
+        self,
+        request: Request,
+        head: Head,
+        timeouts: Timeouts,
+        *,
+        replayable: bool,
+        fresh: bool = False,
+        deadline: float | None = None,
+    ) -> Response:
+        """Send one request and return its answer as soon as the head is complete.
+
+        `replayable`: the request may be sent again, so a connection that has been idle for
+        long will do. `fresh`: only a new connection will. `deadline`: monotonic seconds
+        that end everything up to the head. Raises a GatewayError; never anything of urllib3.
+        """
+        connection = self._borrow(request, _within(timeouts, deadline), replayable, fresh)
+        upload: Upload | None = None
+        settled = False
+        try:
+            limit = timeouts.response if deadline is None else _sooner(timeouts.response, deadline)
+            connection.reader.begin(self._upstream.limits)
+            upload = self._send_request(connection, request, head, timeouts, limit)
+            judged = self._read_head(connection, request, upload, limit)
+            response = self._answer(connection, request, head, judged, upload, timeouts)
+            settled = True
+            return response
+        except BadResponse as error:
+            error.cause = f"read head {self._address}: {error.cause}"
+            raise
+        except (OSError, EOFError) as error:
+            raise self._explain(error, connection, request, upload, timeouts, deadline) from error
+        finally:
+            if not settled:
+                if upload is not None:
+                    upload.cancel()
+                connection.stream.abort()
+                self.discard(connection)
+
+    def _send_request(
+        self, connection: Connection, request: Request, head: Head, timeouts: Timeouts, limit: float | None
+    ) -> Upload | None:
+        stream = connection.stream
+        body = request.body
+        if body is None:
+            stream.send(head.data, timeouts.write)
+            return None
+        if body.complete:
+            data = body.read()
+            if request.chunked:
+                data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+            stream.send(head.data + data, timeouts.write)
+            return None
+        stream.send(head.data, timeouts.write)
+        upload = Upload(connection.reader, stream, body, request.chunked, timeouts.write, limit)
+        if not body.expects_continue:
+            upload.start()
+        return upload
+
+    def _read_head(
+        self, connection: Connection, request: Request, upload: Upload | None, limit: float | None
+    ) -> Inbound:
+        reader = connection.reader
+        head_request = request.method == b"HEAD"
+        if upload is None:
+            reader.timeout = limit
+        elif request.body is not None and request.body.expects_continue:
+            return self._read_head_expecting(reader, request, upload, head_request)
+        return reader.read_head(head_request, request.interim, self._hop)
+
+    def _read_head_expecting(
+        self, reader: AnswerReader, request: Request, upload: Upload, head_request: bool
+    ) -> Inbound:
+        """Wait for `100 Continue` (or the refusal), then let the body go."""
+
+        def interim(status: int, headers: Headers) -> None:
+            if status == 100:
+                reader.timeout = None
+                upload.start()
+            elif request.interim is not None:
+                request.interim(status, headers)
+
+        reader.timeout = CONTINUE_WAIT
+        try:
+            return reader.read_head(head_request, interim, self._hop)
+        except TimeoutError:
+            if reader.started or upload.started:
+                raise
+        reader.timeout = None
+        upload.start()
+        return reader.read_head(head_request, request.interim, self._hop)
+
+    def _answer(
+        self,
+        connection: Connection,
+        request: Request,
+        head: Head,
+        judged: Inbound,
+        upload: Upload | None,
+        timeouts: Timeouts,
+    ) -> Response:
+        reader = connection.reader
+        if reader.status == 101:
+            raise BadResponse(f"{self._address}: 101 that nobody asked for")
+        if judged.keep_alive is not None:
+            self._shorten(connection, judged.keep_alive)
+        if judged.gateway_error is not None:
+            request.cause = f"the upstream answered Gateway-Error: {judged.gateway_error[:80].decode('latin-1')}"
+        shareable = head.shareable and judged.shareable
+        bodyless = request.method == b"HEAD" or reader.status in (204, 304)
+        response = Response(
+            reader.status,
+            reader.reason,
+            judged.headers,
+            content_length=None if judged.chunked else judged.content_length,
+            bodyless=bodyless,
+        )
+        body = AnswerBody(self, connection, upload, shareable, timeouts.idle, self._address)
+        if reader.complete:
+            pieces = reader.pieces
+            response.data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            body.finish()
+        else:
+            if reader.pieces:
+                response.data = b"".join(reader.pieces)
+                reader.pieces = []
+            response.stream = body
+        return response
+
+    def _shorten(self, connection: Connection, told: int) -> None:
+        """The upstream says how long it keeps idle connections: be a second ahead of it."""
+        limit = self._settings.idle_timeout
+        lowered = float(max(told - 1, 0))
+        connection.idle_limit = lowered if limit is None else min(limit, lowered)
+
+    def _explain(
+        self,
+        error: OSError | EOFError,
+        connection: Connection,
+        request: Request,
+        upload: Upload | None,
+        timeouts: Timeouts,
+        deadline: float | None,
+    ) -> GatewayError:
+        """What a failed read or write means, with endpoint, phase and duration."""
+        reader = connection.reader
+        if upload is not None and upload.client_error is not None:
+            return upload.client_error
+        cause = error
+        if upload is not None and upload.failed is not None:
+            cause = upload.failed
+        phase = "write request" if upload is not None and not upload.done else "read head"
+        story = (
+            f"{phase} {self._address}: {cause} "
+            f"({'reused' if request.reused else 'fresh'} connection, exchange {connection.served + 1})"
+        )
+        if isinstance(cause, TimeoutError):
+            if deadline is not None and time.monotonic() >= deadline:
+                return DeadlineExceeded(f"{story}; total {timeouts.total} s")
+            limit = timeouts.write if phase == "write request" else timeouts.response
+            return ResponseTimeout(f"{story} after {limit} s")
+        if reader.started:
+            return UpstreamCut(f"{story}, in the middle of the answer's head")
+        if request.reused:
+            return UpstreamStale(story)
+        return UpstreamReset(story)
+
+
+class TlsEndpointPool(EndpointPool):
+    """The same over TLS."""
+
+    scheme = "https"
+    ConnectionCls = TlsConnection
+
+
+def _sooner(timeout: float | None, deadline: float) -> float:
+    left = max(deadline - time.monotonic(), 0.0)
+    return left if timeout is None else min(timeout, left)
+
+
+def _within(timeouts: Timeouts, deadline: float | None) -> Timeouts:
+    """The same timeouts with `connect` cut to what the deadline leaves."""
+    if deadline is None:
+        return timeouts
+    return Timeouts(_sooner(timeouts.connect, deadline), timeouts.write, timeouts.response, timeouts.idle)

@@ -1,0 +1,85 @@
+"""Every pool of a worker, by endpoint and TLS settings.
+
+Rule: what an endpoint is for the network decides whether connections may be shared: its
+key, the server name and the TLS settings. Pools outlive snapshots; those that no snapshot
+names any more are retired.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from urllib3 import PoolManager
+
+from gateway.model import Endpoint, TlsSettings, Upstream
+from gateway.transport import tls
+from gateway.transport.pool import EndpointPool, TlsEndpointPool
+
+PoolKey = tuple[str, tuple[str, str, int, bytes], str | None, TlsSettings | None]
+
+
+class Transport(PoolManager):
+    """urllib3's PoolManager with our pools plugged in. `hop` is our entry for Via in answers."""
+
+    def __init__(self, hop: bytes) -> None:
+        super().__init__(num_pools=1)
+        self.pool_classes_by_scheme = {"http": EndpointPool, "https": TlsEndpointPool}
+        self._hop = hop
+        # urllib3's own container drops the least recently used pool; ours are dropped by
+        # `keep` alone.
+        self._by_endpoint: dict[PoolKey, EndpointPool] = {}
+        self._contexts: dict[tuple[str, TlsSettings], Any] = {}
+
+    def prepare(self, upstream: Upstream) -> None:
+        """Make what takes long (TLS contexts) ahead of traffic. Raises ConfigError."""
+        settings = upstream.tls
+        if settings is None and upstream.scheme == "https":
+            settings = TlsSettings()
+        if settings is not None:
+            self._context(upstream.name, settings)
+
+    def _context(self, upstream: str, settings: TlsSettings) -> Any:
+        key = (upstream, settings)
+        if key not in self._contexts:
+            self._contexts[key] = tls.context(settings)
+        return self._contexts[key]
+
+    def pool(self, upstream: Upstream, endpoint: Endpoint) -> EndpointPool:
+        """The pool of an endpoint, made when it is first asked for. Opens nothing."""
+        settings = (upstream.tls or TlsSettings()) if endpoint.scheme == "https" else None
+        key = (upstream.name, endpoint.key, endpoint.server_name, settings)
+        found = self._by_endpoint.get(key)
+        if found is None or found.retired:
+            found = self._by_endpoint[key] = self._make(upstream, endpoint, settings)
+        found.configure(upstream)
+        return found
+
+    def _make(self, upstream: Upstream, endpoint: Endpoint, settings: TlsSettings | None) -> EndpointPool:
+        context: dict[str, Any] = {"upstream": upstream, "address": endpoint.address, "hop": self._hop}
+        if settings is not None:
+            name = settings.server_name or endpoint.server_name or endpoint.host
+            context |= {"ssl_context": self._context(upstream.name, settings), "server_hostname": name}
+            if not settings.verify:
+                context["assert_hostname"] = False
+        made = self._new_pool(endpoint.scheme, endpoint.host, endpoint.port, context)
+        assert isinstance(made, EndpointPool)
+        return made
+
+    def keep(self, pools: Iterable[EndpointPool]) -> None:
+        """Retire every pool that is not among `pools`."""
+        wanted = {id(pool) for pool in pools}
+        for key, pool in list(self._by_endpoint.items()):
+            if id(pool) not in wanted:
+                del self._by_endpoint[key]
+                pool.retire()
+
+    def expire(self) -> None:
+        """Close connections that have been idle for too long, everywhere."""
+        now = time.monotonic()
+        for pool in list(self._by_endpoint.values()):
+            pool.expire(now)
+
+    def close(self) -> None:
+        self.keep(())

@@ -1,0 +1,95 @@
+"""Sending a request's body in a greenlet of its own while the answer is awaited.
+
+Rule: an upload that is cut never looks complete to the upstream: the connection is broken
+instead. An upstream that stops reading to answer early (413, 401) is heard: a failed write
+is only noted, and reading goes on.
+"""
+
+from __future__ import annotations
+
+from gevent import Greenlet
+
+from gateway.errors import ClientError
+from gateway.exchange import RequestBody
+from gateway.stream import Stream
+from gateway.transport.answer import AnswerReader
+
+
+class Upload:
+    """One body on its way. `done`: all of it was sent. `client_error`: the client's side
+    failed. `failed`: the upstream's side did."""
+
+    __slots__ = (
+        "_body",
+        "_chunked",
+        "_greenlet",
+        "_reader",
+        "_response_timeout",
+        "_stream",
+        "_write_timeout",
+        "client_error",
+        "done",
+        "failed",
+    )
+
+    def __init__(
+        self,
+        reader: AnswerReader,
+        stream: Stream,
+        body: RequestBody,
+        chunked: bool,
+        write_timeout: float | None,
+        response_timeout: float | None,
+    ) -> None:
+        self._reader = reader
+        self._stream = stream
+        self._body = body
+        self._chunked = chunked
+        self._write_timeout = write_timeout
+        self._response_timeout = response_timeout
+        self._greenlet: Greenlet | None = None
+        self.done = False
+        self.failed: OSError | None = None
+        self.client_error: ClientError | None = None
+
+    def start(self) -> None:
+        self._greenlet = Greenlet.spawn(self._run)
+
+    @property
+    def started(self) -> bool:
+        return self._greenlet is not None
+
+    def cancel(self) -> None:
+        """Stop reading the body; harmless when it has ended."""
+        if self._greenlet is not None and not self._greenlet.dead:
+            self._greenlet.kill()
+
+    def _run(self) -> None:
+        try:
+            self._pump()
+        except ClientError as error:
+            self.client_error = error
+            self._stream.abort()
+        except TimeoutError as error:
+            # Only the stream to the upstream raises it; the client's side has its own.
+            self.failed = error
+            self._stream.abort()
+        except OSError as error:
+            # Perhaps the upstream answered before it closed: the reader will find out.
+            self.failed = error
+        else:
+            self.done = True
+            if not self._reader.parsed:
+                # The wait for the head is limited from the request's end on.
+                self._reader.timeout = self._response_timeout
+                self._stream.limit(self._response_timeout)
+
+    def _pump(self) -> None:
+        send = self._stream.send
+        while True:
+            piece = self._body.read()
+            if not piece:
+                break
+            send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece, self._write_timeout)
+        if self._chunked:
+            send(b"0\r\n\r\n", self._write_timeout)

@@ -1,0 +1,203 @@
+"""The second door: a `Request` from a WSGI environ, a `Response` through start_response.
+
+Rule: PEP 3333, and as little lost as an environ allows: duplicates that the server joined
+and the case of names cannot be had back. Our own worker puts the `Request` that it parsed
+into the environ (`gateway.request`), and then nothing is lost.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from gateway.errors import BadRequest, BodyTooLarge, ClientClosed, ClientError, GatewayError
+from gateway.exchange import Headers, Request, Response
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+PIECE = 64 * 1024
+
+# Names whose usual spelling is not a capital after each hyphen.
+_SPELLING = {"Te": "TE", "Dnt": "DNT", "Etag": "ETag", "Www-Authenticate": "WWW-Authenticate"}
+
+
+def request(environ: WSGIEnvironment, started: float, body_limit: int) -> Request:
+    """The request that an environ describes. Raises a ClientError."""
+    parsed = environ.get("gateway.request")
+    if isinstance(parsed, Request):
+        return parsed
+    headers = _headers(environ)
+    length = _content_length(environ)
+    chunked = length is None and bool(environ.get("HTTP_TRANSFER_ENCODING"))
+    made = Request(
+        environ["REQUEST_METHOD"].encode("latin-1"),
+        _target(environ),
+        headers,
+        started=started,
+        peer=environ.get("REMOTE_ADDR") or "",
+        scheme=environ["wsgi.url_scheme"],
+        port=int(environ.get("SERVER_PORT") or 0),
+        http11=environ.get("SERVER_PROTOCOL") == "HTTP/1.1",
+        content_length=length,
+        chunked=chunked,
+    )
+    if chunked or length:
+        made.body = WsgiBody(environ["wsgi.input"], made, length, body_limit)
+    return made
+
+
+def _headers(environ: WSGIEnvironment) -> Headers:
+    headers: Headers = []
+    for key, value in environ.items():
+        if key.startswith("HTTP_"):
+            name = key[5:].replace("_", "-").title()
+        elif key == "CONTENT_TYPE" and value:
+            name = "Content-Type"
+        else:
+            continue
+        headers.append((_SPELLING.get(name, name).encode("latin-1"), value.encode("latin-1")))
+    return headers
+
+
+def _content_length(environ: WSGIEnvironment) -> int | None:
+    told = environ.get("CONTENT_LENGTH")
+    if not told or environ.get("HTTP_TRANSFER_ENCODING"):
+        return None
+    if not told.isdigit():
+        raise BadRequest(f"Content-Length {told[:40]!r}")
+    return int(told)
+
+
+def _target(environ: WSGIEnvironment) -> bytes:
+    """The target as it came where the server tells (RAW_URI: gunicorn; REQUEST_URI: others)."""
+    raw = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+    if raw:
+        return str(raw).encode("latin-1")
+    decoded = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    path = quote(decoded.encode("latin-1"), safe="/!$&'()*+,;=:@~")
+    query = environ.get("QUERY_STRING", "")
+    return (f"{path or '/'}?{query}" if query else path or "/").encode("latin-1")
+
+
+class WsgiBody:
+    """A `RequestBody` over wsgi.input."""
+
+    __slots__ = ("_input", "_left", "_limit", "_pieces", "_request", "complete", "expects_continue")
+
+    def __init__(self, stream: Any, request: Request, length: int | None, limit: int) -> None:
+        if limit and length is not None and length > limit:
+            raise BodyTooLarge(f"Content-Length {length}, at most {limit}")
+        self._input = stream
+        self._request = request
+        self._left = length
+        self._limit = limit
+        # gunicorn's read(n) waits for n bytes; these give what there is (private: tested).
+        reader = getattr(stream, "reader", None)
+        if length is not None and hasattr(reader, "unreader"):
+            self._pieces: Callable[[], bytes] | None = lambda: self._counted_piece(reader)
+        elif reader is not None and hasattr(reader, "parser"):
+            chunks = reader.parser
+            self._pieces = lambda: next(chunks, b"")
+        else:
+            self._pieces = None
+        self.complete = False
+        self.expects_continue = False
+
+    def read(self) -> bytes:
+        if self._left == 0:
+            return b""
+        try:
+            piece = self._pieces() if self._pieces is not None else self._read()
+        except ClientError:
+            raise
+        except OSError as error:
+            # gunicorn's errors for a bad or cut chunked body are OSErrors, too.
+            raise (ClientClosed if "NoMoreData" in type(error).__name__ or error.errno else BadRequest)(
+                f"reading the body: {type(error).__name__}: {error}"
+            ) from error
+        self._request.bytes_in += len(piece)
+        if self._left is not None:
+            self._left -= len(piece)
+            if not piece:
+                raise ClientClosed(f"the body ended with {self._left} bytes to come")
+        if self._limit and self._request.bytes_in > self._limit:
+            raise BodyTooLarge(f"more than {self._limit} bytes")
+        return piece
+
+    def _read(self) -> bytes:
+        size = PIECE if self._left is None else min(PIECE, self._left)
+        data: bytes = self._input.read(size)
+        return data
+
+    def _counted_piece(self, reader: Any) -> bytes:
+        left = self._left or 0
+        piece: bytes = reader.unreader.take_buffered() or reader.unreader.chunk(min(left, PIECE))
+        if len(piece) > left:
+            reader.unreader.unread(piece[left:])
+            piece = piece[:left]
+        reader.length -= len(piece)
+        return piece
+
+
+class WsgiAnswer:
+    """The iterable that a WSGI server writes; also our own worker's way to the `Response`."""
+
+    def __init__(
+        self,
+        response: Response,
+        finish: Callable[[int, GatewayError | None], None],
+    ) -> None:
+        self.response = response
+        self._finish = finish
+        self._sent = 0
+        self._ended = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        response = self.response
+        error: GatewayError | None = None
+        try:
+            if response.bodyless:
+                return
+            # The head goes out with the first piece, even an empty one: at once.
+            self._sent += len(response.data)
+            yield response.data
+            stream = response.stream
+            while stream is not None:
+                piece = stream.read()
+                if not piece:
+                    break
+                self._sent += len(piece)
+                yield piece
+        except GatewayError as failure:
+            error = failure
+            # The one way to make a WSGI server break the connection: the body is cut.
+            raise ConnectionResetError(errno.ECONNRESET, "the upstream's answer broke off") from failure
+        except GeneratorExit:
+            error = ClientClosed("the client went away in the middle of the answer")
+            raise
+        finally:
+            self._end(error)
+
+    def _end(self, error: GatewayError | None) -> None:
+        if not self._ended:
+            self._ended = True
+            if self.response.stream is not None:
+                self.response.stream.close()
+            self._finish(self._sent, error)
+
+    def close(self) -> None:
+        """Called by the server in every case (PEP 3333): a body that was not read to its end
+        means that the client is gone."""
+        unread = self.response.stream is not None and not self.response.bodyless
+        self._end(ClientClosed("the client went away before the answer") if unread else None)
+
+
+def start(response: Response, start_response: StartResponse) -> None:
+    """Hand the head to the server. Framing is the server's, but for a length that is known."""
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers]
+    if response.content_length is not None and response.status != 204 and response.status >= 200:
+        headers.append(("Content-Length", str(response.content_length)))
+    start_response(f"{response.status} {response.reason.decode('latin-1')}", headers)
