@@ -61,12 +61,8 @@ class Router:
     __slots__ = ("_by_host", "_hostless", "_labels", "_one_priority", "_ordered", "_wildcards")
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        pairs = ((route, match) for route in routes for match in route.matches)
-        try:
-            self._ordered = sorted(pairs, key=lambda pair: precedence(*pair))
-            candidates = [_compile(rank, *pair) for rank, pair in enumerate(self._ordered)]
-        except (ClientError, ValueError, re.error) as error:
-            raise ConfigError(f"the routes cannot be used: {error}") from error
+        candidates = sorted(_compiled(routes), key=lambda one: one.order)
+        self._ordered = tuple((one.route, one.match) for one in candidates)
         self._one_priority = len({route.priority for route in routes}) < 2
         tables = {host: _Paths(group) for host, group in _grouped((one.host, one) for one in candidates).items()}
         self._hostless = tuple(table for host, table in tables.items() if host == b"")
@@ -89,7 +85,7 @@ class Router:
         for table in self._by_host.get(host) or self._beyond(host):
             for candidates in table.find(path):
                 for candidate in candidates:
-                    if best is not None and best.rank < candidate.rank:
+                    if best is not None and best.order < candidate.order:
                         break
                     if not candidate.plain:
                         asked = asked or _Asked(method, query, headers)
@@ -113,12 +109,13 @@ class Router:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """One match of a route, compiled. `rank`: its place in the total order. `host`: in
-    normal form, a wildcard with its `*.`, empty for any. Of `path`, `prefix` (without
-    trailing slash) and `pattern` one is set."""
+    """One match of a route, compiled. `order`: its precedence, and its place where that
+    says nothing. `host`: in normal form, a wildcard with its `*.`, empty for any. Of
+    `path`, `prefix` (without trailing slash) and `pattern` one is set."""
 
-    rank: int
+    order: tuple[int, ...]
     route: Route
+    match: Match
     host: bytes
     path: bytes | None
     prefix: bytes | None
@@ -129,14 +126,24 @@ class _Candidate:
     plain: bool
 
 
-def _compile(rank: int, route: Route, match: Match) -> _Candidate:
+def _compiled(routes: Sequence[Route]) -> Iterator[_Candidate]:
+    pairs = ((route, match) for route in routes for match in route.matches)
+    for place, (route, match) in enumerate(pairs):
+        try:
+            yield _compile(place, route, match)
+        except (ClientError, ValueError, IndexError, re.error) as error:
+            raise ConfigError(f"route {route.name!r}: {error}") from error
+
+
+def _compile(place: int, route: Route, match: Match) -> _Candidate:
     if route.rewrite is not None and route.rewrite.regex is not None:
         route.rewrite.regex.sub(route.rewrite.to or b"", b"")  # a bad group number says so now
     everything = match.path is None and match.regex is None and match.prefix is None
     prefix = "/" if everything else match.prefix
     return _Candidate(
-        rank=rank,
+        order=(*precedence(route, match), place),
         route=route,
+        match=match,
         host=_host(match.host),
         path=None if match.path is None else written(match.path),
         prefix=None if prefix is None else written_prefix(prefix),
@@ -163,7 +170,7 @@ def _grouped(pairs: Iterable[tuple[bytes, _Candidate]]) -> dict[bytes, list[_Can
 
 
 class _Paths:
-    """The candidates of one host by what they say of the path, each list by rank."""
+    """The candidates of one host by what they say of the path, each list in order."""
 
     __slots__ = ("_deepest", "_depths", "_exact", "_patterns", "_prefixes")
 

@@ -126,7 +126,7 @@ _slashes = re.compile(rb"//+").sub
 _triplets = re.compile(rb"(%[0-9A-Fa-f]?)??(%[0-9A-Fa-f]{2})").sub
 # On a path whose triplets are settled. `;` ends a segment's name here: servers that know
 # path parameters cut them off before they look for dots.
-_refused = re.compile(rb"%00|(?:[/\\]|%2F|%5C)\.\.?(?:[/\\;]|%2F|%5C|\Z)").search
+_dot_segment = re.compile(rb"(?:[/\\]|%2F|%5C)\.\.?(?:[/\\;]|%2F|%5C|\Z)").search
 
 _UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 _HEX = b"0123456789ABCDEFabcdef"
@@ -152,9 +152,12 @@ def normal(path: bytes) -> bytes:
         raise BadRequest(f"path {path[:80]!r} does not begin with a slash")
     if b"%" in path:
         path = _triplets(_settle, path)
-    path = _slashes(b"/", path)
-    if _refused(path):
-        raise BadPath(f"path {path[:80]!r}")
+    if b"//" in path:
+        path = _slashes(b"/", path)
+    if b"%00" in path:
+        raise BadPath(f"an encoded NUL in {path[:80]!r}")
+    if b"." in path and _dot_segment(path):
+        raise BadPath(f"a dot segment in {path[:80]!r}")
     return path
 
 
