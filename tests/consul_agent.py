@@ -6,12 +6,16 @@ Rule: everything is the real agent's; `services.Consul` starts and stops it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import signal
 import socket
 import tempfile
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -24,12 +28,12 @@ class LastingConsul(services.Consul):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        http, server, lan, wan = self.port, *services.free_ports(3)
+        server, lan, wan = services.free_ports(3)
         config = folder / "consul.json"
         settings = {
             "server": True, "bootstrap": True, "data_dir": str(folder / "data"), "node_name": "one",
             "bind_addr": "127.0.0.1", "client_addr": "127.0.0.1", "log_level": "warn",
-            "ports": {"http": http, "server": server, "serf_lan": lan, "serf_wan": wan, "dns": -1, "grpc": -1},
+            "ports": {"http": self.port, "server": server, "serf_lan": lan, "serf_wan": wan, "dns": -1, "grpc": -1},
             # Elections of a server of one need not wait for others.
             "performance": {"raft_multiplier": 1},
         }  # fmt: skip
@@ -59,12 +63,28 @@ class LastingConsul(services.Consul):
         self.server.send(signal.SIGCONT)
 
 
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """One request that went by: when (monotonic), on which connection, its request line."""
+
+    at: float
+    connection: int
+    line: str
+
+    @property
+    def service(self) -> str:
+        """The service that was asked for; "" when it was something else."""
+        _, found, rest = self.line.partition("/v1/health/service/")
+        return rest.split("?", 1)[0] if found else ""
+
+
 class CountingWire:
-    """A TCP relay that keeps every request line that went through it to the agent."""
+    """A TCP relay before the agent that notes every request that goes through it."""
 
     def __init__(self, port: int) -> None:
         self._to = port
-        self._lines: list[str] = []
+        self._polls: list[Poll] = []
+        self._open: set[int] = set()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -79,42 +99,47 @@ class CountingWire:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
-    def lines(self) -> list[str]:
+    def polls(self, since: float = 0.0) -> list[Poll]:
         with self._lock:
-            return list(self._lines)
+            return [poll for poll in self._polls if poll.at >= since]
 
-    def asked(self) -> list[str]:
-        """The services that were asked for, in order."""
-        return [line.split("/v1/health/service/", 1)[1].split("?", 1)[0] for line in self.lines()]
+    def everyone_polled(self, service: str, since: float, number: int) -> bool:
+        """Whether so many who ask for a service have asked since then and have the answer behind them:
+        each keeps one connection, and asks again only when it has dealt with the last answer."""
+        with self._lock:
+            asking = {poll.connection for poll in self._polls if poll.service == service} & self._open
+            asked = Counter(poll.connection for poll in self._polls if poll.at >= since)
+        return len(asking) == number and all(asked[connection] >= 2 for connection in asking)
 
     def _accept(self) -> None:
-        while True:
+        for connection in itertools.count():
             try:
                 client, _ = self._listener.accept()
             except OSError:
                 return  # closed
-            threading.Thread(target=self._relay, args=(client,), daemon=True).start()
+            threading.Thread(target=self._relay, args=(client, connection), daemon=True).start()
 
-    def _relay(self, client: socket.socket) -> None:
+    def _relay(self, client: socket.socket, connection: int) -> None:
         try:
             agent = socket.create_connection(("127.0.0.1", self._to), timeout=5)
         except OSError:
             client.close()
             return
         agent.settimeout(None)
+        self._open.add(connection)
         back = threading.Thread(target=self._copy, args=(agent, client), daemon=True)
         back.start()
-        self._copy(client, agent, count=True)
+        self._copy(client, agent, connection)
         back.join()
+        self._open.discard(connection)
         client.close()
         agent.close()
 
-    def _copy(self, source: socket.socket, target: socket.socket, count: bool = False) -> None:
-        # A poll's head is one small packet and has no body, so lines are not split between reads.
+    def _copy(self, source: socket.socket, target: socket.socket, connection: int | None = None) -> None:
         try:
             while data := source.recv(65536):
-                if count:
-                    self._note(data)
+                if connection is not None:
+                    self._note(data, connection)
                 target.sendall(data)
         except OSError:
             pass  # one side was killed; the other is told below
@@ -122,7 +147,8 @@ class CountingWire:
             with contextlib.suppress(OSError):
                 end.shutdown(how)
 
-    def _note(self, data: bytes) -> None:
+    def _note(self, data: bytes, connection: int) -> None:
+        # A poll is one small packet without a body: its line is never split between reads.
         line = data.split(b"\r\n", 1)[0].decode("latin-1")
         with self._lock:
-            self._lines.append(line)
+            self._polls.append(Poll(time.monotonic(), connection, line))

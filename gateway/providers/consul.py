@@ -2,9 +2,8 @@
 
 Rule: an answer counts only when it is Consul's and whole. Whatever else happens (refused,
 late, 500, 403, a login page, half a list) is an error, and an error is not an update. An
-empty list from a registry that has just lost its memory (no leader known, or an index that
-went back: it starts to count at 1 again) is not believed either: on its return after a
-crash it would take down every upstream until the last service has registered anew.
+empty list is doubted when the registry has just been away or has lost its memory, because
+on its return every service is critical or unknown for a while: `Belief` says for how long.
 
 python-consul2 builds the query (`Consul.Health`); its client is not used, because there the
 environment beats the arguments, proxies and redirects are followed with the token, and
@@ -35,8 +34,17 @@ LEAST_TIMEOUT, MOST_TIMEOUT = 1.0, 5.0
 MOST_BYTES = 64 * 1024 * 1024
 
 
+# So many empty answers are doubted after a failure: checks need their first interval (10 s
+# are usual) before anything passes.
+DOUBTED = 3
+
+
 class RegistryError(Exception):
     """The registry gave no answer that can be used; the text says why."""
+
+
+class DoubtfulError(RegistryError):
+    """An empty answer that may well be the registry's fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +210,48 @@ def _name(service: Mapping[str, Any], node: Mapping[str, Any]) -> str:
     return one_line(f"service {service.get('ID')!r} on node {node.get('Node')!r}")
 
 
+@dataclass(slots=True)
+class Belief:
+    """Whether an empty answer means that there is no instance, judged by what came before it.
+
+    It is doubted when nothing is to be lost by doubting, that is while instances are known, and
+    - the server knows no leader: it may not have read its own log yet;
+    - the index went back: the registry counts from 1 again and has forgotten everything. This
+      holds until it names an instance;
+    - the registry was away until now: then `DOUBTED` times.
+    """
+
+    index: int | None = None
+    some_known: bool = False
+    forgot: bool = False
+    doubts: int = 0
+
+    def failed(self) -> None:
+        """No answer at all."""
+        self.doubts = DOUBTED
+
+    def judge(self, answer: Answer, empty: bool) -> None:
+        """Raises `DoubtfulError` when an empty answer is not to be believed."""
+        before = self.index
+        if answer.index is not None:
+            self.index = answer.index
+        if not empty:
+            self.some_known, self.forgot, self.doubts = True, False, 0
+            return
+        if not self.some_known:
+            return
+        if before is not None and answer.index is not None and answer.index < before:
+            self.forgot = True
+        if self.forgot:
+            raise DoubtfulError(f"an empty answer from a registry that lost its memory (index {answer.index})")
+        if not answer.known_leader:
+            raise DoubtfulError("an empty answer from a server that knows no leader")
+        if self.doubts > 0:
+            self.doubts -= 1
+            raise DoubtfulError("an empty answer from a registry that was away until now")
+        self.some_known = False
+
+
 # -- the loop -------------------------------------------------------------------------
 
 
@@ -225,8 +275,7 @@ class ConsulProvider:
         self._names = names
         self._random = random
         self._journal = Journal(upstream, clock)
-        # Of the last answer that was believed.
-        self._index: int | None = None
+        self._belief = Belief()
 
     @property
     def status(self) -> Status:
@@ -241,7 +290,10 @@ class ConsulProvider:
         self._journal.attempt()
         try:
             endpoints = self._endpoints()
+        except DoubtfulError as error:
+            return self._failed(str(error))
         except RegistryError as error:
+            self._belief.failed()
             return self._failed(str(error))
         except Exception as error:
             # A poll that dies is worse than whatever this was: it would never be noticed.
@@ -257,10 +309,7 @@ class ConsulProvider:
     def _endpoints(self) -> tuple[Endpoint, ...]:
         answer = self._ask()
         told, bad = decode(answer.payload, self._of)
-        if not told:
-            self._believe_empty(answer)
-        if answer.index is not None:
-            self._index = answer.index
+        self._belief.judge(answer, empty=not told)
         # An agent may be told a name in the place of an address.
         errors = self._names.refresh(e.host for e in told if is_name(e))
         found = expand(told, self._names.addresses)
@@ -269,12 +318,6 @@ class ConsulProvider:
         endpoints, refused = allowed(found, self._deny)
         self._journal.refused((*bad, *errors, *refused))
         return endpoints
-
-    def _believe_empty(self, answer: Answer) -> None:
-        if not answer.known_leader:
-            raise RegistryError("an empty answer from a server that knows no leader")
-        if answer.index is not None and self._index is not None and answer.index < self._index:
-            raise RegistryError(f"an empty answer at index {answer.index}, which was {self._index} before")
 
 
 def make(

@@ -163,14 +163,38 @@ def test_names_that_cannot_be_looked_up_are_an_error_only_when_nothing_is_left()
         (good(index=8, known_leader=False), False),
     ],
 )
-def test_an_empty_answer_is_not_believed_from_a_registry_that_lost_its_memory(second: Answer, believed: bool) -> None:
+def test_an_empty_answer_is_doubted_from_a_registry_that_lost_its_memory(second: Answer, believed: bool) -> None:
     _, told, _ = consul(good(instance(), index=7), second)
     assert told[1].endpoints == (() if believed else None)
 
 
-def test_instances_are_believed_at_any_index_and_set_the_new_mark() -> None:
-    _, told, _ = consul(good(instance(), index=900), good(index=5), good(instance("10.0.0.2"), index=6), good(index=6))
-    assert [u.endpoints for u in told] == [at("10.0.0.1"), None, at("10.0.0.2"), ()]
+def test_a_registry_that_lost_its_memory_is_believed_when_it_names_an_instance() -> None:
+    _, told, _ = consul(
+        good(instance(), index=900), good(index=5), good(index=1000), good(instance("10.0.0.2"), index=6), good(index=6)
+    )
+    assert [u.endpoints for u in told] == [at("10.0.0.1"), None, None, at("10.0.0.2"), ()]
+
+
+def test_instances_are_believed_at_any_index() -> None:
+    _, told, _ = consul(good(instance(), index=900), good(instance("10.0.0.2"), index=5), good(index=5))
+    assert [u.endpoints for u in told] == [at("10.0.0.1"), at("10.0.0.2"), ()]
+
+
+def test_an_empty_answer_after_a_failure_is_doubted_three_times() -> None:
+    empty = good()
+    _, told, _ = consul(good(instance()), RegistryError("away"), empty, empty, empty, empty)
+    assert [u.endpoints for u in told] == [at("10.0.0.1"), None, None, None, None, ()]
+
+
+def test_what_is_doubted_is_counted_anew_after_each_failure_and_not_after_instances() -> None:
+    away, empty, one = RegistryError("away"), good(), good(instance())
+    _, told, _ = consul(one, away, empty, empty, away, empty, empty, empty, one, empty)
+    assert [u.endpoints for u in told] == [at("10.0.0.1"), *[None] * 7, at("10.0.0.1"), ()]
+
+
+def test_nothing_is_doubted_while_nothing_is_known() -> None:
+    _, told, _ = consul(RegistryError("away"), good(), good(index=1), RegistryError("away"), good(known_leader=False))
+    assert [u.endpoints for u in told] == [None, (), (), None, ()]
 
 
 def test_the_first_answer_may_be_empty() -> None:
