@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from gateway.errors import GatewayError
     from gateway.model import Endpoint, Route, Upstream
+    from gateway.stream import Stream
 
 Header = tuple[bytes, bytes]
 Headers = list[Header]
@@ -75,9 +76,12 @@ class ResponseBody(Protocol):
 
 
 class Tunnel(Protocol):
-    """An upgraded upstream connection, handed to the door that owns the client's socket."""
+    """An upgraded upstream connection, handed to the door that owns the client's socket.
+    `on_end` is called once, at its end."""
 
-    def run(self, client: object, early: bytes) -> tuple[int, int]:
+    on_end: Callable[[], None] | None
+
+    def run(self, client: Stream, early: bytes) -> tuple[int, int]:
         """Pump both ways until both sides are done; `early` is what the client had sent
         behind its handshake. Returns (bytes from the client, bytes to the client)."""
         ...

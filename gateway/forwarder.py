@@ -103,8 +103,9 @@ class Forwarder:
                 deadline=deadline,
             )
             request.first_byte_s = time.monotonic() - request.started
-            if response.stream is not None:
-                response.stream.on_end = state.leave
+            rest = response.stream or response.tunnel
+            if rest is not None:
+                rest.on_end = state.leave
                 tracked = True
         finally:
             if not tracked:

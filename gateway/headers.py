@@ -133,10 +133,12 @@ def carries_connection_auth(value: bytes) -> bool:
 
 
 class Head(NamedTuple):
-    """One request head ready to be sent, and whether its connection may be shared after."""
+    """One request head ready to be sent, whether its connection may be shared after, and
+    the token of the Upgrade that it asks for."""
 
     data: bytes
     shareable: bool
+    upgrade: bytes | None = None
 
 
 class Outbound:
@@ -264,7 +266,7 @@ class Outbound:
         if upgrade is not None:
             add(b"Connection: Upgrade\r\nUpgrade: " + upgrade)
         add(b"\r\n")
-        return Head(b"\r\n".join(lines), shareable)
+        return Head(b"\r\n".join(lines), shareable, upgrade)
 
     def _add_in_place(self, lines: list[bytes], request: Request, kind: int, name: bytes, value: bytes) -> None:
         """Fields that go on where they came, but are looked at or changed."""

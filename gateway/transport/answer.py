@@ -38,8 +38,7 @@ class AnswerReader:
 
     `status`, `reason`, `headers`, `pieces` (body bytes read and not yet taken), `complete`
     (the answer's end was seen), `started` (at least one byte came), `persistent` (the connection
-    may serve another request
-    when complete), `upgraded` (bytes behind a 101's head).
+    may serve another request when complete), `upgraded` (bytes behind a 101's head).
     """
 
     __slots__ = (

@@ -31,6 +31,7 @@ from gateway.model import PoolSettings, Timeouts, Upstream
 from gateway.transport.answer import AnswerReader
 from gateway.transport.body import AnswerBody
 from gateway.transport.connection import Connection, PlainConnection, TlsConnection
+from gateway.transport.upgraded import Upgraded
 from gateway.transport.upload import Upload
 
 # Interface, Retries: what may not be sent twice rides a connection only when that was used
@@ -309,7 +310,7 @@ class EndpointPool(HTTPConnectionPool):
     ) -> Response:
         reader = connection.reader
         if reader.status == 101:
-            raise BadResponse(f"{self._address}: 101 that nobody asked for")
+            return self._upgraded(connection, head, judged, timeouts)
         if judged.keep_alive is not None:
             self._shorten(connection, judged.keep_alive)
         if judged.gateway_error is not None:
@@ -334,6 +335,16 @@ class EndpointPool(HTTPConnectionPool):
                 reader.pieces = []
             response.stream = body
         return response
+
+    def _upgraded(self, connection: Connection, head: Head, judged: Inbound, timeouts: Timeouts) -> Response:
+        """A 101 is for the token that was asked for, or a fault (RFC 9110 §7.8)."""
+        reader = connection.reader
+        token = judged.upgrade
+        if head.upgrade is None or token != head.upgrade or reader.upgraded is None:
+            raise BadResponse(f"101 to {token!r}, asked for {head.upgrade!r}")
+        headers = [(b"Connection", b"Upgrade"), (b"Upgrade", token), *judged.headers]
+        tunnel = Upgraded(self, connection, reader.upgraded, timeouts.tunnel)
+        return Response(101, reader.reason, headers, bodyless=True, tunnel=tunnel)
 
     def _shorten(self, connection: Connection, told: int) -> None:
         """The upstream says how long it keeps idle connections: be a second ahead of it."""

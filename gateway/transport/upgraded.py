@@ -1,0 +1,45 @@
+"""An upstream connection after its 101: an `exchange.Tunnel`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gateway.stream import Stream
+from gateway.transport.connection import Connection
+from gateway.tunnel import Pump
+
+if TYPE_CHECKING:
+    from gateway.transport.pool import EndpointPool
+
+
+class Upgraded:
+    """Never goes back to its pool. `on_end` is called once, when the tunnel is over."""
+
+    __slots__ = ("_connection", "_early", "_pool", "_timeout", "on_end")
+
+    def __init__(self, pool: EndpointPool, connection: Connection, early: bytes, timeout: float | None) -> None:
+        self._pool = pool
+        self._connection: Connection | None = connection
+        self._early = early
+        self._timeout = timeout
+        self.on_end: Callable[[], None] | None = None
+
+    def run(self, client: Stream, early: bytes) -> tuple[int, int]:
+        connection = self._connection
+        if connection is None:
+            return 0, 0
+        pump = Pump(client, connection.stream, self._timeout)
+        try:
+            pump.run(early, self._early)
+        finally:
+            self.close()
+        return pump.sent, pump.received
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        self._pool.discard(connection)
+        if self.on_end is not None:
+            self.on_end()
