@@ -20,21 +20,26 @@ _USERINFO = re.compile(r"^([^/?#]*://)[^/?#]*@")
 _QUERY = re.compile(r"[?#]")
 
 
-def _spellings(names: Iterable[str], encoded: bool) -> str:
-    """A pattern for names in any case and, character by character, percent-encoded or not."""
-    return "|".join("".join(_character(char, encoded) for char in name) for name in sorted(names))
+def ways(char: str, encoded: bool) -> list[str]:
+    """Patterns for one character of a name, whatever its case.
 
-
-def _character(char: str, encoded: bool) -> str:
-    ways: set[str] = set()
+    No two match the same text: a pattern that could choose would try all its choices for
+    each character, and one request could hold the gateway for seconds.
+    """
+    found: set[str] = set()
     for form in (char.lower(), char.upper()):
         raw = form.encode("utf-8", "surrogatepass")
-        ways.add(re.escape(raw.decode("latin-1")))
+        found.add("%(?!25)" if form == "%" else re.escape(raw.lower().decode("latin-1")))
         if form == " ":
-            ways.add(r"\+")
+            found.add(r"\+")
         if encoded:
-            ways.add("".join(f"%{byte:02x}" for byte in raw))
-    return f"(?:{'|'.join(sorted(ways))})"
+            found.add("".join(f"%{byte:02x}" for byte in raw))
+    return sorted(found)
+
+
+def _spellings(names: Iterable[str], encoded: bool) -> str:
+    """A pattern for names in any case and, character by character, percent-encoded or not."""
+    return "|".join("".join(f"(?:{'|'.join(ways(char, encoded))})" for char in name) for name in sorted(names))
 
 
 def masking(names: Iterable[str]) -> Callable[[str], str]:
