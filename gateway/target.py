@@ -262,11 +262,13 @@ def _rewritten(rewrite: Rewrite, route: Route, path: bytes, normal: bytes) -> by
     assert rewrite.regex is not None
     assert rewrite.to is not None
     found = rewrite.regex.fullmatch(normal)
-    return path if found is None else _checked(found.expand(rewrite.to))
+    return path if found is None else _rooted(found.expand(rewrite.to))
 
 
-def _checked(path: bytes) -> bytes:
-    """Refuse dot segments that came about by putting groups together."""
+def _rooted(path: bytes) -> bytes:
+    """A path put together from groups: it begins with a slash, also when an optional group
+    was empty, and dot segments that came about by joining are refused."""
+    path = path if path.startswith(b"/") else b"/" + path
     normal(path.partition(b"?")[0])
     return path
 

@@ -315,6 +315,7 @@ TABLES = (
                 "match": {"prefix": "/q"},
                 "rewrite": {"regex": r"/q/(.*)", "to": r"/find?id=\1"},
             },
+            {"name": "group", "match": {"prefix": "/g"}, "rewrite": {"regex": r"/g(/.*)?", "to": r"\1"}},
             {"name": "dots", "match": {"prefix": "/d"}, "rewrite": {"regex": r"/d/x(.*)", "to": r"/\1/y"}},
         ],
         [
@@ -342,6 +343,9 @@ TABLES = (
             Case("/q/7", "regex query", forwarded="/find?id=7"),
             Case("/q/7?a=1", "regex query", forwarded="/find?id=7&a=1"),
             Case("/q/7?", "regex query", forwarded="/find?id=7"),
+            Case("/g/x?y", "group", forwarded="/x?y"),
+            Case("/g?y", "group", forwarded="/?y"),
+            Case("/g/", "group", forwarded="/"),
             Case("/d/xabc", "dots", forwarded="/abc/y"),
             Case("/d/x..", "dots", refused="bad_path"),
         ],

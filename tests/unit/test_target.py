@@ -304,6 +304,8 @@ def test_a_prefix_rewritten_to_itself_changes_no_meaning(raw: bytes) -> None:
         ((Match(prefix="/"),), b"/a", b""),
         ((Match(prefix="/a"),), b"/a/b", b"/a"),
         ((Match(prefix="/a"), Match(prefix="/a/b/"), Match(prefix="/a/b/c")), b"/a/b/d", b"/a/b"),
+        ((Match(prefix="/a/b"), Match(prefix="/a"), Match(path="/a")), b"/a/b/d", b"/a/b"),
+        ((Match(path="/a/b"), Match(prefix="/a")), b"/a/b", b"/a/b"),
         ((Match(prefix="/a"), Match(path="/a/b")), b"/a/b", b"/a/b"),
         ((Match(prefix="/a"), Match(path="/a/b")), b"/a/b/c", b"/a"),
         ((Match(path="/a/"),), b"/a/", b"/a"),
