@@ -108,7 +108,7 @@ def parse(data: bytes) -> tuple[Node | None, list[Mistake]]:
     The tree is None when the text cannot be read to its end or is empty.
     """
     if len(data) > LIMIT:
-        return None, [Mistake(1, 1, "", f"is {len(data)} bytes long (at most {LIMIT})")]
+        return None, [Mistake(1, 1, "", f"is longer than a configuration may be ({LIMIT // 1024 // 1024} MiB)")]
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

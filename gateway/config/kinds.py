@@ -44,8 +44,9 @@ def shown(value: object) -> str:
     if isinstance(value, list):
         return "a list"
     written = value.written if isinstance(value, Scalar) else str(value)
-    text = written if isinstance(value, Scalar) and not isinstance(value.value, str) else f'"{written}"'
-    return text if len(text) <= 60 else f'{text[:57]}…"'
+    if len(written) > 60:
+        written = f"{written[:59]}…"
+    return written if isinstance(value, Scalar) and not isinstance(value.value, str) else f'"{written}"'
 
 
 def refused(what: str, value: object, allowed: str = "") -> PydanticCustomError:
@@ -177,7 +178,7 @@ def at_least(low: float) -> Callable[[object], float]:
     def check(value: object) -> float:
         got = 0.0 if value is None else length(value)
         if got < low:
-            raise refused(f"a duration of at least {units.duration_text(low)}", value)
+            raise refused(f"a duration of at least {low * 1000:.0f}ms", value)
         return got
 
     return check
@@ -201,7 +202,8 @@ def share(value: object) -> float:
         raise refused("a percentage", value, "0% to 100%") from None
 
 
-_DURATION_SCHEMA = {"anyOf": [{"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h)$"}, {"const": 0}]}
+_LENGTH_SCHEMA = {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h)$"}
+_DURATION_SCHEMA = {"anyOf": [_LENGTH_SCHEMA, {"const": 0}]}
 _SIZE_SCHEMA = {"anyOf": [{"type": "string", "pattern": "^[0-9]{1,12}(B|KiB|MiB|GiB)$"}, {"const": 0}]}
 _WHOLE_SCHEMA = {"type": "integer", "minimum": 0}
 _NULL = {"type": "null"}
@@ -229,9 +231,9 @@ Duration = Annotated[float | None, PlainValidator(duration), WithJsonSchema(_or_
 DurationOrNever = Annotated[float | None, PlainValidator(duration_or_never), WithJsonSchema(_or_null(_DURATION_SCHEMA))]
 DurationOrNone = Annotated[float, PlainValidator(duration_or_none), WithJsonSchema(_or_null(_DURATION_SCHEMA))]
 # Shorter than this is no time to finish a request in, and gunicorn counts whole seconds.
-Graceful = Annotated[float, PlainValidator(at_least(1.0)), WithJsonSchema(_DURATION_SCHEMA)]
+Graceful = Annotated[float, PlainValidator(at_least(1.0)), WithJsonSchema(_LENGTH_SCHEMA)]
 # A registry asked more often than that by every worker is a registry under attack.
-Poll = Annotated[float, PlainValidator(at_least(0.1)), WithJsonSchema(_DURATION_SCHEMA)]
+Poll = Annotated[float, PlainValidator(at_least(0.1)), WithJsonSchema(_LENGTH_SCHEMA)]
 Size = Annotated[int, PlainValidator(size), WithJsonSchema(_or_null(_SIZE_SCHEMA))]
 _SHARE_SCHEMA = {"type": "string", "pattern": r"^[0-9]{1,3}(\.[0-9]{1,9})?%$"}
 Share = Annotated[float, PlainValidator(share), WithJsonSchema(_SHARE_SCHEMA)]
@@ -282,7 +284,7 @@ def choice(*allowed: str, later: frozenset[str] = frozenset()) -> Callable[[obje
 
 
 def version(value: object) -> int:
-    if _typed(value) == 1 and not isinstance(_typed(value), bool):
+    if type(_typed(value)) is int and _typed(value) == 1:
         return 1
     raise refused("1", value, "the version of the file's format that this gateway reads")
 
@@ -319,6 +321,15 @@ def match_host(value: object) -> str:
 
 def _has_port(host: str) -> bool:
     return ":" in host.rpartition("]")[2]
+
+
+def server_name(value: object) -> str:
+    """A name, or an address, that a certificate can be for."""
+    got = text(value)
+    try:
+        return urls.host(got)
+    except ValueError as error:
+        raise wrong(f"{error} (a host name or an IP address)") from None
 
 
 def host_policy(value: object) -> str:
@@ -434,6 +445,9 @@ def endpoint(value: object) -> Endpoint:
         raise wrong(f"{error} (such as http://10.0.0.9:8080, https://name/base?key=value)") from None
 
 
+ServerName = Annotated[
+    str | None, PlainValidator(optional(server_name)), WithJsonSchema({"type": ["string", "null"]})
+]
 MatchHost = Annotated[str, PlainValidator(match_host), WithJsonSchema({"type": "string"})]
 HostPolicy = Annotated[str, PlainValidator(host_policy), WithJsonSchema({"type": "string"})]
 MatchPath = Annotated[str, PlainValidator(match_path), WithJsonSchema({"type": "string", "pattern": "^/"})]

@@ -44,6 +44,7 @@ from gateway.config.kinds import (
     Registry,
     SentPath,
     SentPrefix,
+    ServerName,
     Share,
     Size,
     Template,
@@ -240,7 +241,7 @@ class Defaults(Section):
 class Tls(Section):
     verify: Flag = key(True, "verify the upstream's certificate")
     ca: OptionalText = key(None, "PEM file of the authorities to trust; null: the system's")
-    server_name: OptionalText = key(None, "the name to verify and send; null: the URL's")
+    server_name: ServerName = key(None, "the name to verify and send; null: the URL's")
     cert: OptionalText = key(None, "PEM file of our certificate")
     key: OptionalText = key(None, "PEM file of its key; null: in cert")
 
@@ -313,7 +314,6 @@ class Route(Section):
 class Document(Section):
     """A configuration of the gateway."""
 
-    later: ClassVar[frozenset[str]] = frozenset()
     version: Annotated[Literal[1], PlainValidator(kinds.version), WithJsonSchema({"const": 1})] = Field(
         description="of this format"
     )

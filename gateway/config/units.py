@@ -1,7 +1,6 @@
 """Durations, sizes and shares as they are written.
 
-Rule: a number needs its unit, `0` is "off" (or none). Reading and writing are each
-other's inverse.
+Rule: a number needs its unit; only `0` can do without.
 """
 
 from __future__ import annotations
@@ -55,22 +54,3 @@ def share(text: str) -> float:
     if found is None or float(found["number"]) > 100:
         raise ValueError(text)
     return float(found["number"]) / 100
-
-
-def duration_text(seconds: float | None) -> str:
-    """How a whole number of milliseconds is written, in the largest unit that fits."""
-    milliseconds = round((seconds or 0.0) * 1000)
-    if milliseconds == 0:
-        return "0"
-    for unit, length in (("h", 3_600_000), ("m", 60_000), ("s", 1000)):
-        if milliseconds % length == 0:
-            return f"{milliseconds // length}{unit}"
-    return f"{milliseconds}ms"
-
-
-def size_text(number: int) -> str:
-    """How a number of bytes is written, in the largest unit that fits."""
-    if number == 0:
-        return "0"
-    unit = next(unit for unit, length in BYTES.items() if number % length == 0)
-    return f"{number // BYTES[unit]}{unit}"

@@ -87,6 +87,13 @@ def _name(text: str) -> str:
     return text.lower()
 
 
+def host(text: str) -> str:
+    """A host alone, a name or an address without brackets; ValueError says what is wrong."""
+    if not _PRINTABLE.match(text):
+        raise ValueError("holds a space, a control character or a letter outside ASCII")
+    return _ipv6(text) if ":" in text else _name(text)
+
+
 def is_address(host: str) -> bool:
     """Whether a host is an IP address, not a name."""
     try:
