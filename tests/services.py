@@ -98,17 +98,31 @@ def accepts(port: int, host: str = "127.0.0.1") -> bool:
 class Server:
     """One server process: its output kept in a file, its end awaited."""
 
-    def __init__(self, command: list[str], *, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        *,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        pass_fds: tuple[int, ...] = (),
+    ) -> None:
         self.command = command
         self.cwd = cwd
         self.env = env
+        self.pass_fds = pass_fds
         # A file and not a pipe: nobody has to read it for the server to go on.
         self.log = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - lives as long as the server
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            self.command, cwd=self.cwd, env=self.env, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log
+            self.command,
+            cwd=self.cwd,
+            env=self.env,
+            pass_fds=self.pass_fds,
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=self.log,
         )
 
     def wait_until(self, ready: Callable[[], bool], what: str, timeout: float = 30.0) -> None:

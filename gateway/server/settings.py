@@ -109,5 +109,8 @@ def _disinherit(server: Any) -> None:
     server.log.warning("%d inherited socket(s) left unused: --bind was given", len(inherited))
     for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)
+    # gevent's own os.close waits for its loop, which does not run in the master: the workers
+    # would be forked with them.
+    close = monkey.get_original("os", "close")
     for fd in inherited:
-        os.close(fd)
+        close(fd)
