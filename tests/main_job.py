@@ -242,6 +242,8 @@ class Drill:
         time.sleep(1.5)
         self.report(f"before every worker knew ({known - since:.1f} s)", since, known)
         self.report("after", known)
+        last = max((o.began for o in self.load.outcomes(since) if o.failed), default=since)
+        self.say(f"the last request that failed began {last - critical:+.1f} s from then (a poll is {self.poll:g} s)")
         lost = [
             o
             for o in self.load.outcomes(since)
@@ -260,6 +262,7 @@ class Drill:
         self.say(f"{' and '.join(names)} started again and passing, {time.monotonic() - since:.1f} s later")
         wait_until(lambda: set(names) <= self.serving(since), "they get traffic")
         self.say(f"they get traffic, {time.monotonic() - since:.1f} s later")
+        self.everyone_polled(time.monotonic())
         self.nothing_failed(since)
 
     def without_consul(self, seconds: float, away: Callable[[], None], back: Callable[[], None], what: str) -> None:
