@@ -160,7 +160,8 @@ class Gateway(Flask):
         if asked_host is None:
             asked_host = request.header(b"host") or b""
         request.host = asked_host
-        host = target.host(asked_host)
+        # HTTP/1.0 may come without a Host: routes without a host have it.
+        host = target.host(asked_host) if asked_host else b""
         method = request.method
         if method == b"TRACE" or method == b"CONNECT":
             raise UnsupportedMethod(method.decode("latin-1"))
