@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from gunicorn.config import Config
 
+from gateway import config
 from gateway.errors import ConfigError
 from gateway.model import ServerLimits, ServerSettings, ServerTimeouts
 from gateway.server import hosting
@@ -26,10 +27,10 @@ def cfg(monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
     """gunicorn's configuration as a hook sees it, with no flag given."""
     monkeypatch.setattr(sys, "argv", ["gunicorn", "gateway:create_app()"])
     monkeypatch.delenv("GUNICORN_CMD_ARGS", raising=False)
-    config = Config()
+    settings = Config()
     for name, value in hosting.gunicorn_settings(SERVER, {}).items():
-        config.set(name, value)
-    return config
+        settings.set(name, value)
+    return settings
 
 
 # -- where to listen -----------------------------------------------------------------
@@ -126,9 +127,9 @@ def test_what_is_off_in_the_file_is_off_in_gunicorn() -> None:
 
 @pytest.mark.parametrize("limits", [ServerLimits(), ServerLimits(request_line=0, headers=99999, header=0)])
 def test_gunicorn_accepts_every_setting(limits: ServerLimits) -> None:
-    config = Config()
+    settings = Config()
     for name, value in hosting.gunicorn_settings(replace(SERVER, limits=limits), {"PORT": "80"}).items():
-        config.set(name, value)
+        settings.set(name, value)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +225,15 @@ def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
 
 
 # -- the tree -------------------------------------------------------------------------
+
+
+def test_the_configuration_in_the_readme_is_right(root: Path) -> None:
+    _, _, rest = (root / "README.md").read_text().partition("```yaml\n")
+    text, _, _ = rest.partition("```")
+    found = config.loads(text.encode(), "README.md", {})
+    assert len(text.splitlines()) <= 10
+    assert not found.warnings
+    assert [route.name for route in found.routes] == ["users", "stock"]
 
 
 def _unit(root: Path) -> dict[str, str]:
