@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gateway.config import advice, build, document, environment, rules, source, verdict
-from gateway.config.document import Node
+from gateway.config.document import Leaf, Node
 from gateway.config.scalars import Replacer
 from gateway.config.schema import Document
 from gateway.config.source import find
@@ -38,7 +38,7 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Co
 def loads(text: bytes, name: str, environ: Mapping[str, str] = os.environ) -> Config:
     """The configuration in a document's bytes; `name` is what messages call it."""
     root, mistakes = document.parse(text)
-    if root is None:
+    if root is None or (isinstance(root, Leaf) and root.value is None):
         raise ConfigError.found(name, mistakes or [Mistake(1, 1, "", "is empty (at least: version: 1)")])
     replacer = Replacer(environ)
     data = replacer.data(root)

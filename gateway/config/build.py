@@ -145,9 +145,7 @@ def _rewrite(given: Rewrite) -> model.Rewrite:
 # -- the whole -------------------------------------------------------------------------
 
 
-def config(
-    document: Document, over: Overrides, *, version: str, path: str, line: Callable[[int], int]
-) -> model.Config:
+def config(document: Document, over: Overrides, *, version: str, path: str, line: Callable[[int], int]) -> model.Config:
     """The configuration that a faultless document stands for; `line` tells where the route
     of that number is."""
     base = defaults(document)

@@ -214,9 +214,7 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 Flag = Annotated[bool, PlainValidator(flag), WithJsonSchema({"type": "boolean"})]
-Priority = Annotated[
-    int, PlainValidator(whole(-(2**31), 2**31)), WithJsonSchema({"type": "integer"})
-]
+Priority = Annotated[int, PlainValidator(whole(-(2**31), 2**31)), WithJsonSchema({"type": "integer"})]
 Attempts = Annotated[int, PlainValidator(whole(1)), WithJsonSchema({"type": "integer", "minimum": 1})]
 # SRV records and Consul have 16 bits for it; 0 takes no traffic.
 Weight = Annotated[
@@ -296,9 +294,7 @@ def words(*allowed: str) -> dict[str, Any]:
 Method = Annotated[str, PlainValidator(method), WithJsonSchema({"type": "string"})]
 UpgradeToken = Annotated[bytes, PlainValidator(upgrade_token), WithJsonSchema({"type": "string"})]
 HeaderName = Annotated[str, PlainValidator(header_name), WithJsonSchema({"type": "string"})]
-HeaderValue = Annotated[
-    str, PlainValidator(header_value), WithJsonSchema({"type": ["string", "number", "boolean"]})
-]
+HeaderValue = Annotated[str, PlainValidator(header_value), WithJsonSchema({"type": ["string", "number", "boolean"]})]
 
 
 # -- hosts, paths, addresses -----------------------------------------------------------
@@ -445,9 +441,7 @@ def endpoint(value: object) -> Endpoint:
         raise wrong(f"{error} (such as http://10.0.0.9:8080, https://name/base?key=value)") from None
 
 
-ServerName = Annotated[
-    str | None, PlainValidator(optional(server_name)), WithJsonSchema({"type": ["string", "null"]})
-]
+ServerName = Annotated[str | None, PlainValidator(optional(server_name)), WithJsonSchema({"type": ["string", "null"]})]
 MatchHost = Annotated[str, PlainValidator(match_host), WithJsonSchema({"type": "string"})]
 HostPolicy = Annotated[str, PlainValidator(host_policy), WithJsonSchema({"type": "string"})]
 MatchPath = Annotated[str, PlainValidator(match_path), WithJsonSchema({"type": "string", "pattern": "^/"})]

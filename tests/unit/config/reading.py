@@ -31,6 +31,13 @@ def mistake(text: str, **environ: str) -> str:
     return told[0]
 
 
+def at(text: str, what: str) -> str:
+    """Where `what` begins in a document, as messages say it."""
+    before = text[: text.index(what)]
+    line_start = before.rfind("\n") + 1
+    return f"f:{before.count(chr(10)) + 1}:{len(before) - line_start + 1}"
+
+
 def server(text: str) -> str:
     return "version: 1\nserver:\n" + indent(dedent(text), "  ")
 

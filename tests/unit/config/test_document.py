@@ -47,12 +47,43 @@ def test_core_schema_resolves(text: str, value: object) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "on", "off", "yes", "no", "y", "n", "On", "YES",
-        "10:20", "1:20:30.5", "2020-01-01", "2020-01-01T00:00:00Z", "1_000", "0b101", "0x", "0o8", "-0x1", "-0o7",
-        "tRUE", "nULL", "<<", "=", ".", "+", "-", "e3", "1e", "1.5.2", "0.0.0.0", "inf", "nan", "5s", "20%", " 5",
+        "on",
+        "off",
+        "yes",
+        "no",
+        "y",
+        "n",
+        "On",
+        "YES",
+        "10:20",
+        "1:20:30.5",
+        "2020-01-01",
+        "2020-01-01T00:00:00Z",
+        "1_000",
+        "0b101",
+        "0x",
+        "0o8",
+        "-0x1",
+        "-0o7",
+        "tRUE",
+        "nULL",
+        "<<",
+        "=",
+        ".",
+        "+",
+        "-",
+        "e3",
+        "1e",
+        "1.5.2",
+        "0.0.0.0",
+        "inf",
+        "nan",
+        "5s",
+        "20%",
+        " 5",
         "١٢",
     ],
-)  # fmt: skip
+)
 def test_everything_else_is_text(text: str) -> None:
     assert resolve(text) == text
 
@@ -93,7 +124,7 @@ def test_no_bytes_break_the_reader(data: bytes) -> None:
 
 
 def only(text: str | bytes) -> str:
-    root, mistakes = parse(text.encode() if isinstance(text, str) else text)
+    mistakes = parse(text.encode() if isinstance(text, str) else text)[1]
     assert len(mistakes) == 1, mistakes
     return mistakes[0].told("f")
 
@@ -117,8 +148,10 @@ def test_each_repetition_is_told() -> None:
         ("a: ! 5", "f:1:4: a: tag ! (tags are not allowed)"),
         ("a: [!x {}]", "f:1:5: a[0]: tag !x (tags are not allowed)"),
         ("!!str a: 5", "f:1:1: a: tag tag:yaml.org,2002:str (tags are not allowed)"),
-        ("a: !!python/object/apply:os.system [x]",
-         "f:1:4: a: tag tag:yaml.org,2002:python/object/apply:os.system (tags are not allowed)"),
+        (
+            "a: !!python/object/apply:os.system [x]",
+            "f:1:4: a: tag tag:yaml.org,2002:python/object/apply:os.system (tags are not allowed)",
+        ),
         ("a: 1\n---\nb: 1", "f:2:1: several documents in one file (one is allowed)"),
         ("a: 1\n...\n---\n", "f:3:1: several documents in one file (one is allowed)"),
         ("%YAML 1.1\n---\na: 1", "f:1:1: is read as YAML 1.2 (leave the %YAML line out)"),
@@ -129,13 +162,14 @@ def test_each_repetition_is_told() -> None:
         (b"a: 1\nb: \xc3\xa9\xff", "f:2:5: is not UTF-8"),
         ("a: 1\nb: x\x07", "f:2:5: is not YAML: control characters are not allowed"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_allowed(text: str | bytes, told: str) -> None:
     assert only(text) == told
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "col"), [("a: [1,\n", 2, 1), ("a: b: c\n", 1, 5), ("\ta: 1\n", 1, 1), ("a: 1\n b: 2\n", 2, 3), ("a: @x", 1, 4)]
+    ("text", "line", "col"),
+    [("a: [1,\n", 2, 1), ("a: b: c\n", 1, 5), ("\ta: 1\n", 1, 1), ("a: 1\n b: 2\n", 2, 3), ("a: @x", 1, 4)],
 )
 def test_syntax_errors_have_a_place(text: str, line: int, col: int) -> None:
     root, mistakes = parse(text.encode())

@@ -105,8 +105,12 @@ def test_replaced_text_becomes_what_the_key_wants() -> None:
             name: ${N}
             """
         ),
-        T="7s", ZERO="0", N="12", S="1MiB", YES="true",
-    )  # fmt: skip
+        T="7s",
+        ZERO="0",
+        N="12",
+        S="1MiB",
+        YES="true",
+    )
     assert (config.server.timeouts.header, config.server.timeouts.body) == (7.0, None)
     assert config.server.timeouts.half_close == 0.0
     assert (config.server.limits.connections, config.server.limits.body) == (12, 1024 * 1024)

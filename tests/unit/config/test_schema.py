@@ -56,8 +56,19 @@ def test_the_schema_spells_the_model_s_defaults() -> None:
 
 def sections() -> Iterator[tuple[str, str, type[schema.Section]]]:
     """Each section with a document in which it holds only the key KEY."""
-    for path in ("server", "access_log", "discovery", "defaults", "server.timeouts", "server.limits", "discovery.consul",
-                 "defaults.timeouts", "defaults.pool", "defaults.retry", "defaults.limits"):  # fmt: skip
+    for path in (
+        "server",
+        "access_log",
+        "discovery",
+        "defaults",
+        "server.timeouts",
+        "server.limits",
+        "discovery.consul",
+        "defaults.timeouts",
+        "defaults.pool",
+        "defaults.retry",
+        "defaults.limits",
+    ):
         cls = schema.Document
         for part in path.split("."):
             cls = next(one for one in walk(cls.model_fields[part].annotation) if issubclass(one, schema.Section))
@@ -65,11 +76,24 @@ def sections() -> Iterator[tuple[str, str, type[schema.Section]]]:
         inner = f"{rest[0]}: {{KEY: 1}}" if rest else "KEY: 1"
         yield path, f"version: 1\n{first}: {{{inner}}}\n", cls
     yield "upstreams.u", "version: 1\nupstreams: {u: {KEY: 1}}\n", schema.Upstream
-    for name, cls in (("tls", schema.Tls), ("timeouts", schema.Timeouts), ("pool", schema.Pool),
-                      ("retry", schema.Retry), ("limits", schema.Limits)):  # fmt: skip
+    for name, cls in (
+        ("tls", schema.Tls),
+        ("timeouts", schema.Timeouts),
+        ("pool", schema.Pool),
+        ("retry", schema.Retry),
+        ("limits", schema.Limits),
+    ):
         yield f"upstreams.u.{name}", f"version: 1\nupstreams: {{u: {{{name}: {{KEY: 1}}}}}}\n", cls
-    yield "upstreams.u.endpoints[0]", "version: 1\nupstreams: {u: {endpoints: [{url: http://h, KEY: 1}]}}\n", schema.StaticEndpoint
-    yield "routes[0]", "version: 1\nroutes: [{name: r, upstream: u, KEY: 1}]\nupstreams: {u: {consul: s}}\n", schema.Route
+    yield (
+        "upstreams.u.endpoints[0]",
+        "version: 1\nupstreams: {u: {endpoints: [{url: http://h, KEY: 1}]}}\n",
+        schema.StaticEndpoint,
+    )
+    yield (
+        "routes[0]",
+        "version: 1\nroutes: [{name: r, upstream: u, KEY: 1}]\nupstreams: {u: {consul: s}}\n",
+        schema.Route,
+    )
     yield "routes[0].match", with_route("match: {KEY: 1}"), schema.Match
     yield "routes[0].match[1]", with_route("match: [{}, {KEY: 1}]"), schema.Match
     yield "routes[0].rewrite", with_route("rewrite: {KEY: 1}"), schema.Rewrite
@@ -121,8 +145,16 @@ def test_what_is_not_there_yet_is_refused_by_name(path: str, text: str, key: str
 
 def test_what_interface_reserves_is_in_later() -> None:
     assert schema.Upstream.later == {
-        "dns_srv", "etcd", "wsgi", "fallback", "eject", "health", "breaker", "concurrency", "slow_start",
-    }  # fmt: skip
+        "dns_srv",
+        "etcd",
+        "wsgi",
+        "fallback",
+        "eject",
+        "health",
+        "breaker",
+        "concurrency",
+        "slow_start",
+    }
     assert schema.Defaults.later == {"eject", "health", "breaker", "concurrency", "slow_start"}
     assert schema.Discovery.later == {"etcd", "dns", "snapshot"}
     assert schema.Route.later == {"split", "mirror", "redirect", "respond"}
@@ -160,7 +192,10 @@ def test_filters_are_only_empty() -> None:
 # -- kinds -------------------------------------------------------------------------------
 
 DURATIONS = [
-    *(("server: {timeouts: {%s: %%s}}" % name, "server.timeouts." + name) for name in schema.ServerTimeouts.model_fields),
+    *(
+        ("server: {timeouts: {%s: %%s}}" % name, "server.timeouts." + name)
+        for name in schema.ServerTimeouts.model_fields
+    ),
     *(("defaults: {timeouts: {%s: %%s}}" % name, "defaults.timeouts." + name) for name in schema.Timeouts.model_fields),
     ("defaults: {pool: {idle_timeout: %s}}", "defaults.pool.idle_timeout"),
     ("defaults: {pool: {queue_timeout: %s}}", "defaults.pool.queue_timeout"),
@@ -170,12 +205,14 @@ DURATIONS = [
     ("discovery: {consul: {poll: %s}}", "discovery.consul.poll"),
 ]
 SIZES = [
-    *(("server: {limits: {%s: %%s}}" % name, "server.limits." + name)
-      for name in ("body", "request_line", "header", "chunk_extensions")),
+    *(
+        ("server: {limits: {%s: %%s}}" % name, "server.limits." + name)
+        for name in ("body", "request_line", "header", "chunk_extensions")
+    ),
     ("server: {min_rate: %s}", "server.min_rate"),
     ("defaults: {limits: {header: %s}}", "defaults.limits.header"),
     ("defaults: {retry: {buffer: %s}}", "defaults.retry.buffer"),
-]  # fmt: skip
+]
 COUNTS = [
     ("server: {limits: {headers: %s}}", "server.limits.headers"),
     ("server: {limits: {connections: %s}}", "server.limits.connections"),
@@ -187,7 +224,9 @@ COUNTS = [
 
 def value(text: str, key: str, written: str) -> Any:
     """What a key of server, discovery or defaults becomes."""
-    config = read(f"version: 1\n{text % written}\nupstreams: {{u: {{consul: s}}}}\nroutes: [{{name: r, upstream: u}}]\n")
+    config = read(
+        f"version: 1\n{text % written}\nupstreams: {{u: {{consul: s}}}}\nroutes: [{{name: r, upstream: u}}]\n"
+    )
     section, *rest = key.split(".")
     found: Any = config.upstreams["u"] if section == "defaults" else getattr(config, section)
     for part in rest:
@@ -306,14 +345,18 @@ def test_all_of_server() -> None:
     )
 
 
-@pytest.mark.parametrize("word", ["10.0.0.1/8", "privat", "PRIVATE", "10.0.0", "300.0.0.0/8", "::1/129", "'*'", "host"])
+@pytest.mark.parametrize(
+    "word", ["10.0.0.1/8", "privat", "PRIVATE", "10.0.0", "300.0.0.0/8", "'::1/129'", "'*'", "host"]
+)
 def test_bad_words_in_trusted_proxies(word: str) -> None:
     told = mistake(server(f"trusted_proxies: [private, {word}]"))
     assert told.startswith("f:3:30: server.trusted_proxies[1]: ")
     assert word.strip("'") in told
 
 
-@pytest.mark.parametrize("prefix", ["/", "-/", "/-", "/a b/", "/a?/", "/../", "/%2D/", "//", "/a//b/", "/é/", "''", "5"])
+@pytest.mark.parametrize(
+    "prefix", ["/", "-/", "/-", "/a b/", "/a?/", "/../", "/%2D/", "//", "/a//b/", "/é/", "''", "5"]
+)
 def test_bad_own_prefixes(prefix: str) -> None:
     assert mistake(server(f"own_prefix: {prefix}")).startswith("f:3:15: server.own_prefix: must be ")
 
@@ -327,7 +370,9 @@ def test_via_is_one_of_four(via: str) -> None:
     assert "must be one of both | request | response | off" in mistake(server(f"via: {via}"))
 
 
-@pytest.mark.parametrize(("key", "bad"), [("name", "'a b'"), ("name", "''"), ("request_id", "'X:Y'"), ("request_id", "null")])
+@pytest.mark.parametrize(
+    ("key", "bad"), [("name", "'a b'"), ("name", "''"), ("request_id", "'X:Y'"), ("request_id", "null")]
+)
 def test_tokens(key: str, bad: str) -> None:
     assert mistake(server(f"{key}: {bad}")).startswith(f"f:3:{len(key) + 5}: server.{key}: must be ")
 
@@ -352,12 +397,16 @@ def test_discovery() -> None:
         """
     ).discovery
     assert found == model.DiscoverySettings(
-        model.ConsulSettings("https://consul.example:8501", "t", "dc2", 1.0, False), 0.0, ("169.254.0.0/16", "fe80::/10")
+        model.ConsulSettings("https://consul.example:8501", "t", "dc2", 1.0, False),
+        0.0,
+        ("169.254.0.0/16", "fe80::/10"),
     )
     assert read("version: 1\ndiscovery: {deny: []}\n").discovery.deny == ()
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:8500", "http://h/v1", "http://u:p@h", "unix:///x", "http://h?x", "8500"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:8500", "http://h/v1", "http://u:p@h", "unix:///x", "http://h?x", "8500"]
+)
 def test_bad_registry_addresses(address: str) -> None:
     assert mistake(f"version: 1\ndiscovery: {{consul: {{address: '{address}'}}}}\n").startswith(
         "f:2:31: discovery.consul.address: "
@@ -397,18 +446,24 @@ def test_bad_urls_are_told_where_they_stand() -> None:
     ]
 
 
-@pytest.mark.parametrize("host", ["preserve", "upstream", "api.example.com", "api.example.com:8080", "'[::1]:80'", "10.0.0.1"])
+@pytest.mark.parametrize(
+    "host", ["preserve", "upstream", "api.example.com", "api.example.com:8080", "'[::1]:80'", "10.0.0.1"]
+)
 def test_host_policies(host: str) -> None:
     assert upstream(f"{{consul: s, host: {host}}}").host == host.strip("'")
     assert route(f"host: {host}").host == host.strip("'")
 
 
-@pytest.mark.parametrize("host", ["''", "'a b'", "a/b", "http://a", "é.example", "'a,b'", "a:99999", "5", "null", "'*.a'"])
+@pytest.mark.parametrize(
+    "host", ["''", "'a b'", "a/b", "http://a", "é.example", "'a,b'", "a:99999", "5", "null", "'*.a'"]
+)
 def test_bad_host_policies(host: str) -> None:
     assert "upstreams.u.host: must be" in mistake(with_upstream(f"{{consul: s, host: {host}}}"))
 
 
-@pytest.mark.parametrize("token", ["h2c", "H2C", "HTTP/2.0", "http/3", "TLS", "TLS/1.0", "tls/1.2", "''", "a b", "a/b/c", "5"])
+@pytest.mark.parametrize(
+    "token", ["h2c", "H2C", "HTTP/2.0", "http/3", "TLS", "TLS/1.0", "tls/1.2", "''", "a b", "a/b/c", "5"]
+)
 def test_protocols_that_never_become_a_tunnel(token: str) -> None:
     told = mistake(with_upstream(f"{{consul: s, upgrade: [websocket, {token}]}}"))
     assert told.startswith("f:3:39: upstreams.u.upgrade[1]: must be ")
@@ -423,17 +478,33 @@ def test_retry() -> None:
     found = upstream(
         "{consul: s, retry: {attempts: 1, when: [connect, timeout], statuses: [503, 429], methods: [PUT], budget: 5%, buffer: 0}}"
     ).retry
-    assert found == model.RetryPolicy(1, frozenset({"connect", "timeout"}), frozenset({503, 429}), frozenset({b"PUT"}), 0.05, 0)
+    assert found == model.RetryPolicy(
+        1, frozenset({"connect", "timeout"}), frozenset({503, 429}), frozenset({b"PUT"}), 0.05, 0
+    )
 
 
 @pytest.mark.parametrize(
     ("key", "bad"),
     [
-        ("attempts", "0"), ("attempts", "null"), ("attempts", "-1"), ("when", "[conect]"), ("when", "connect"), ("when", "null"),
-        ("statuses", "[200]"), ("statuses", "[600]"), ("statuses", "['503']"), ("statuses", "503"), ("methods", "[get]"),
-        ("methods", "['G T']"), ("methods", "GET"), ("budget", "20"), ("budget", "0.2"), ("budget", "101%"), ("budget", "null"),
+        ("attempts", "0"),
+        ("attempts", "null"),
+        ("attempts", "-1"),
+        ("when", "[conect]"),
+        ("when", "connect"),
+        ("when", "null"),
+        ("statuses", "[200]"),
+        ("statuses", "[600]"),
+        ("statuses", "['503']"),
+        ("statuses", "503"),
+        ("methods", "[get]"),
+        ("methods", "['G T']"),
+        ("methods", "GET"),
+        ("budget", "20"),
+        ("budget", "0.2"),
+        ("budget", "101%"),
+        ("budget", "null"),
     ],
-)  # fmt: skip
+)
 def test_bad_retry(key: str, bad: str) -> None:
     told = mistake(with_upstream(f"{{consul: s, retry: {{{key}: {bad}}}}}"))
     assert f": upstreams.u.retry.{key}" in told
@@ -483,7 +554,8 @@ def test_a_whole_route() -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["1.10", "010", "0x1F", "1e3", "true", "True", "FALSE", ".inf", "-0", "2020-01-01", "1:20", "on", "'null'"]
+    "written",
+    ["1.10", "010", "0x1F", "1e3", "true", "True", "FALSE", ".inf", "-0", "2020-01-01", "1:20", "on", "'null'"],
 )
 def test_match_values_are_taken_as_written(written: str) -> None:
     found = route(f"match: {{headers: {{X-V: {written}}}, query: {{v: {written}}}}}").matches[0]
@@ -516,28 +588,55 @@ def test_one_match_or_many() -> None:
 
 @pytest.mark.parametrize(
     ("host", "normal"),
-    [("A.example", "a.example"), ("a.example.", "a.example"), ("'*.Example.com'", "*.example.com"), ("'[::1]'", "[::1]"),
-     ("10.0.0.1", "10.0.0.1"), ("a_b", "a_b"), ("localhost", "localhost")],
-)  # fmt: skip
+    [
+        ("A.example", "a.example"),
+        ("a.example.", "a.example"),
+        ("'*.Example.com'", "*.example.com"),
+        ("'[::1]'", "[::1]"),
+        ("10.0.0.1", "10.0.0.1"),
+        ("a_b", "a_b"),
+        ("localhost", "localhost"),
+    ],
+)
 def test_hosts(host: str, normal: str) -> None:
     assert route(f"match: {{host: {host}}}").matches[0].host == normal
 
 
 @pytest.mark.parametrize(
-    "host", ["'*'", "'*.'", "a.*", "'*.*.a'", "'*a.b'", "a:80", "'*.a:80'", "'[::1]:80'", "'*.[::1]'", "http://a", "a/b", "''",
-             "é.example", "'a b'", "5"],
-)  # fmt: skip
+    "host",
+    [
+        "'*'",
+        "'*.'",
+        "a.*",
+        "'*.*.a'",
+        "'*a.b'",
+        "a:80",
+        "'*.a:80'",
+        "'[::1]:80'",
+        "'*.[::1]'",
+        "http://a",
+        "a/b",
+        "''",
+        "é.example",
+        "'a b'",
+        "5",
+    ],
+)
 def test_bad_hosts(host: str) -> None:
     assert "routes[0].match.host: must be" in mistake(with_route(f"match: {{host: {host}}}"))
 
 
-@pytest.mark.parametrize("path", ["a", "''", "/a?b", "/a#b", "/a/../b", "/.", "/a/%2e%2e/b", "/%00", "/a/..%2fb", '"/\\n"', "5"])
+@pytest.mark.parametrize(
+    "path", ["a", "''", "/a?b", "/a#b", "/a/../b", "/.", "/a/%2e%2e/b", "/%00", "/a/..%2fb", '"/\\n"', "5"]
+)
 def test_bad_paths(path: str) -> None:
     for key in ("path", "prefix"):
         assert f"routes[0].match.{key}: must be" in mistake(with_route(f"match: {{{key}: {path}}}"))
 
 
-@pytest.mark.parametrize("path", ["/", "/a", "/a/", "/a%2Fb", "/%zz", "/a b", "/é", "//a", "/a;b", "/.well-known", "/a..b"])
+@pytest.mark.parametrize(
+    "path", ["/", "/a", "/a/", "/a%2Fb", "/%zz", "/a b", "/é", "//a", "/a;b", "/.well-known", "/a..b"]
+)
 def test_paths_are_kept_as_written(path: str) -> None:
     assert route(f"match: {{path: '{path}'}}").matches[0].path == path
     assert route(f"match: {{prefix: '{path}'}}").matches[0].prefix == path
@@ -545,10 +644,14 @@ def test_paths_are_kept_as_written(path: str) -> None:
 
 @pytest.mark.parametrize(
     ("regex", "told"),
-    [("'a('", "missing ), unterminated subpattern at position 1"), ("'*a'", "nothing to repeat at position 0"),
-     ("'[b-a]'", "bad character range b-a at position 1"), ("'\\q'", "bad escape \\q at position 0"),
-     ("'[[a]'", "Possible nested set at position 1")],
-)  # fmt: skip
+    [
+        ("'a('", "missing ), unterminated subpattern at position 1"),
+        ("'*a'", "nothing to repeat at position 0"),
+        ("'[b-a]'", "bad character range b-a at position 1"),
+        ("'\\q'", "bad escape \\q at position 0"),
+        ("'[[a]'", "Possible nested set at position 1"),
+    ],
+)
 def test_bad_regular_expressions(regex: str, told: str) -> None:
     assert mistake(with_route(f"match: {{regex: {regex}}}")) == (
         f"f:5:43: routes[0].match.regex: is no regular expression: {told}"
@@ -570,9 +673,22 @@ def test_rewrites(rewrite: str, expected: model.Rewrite) -> None:
 
 @pytest.mark.parametrize(
     ("key", "bad"),
-    [("prefix", "v2"), ("prefix", "/v2?x"), ("prefix", "/é"), ("prefix", "'/a b'"), ("path", "x"), ("path", "/x#y"),
-     ("path", "''"), ("path", "5"), ("to", "x"), ("to", "'/a b'"), ("to", "/#"), ("regex", "'('"), ("regex", "5")],
-)  # fmt: skip
+    [
+        ("prefix", "v2"),
+        ("prefix", "/v2?x"),
+        ("prefix", "/é"),
+        ("prefix", "'/a b'"),
+        ("path", "x"),
+        ("path", "/x#y"),
+        ("path", "''"),
+        ("path", "5"),
+        ("to", "x"),
+        ("to", "'/a b'"),
+        ("to", "/#"),
+        ("regex", "'('"),
+        ("regex", "5"),
+    ],
+)
 def test_bad_rewrites(key: str, bad: str) -> None:
     assert f"routes[0].rewrite.{key}: " in mistake(with_route(f"rewrite: {{{key}: {bad}}}"))
 

@@ -12,17 +12,46 @@ from gateway.config import units
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
-        ("0", 0.0), ("0s", 0.0), ("0ms", 0.0), ("500ms", 0.5), ("1ms", 0.001), ("5s", 5.0), ("2m", 120.0), ("1h", 3600.0),
-        ("1.5s", 1.5), ("0.5h", 1800.0), ("090s", 90.0), ("8760h", 8760 * 3600.0),
+        ("0", 0.0),
+        ("0s", 0.0),
+        ("0ms", 0.0),
+        ("500ms", 0.5),
+        ("1ms", 0.001),
+        ("5s", 5.0),
+        ("2m", 120.0),
+        ("1h", 3600.0),
+        ("1.5s", 1.5),
+        ("0.5h", 1800.0),
+        ("090s", 90.0),
+        ("8760h", 8760 * 3600.0),
     ],
-)  # fmt: skip
+)
 def test_durations(text: str, seconds: float) -> None:
     assert units.duration(text) == seconds
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "5", "5 s", " 5s", "5s ", "5S", "5sec", "-5s", "+5s", "1m30s", "s", ".5s", "5.s", "1e3s", "5d", "8761h", "٥s", "5s\n"],
+    [
+        "",
+        "5",
+        "5 s",
+        " 5s",
+        "5s ",
+        "5S",
+        "5sec",
+        "-5s",
+        "+5s",
+        "1m30s",
+        "s",
+        ".5s",
+        "5.s",
+        "1e3s",
+        "5d",
+        "8761h",
+        "٥s",
+        "5s\n",
+    ],
 )
 def test_no_durations(text: str) -> None:
     with pytest.raises(ValueError):
@@ -47,7 +76,9 @@ def test_sizes(text: str, size: int) -> None:
     assert units.size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "5", "64K", "64KB", "64kib", "1.5MiB", "-1B", "1TiB", " 1B", "1 B", "9999999GiB", "1B\n"])
+@pytest.mark.parametrize(
+    "text", ["", "5", "64K", "64KB", "64kib", "1.5MiB", "-1B", "1TiB", " 1B", "1 B", "9999999GiB", "1B\n"]
+)
 def test_no_sizes(text: str) -> None:
     with pytest.raises(ValueError):
         units.size(text)

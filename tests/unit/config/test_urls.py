@@ -17,19 +17,35 @@ from gateway.model import Endpoint
         ("http://users:", Endpoint("http", "users", 80, authority=b"users")),
         ("HTTP://Users.Example:80", Endpoint("http", "users.example", 80, authority=b"Users.Example:80")),
         ("http://a_b-c.d.", Endpoint("http", "a_b-c.d.", 80, authority=b"a_b-c.d.")),
-        ("https://10.0.0.10/base?k=v",
-         Endpoint("https", "10.0.0.10", 443, base_path=b"/base", query=b"k=v", authority=b"10.0.0.10", server_name="10.0.0.10")),
-        ("https://Api.Example.:8443",
-         Endpoint("https", "api.example.", 8443, authority=b"Api.Example.:8443", server_name="api.example")),
+        (
+            "https://10.0.0.10/base?k=v",
+            Endpoint(
+                "https",
+                "10.0.0.10",
+                443,
+                base_path=b"/base",
+                query=b"k=v",
+                authority=b"10.0.0.10",
+                server_name="10.0.0.10",
+            ),
+        ),
+        (
+            "https://Api.Example.:8443",
+            Endpoint("https", "api.example.", 8443, authority=b"Api.Example.:8443", server_name="api.example"),
+        ),
         ("http://[::1]:81", Endpoint("http", "::1", 81, authority=b"[::1]:81")),
-        ("https://[2001:DB8::0:1]",
-         Endpoint("https", "2001:db8::1", 443, authority=b"[2001:DB8::0:1]", server_name="2001:db8::1")),
-        ("http://h/a%2Fb//c/?sta=tic&x=%zz?y",
-         Endpoint("http", "h", 80, base_path=b"/a%2Fb//c/", query=b"sta=tic&x=%zz?y", authority=b"h")),
+        (
+            "https://[2001:DB8::0:1]",
+            Endpoint("https", "2001:db8::1", 443, authority=b"[2001:DB8::0:1]", server_name="2001:db8::1"),
+        ),
+        (
+            "http://h/a%2Fb//c/?sta=tic&x=%zz?y",
+            Endpoint("http", "h", 80, base_path=b"/a%2Fb//c/", query=b"sta=tic&x=%zz?y", authority=b"h"),
+        ),
         ("http://h?k", Endpoint("http", "h", 80, query=b"k", authority=b"h")),
         ("http://h/?", Endpoint("http", "h", 80, authority=b"h")),
     ],
-)  # fmt: skip
+)
 def test_endpoints(url: str, endpoint: Endpoint) -> None:
     assert urls.endpoint(url) == endpoint
 

@@ -1,0 +1,345 @@
+"""Rules between one key and another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import config
+from gateway.config.rules import RULES
+from gateway.errors import ConfigError
+from gateway.router import Router
+from tests.unit.config.reading import at, mistake, mistakes, read, route, upstream, with_route, with_upstream
+
+
+def keys(told: list[str]) -> list[str]:
+    return [one.split(": ")[1] for one in told]
+
+
+# -- names -----------------------------------------------------------------------------
+
+
+def test_an_unknown_upstream_is_told_with_those_that_are_known() -> None:
+    text = "version: 1\nupstreams:\n  b: {consul: s}\n  a: {consul: s}\nroutes:\n  - {name: r, upstream: nope}\n"
+    assert mistake(text) == f"{at(text, 'nope')}: routes[0].upstream: there is no upstream nope (allowed: a, b)"
+    assert mistake("version: 1\nroutes: [{name: r, upstream: c}]\n").endswith("(allowed: none is defined)")
+
+
+def test_a_broken_upstream_is_not_an_unknown_one() -> None:
+    told = mistakes("version: 1\nupstreams: {u: {colour: red}}\nroutes: [{name: r, upstream: u}]\n")
+    assert keys(told) == ["upstreams.u.colour"]
+    told = mistakes("version: 1\nupstreams: [u]\nroutes: [{name: r, upstream: u}]\n")
+    assert keys(told) == ["upstreams"]
+
+
+def test_a_route_that_is_broken_elsewhere_still_has_its_upstream_and_name_checked() -> None:
+    told = mistakes(
+        """\
+        version: 1
+        upstreams: {u: {consul: s}}
+        routes:
+          - {name: r, upstream: u, match: {path: /a}}
+          - {name: r, upstream: v, colour: red, match: {path: /b}}
+        """
+    )
+    assert keys(told) == ["routes[1].name", "routes[1].upstream", "routes[1].colour"]
+
+
+def test_names_are_unique() -> None:
+    told = mistakes(
+        "version: 1\nupstreams: {u: {consul: s}}\nroutes:\n"
+        "  - {name: a, upstream: u, match: {path: /1}}\n"
+        "  - {name: A, upstream: u, match: {path: /2}}\n"
+        "  - {name: a, upstream: u, match: {path: /3}}\n"
+        "  - {name: a, upstream: u, match: {path: /4}}\n"
+    )
+    assert told == [
+        "f:6:12: routes[2].name: a is the name of the route in line 4 too",
+        "f:7:12: routes[3].name: a is the name of the route in line 4 too",
+    ]
+
+
+def test_a_route_has_a_name() -> None:
+    told = mistake("version: 1\nupstreams: {u: {consul: s}}\nroutes:\n  - {upstream: u}\n")
+    assert told == "f:4:5: routes[0].name: is required"
+
+
+def test_a_route_has_an_upstream() -> None:
+    assert mistake("version: 1\nroutes:\n  - {name: r}\n") == "f:3:5: routes[0].upstream: is required"
+
+
+def test_a_header_is_named_once_in_whatever_case() -> None:
+    text = with_route("match: {headers: {X-A: 1, x-b: 2, x-a: 1}}")
+    assert mistake(text) == f"{at(text, 'x-a')}: routes[0].match.headers.x-a: given twice, in another case"
+
+
+# -- upstreams -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["{}", "{host: preserve}", "{consul: s, endpoints: [http://h]}", "{consul: null}"])
+def test_one_source_of_endpoints(text: str) -> None:
+    assert mistake(with_upstream(text)) == "f:3:3: upstreams.u: needs exactly one of consul, endpoints"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{endpoints: []}", "f:3:18: upstreams.u.endpoints: is empty (at least one URL)"),
+        ("{endpoints: [http://h], tag: a}", "f:3:30: upstreams.u.tag: is for consul"),
+        (
+            "{endpoints: [http://h], scheme: http}",
+            "f:3:30: upstreams.u.scheme: is for discovered endpoints; here each URL has its own",
+        ),
+        ("{endpoints: [http://h], tls: {}}", "f:3:30: upstreams.u.tls: no endpoint of this upstream is https"),
+        (
+            "{consul: s, scheme: https}",
+            "f:3:18: upstreams.u.scheme: https over consul needs tls.server_name, the name to verify",
+        ),
+        (
+            "{consul: s, tls: {}}",
+            "f:3:18: upstreams.u.tls: https over consul needs tls.server_name, the name to verify",
+        ),
+        ("{consul: s, scheme: http, tls: {server_name: a}}", "f:3:32: upstreams.u.tls: is for scheme: https"),
+    ],
+)
+def test_keys_that_do_not_go_together(text: str, told: str) -> None:
+    assert mistake(with_upstream(text)) == told
+
+
+def test_https_over_consul() -> None:
+    found = upstream("{consul: s, tls: {server_name: s.example}}")
+    assert found.scheme == "https"
+    assert found.tls is not None
+    assert found.tls.server_name == "s.example"
+    assert upstream("{consul: s, scheme: https, tls: {server_name: 10.0.0.1, verify: false}}").scheme == "https"
+
+
+@pytest.mark.parametrize("name", ["''", "a b", "a:80", "'*.a'", "http://a", "é.example", "5", "1.2.3"])
+def test_bad_server_names(name: str) -> None:
+    assert "upstreams.u.tls.server_name: " in mistake(with_upstream(f"{{consul: s, tls: {{server_name: {name}}}}}"))
+
+
+def test_files_of_tls_exist(tmp_path: Path) -> None:
+    for name in ("ca.pem", "cert.pem", "key.pem"):
+        (tmp_path / name).touch()
+    whole = f"ca: {tmp_path}/ca.pem, cert: {tmp_path}/cert.pem, key: {tmp_path}/key.pem"
+    found = upstream(f"{{endpoints: [https://10.0.0.1], tls: {{{whole}}}}}").tls
+    assert found is not None
+    assert (found.ca, found.cert, found.key) == tuple(
+        str(tmp_path / name) for name in ("ca.pem", "cert.pem", "key.pem")
+    )
+    for key in ("ca", "cert"):
+        told = mistake(with_upstream(f"{{endpoints: [https://10.0.0.1], tls: {{{key}: {tmp_path}}}}}"))
+        assert told.endswith(f"upstreams.u.tls.{key}: there is no file {tmp_path} that can be read")
+    missing = tmp_path / "missing"
+    told_all = mistakes(with_upstream(f"{{endpoints: [https://10.0.0.1], tls: {{ca: {missing}, cert: {missing}}}}}"))
+    assert keys(told_all) == ["upstreams.u.tls.ca", "upstreams.u.tls.cert"]
+    told = mistake(with_upstream(f"{{endpoints: [https://10.0.0.1], tls: {{key: {tmp_path}/key.pem}}}}"))
+    assert told.endswith("upstreams.u.tls.key: needs tls.cert, the certificate that it belongs to")
+
+
+def test_an_endpoint_stands_in_a_list_once() -> None:
+    text = with_upstream("{endpoints: [http://a/x, http://b, http://A:80/x?q, {url: http://b:80/}]}")
+    assert mistakes(text) == [
+        f"{at(text, 'http://A:80')}: upstreams.u.endpoints[2]: is in this list already (for a larger share: weight)",
+        f"{at(text, 'http://b:80')}: upstreams.u.endpoints[3].url: is in this list already (for a larger share: weight)",
+    ]
+    assert upstream("{endpoints: [http://a, https://a, http://a:81, http://a/x]}").name == "u"
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "[::ffff:169.254.169.254]", "[::ffff:a9fe:a9fe]"])
+def test_endpoints_that_discovery_denies(host: str) -> None:
+    told = mistake(with_upstream(f"{{endpoints: ['http://{host}/']}}"))
+    assert told == (
+        "f:3:19: upstreams.u.endpoints[0]: 169.254.169.254 is in 169.254.0.0/16, which discovery.deny forbids"
+    )
+
+
+def test_what_is_denied_is_what_the_file_says() -> None:
+    text = with_upstream("{endpoints: [http://169.254.169.254, http://10.1.2.3, 'http://[fe80::1]']}")
+    assert read(text + "discovery: {deny: []}\n").routes
+    told = mistakes(text + "discovery: {deny: [10.0.0.0/8, 'fe80::/10']}\n")
+    assert keys(told) == ["upstreams.u.endpoints[1]", "upstreams.u.endpoints[2]"]
+    # Names are looked up later; what cannot be read here is not judged by.
+    assert keys(mistakes(text + "discovery: {deny: [x]}\n")) == ["discovery.deny[0]"]
+
+
+# -- routes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("match", "told"),
+    [
+        ("[]", "routes[0].match: is empty and would match nothing (leave it out to match everything)"),
+        ("{path: /a, prefix: /a}", "routes[0].match.prefix: stands beside path (one of path, prefix, regex)"),
+        ("{regex: a, prefix: /a}", "routes[0].match.regex: stands beside prefix (one of path, prefix, regex)"),
+        ("[{}, {path: /a, regex: a}]", "routes[0].match[1].regex: stands beside path (one of path, prefix, regex)"),
+    ],
+)
+def test_one_condition_on_the_path(match: str, told: str) -> None:
+    assert mistake(with_route(f"match: {match}")).endswith(f": {told}")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("rewrite: {}", ["routes[0].rewrite: needs exactly one of prefix, path, regex with to"]),
+        ("rewrite: {prefix: /a, path: /b}", ["routes[0].rewrite: needs exactly one of prefix, path, regex with to"]),
+        ("rewrite: {regex: a}", ["routes[0].rewrite: regex and to go together"]),
+        (
+            "rewrite: {to: /a}",
+            [
+                "routes[0].rewrite: needs exactly one of prefix, path, regex with to",
+                "routes[0].rewrite: regex and to go together",
+            ],
+        ),
+        (
+            r"rewrite: {regex: '/(a)', to: '/\2'}",
+            ["routes[0].rewrite.to: does not fit the regular expression: invalid group reference 2 at position 2"],
+        ),
+        (
+            r"rewrite: {regex: '/(a)', to: '/\g<b>'}",
+            ["routes[0].rewrite.to: does not fit the regular expression: unknown group name 'b'"],
+        ),
+        (
+            r"rewrite: {regex: '/(a)', to: '/\q'}",
+            [r"routes[0].rewrite.to: does not fit the regular expression: bad escape \q at position 1"],
+        ),
+        ("strip_prefix: true, rewrite: {path: /b}", ["routes[0].rewrite: stands beside strip_prefix (one of them)"]),
+        (
+            "strip_prefix: true, match: [{prefix: /a}, {regex: /b}]",
+            ["routes[0].strip_prefix: a match by regex has no prefix (rewrite: {regex, to})"],
+        ),
+        (
+            "rewrite: {prefix: /b}, match: {regex: /b}",
+            ["routes[0].rewrite.prefix: a match by regex has no prefix (rewrite: {regex, to})"],
+        ),
+    ],
+)
+def test_one_rewriting(given: str, told: list[str]) -> None:
+    assert [one.split(": ", 1)[1] for one in mistakes(with_route(given))] == told
+
+
+TWINS = [
+    ("match: {prefix: /a}", "match: {prefix: /a/}"),
+    ("match: {prefix: /%61}", "match: {prefix: //a}"),
+    ("match: {path: /a%2fb}", "match: {path: /a%2Fb}"),
+    ("match: {prefix: /}", "match: {}"),
+    ("match: {}", "priority: 0"),
+    ("match: {host: A.example., path: /a}", "match: {host: a.example, path: /a}"),
+    ("match: {methods: [GET, HEAD]}", "match: {methods: [HEAD, GET, GET]}"),
+    ("match: {headers: {X-A: 1, X-B: '2'}}", "match: {headers: {x-b: 2, x-a: '1'}}"),
+    ("match: {query: {a: 1, b: 2}}", "match: {query: {b: 2, a: 1}}"),
+    ("match: {regex: '/a+'}", "match: {regex: '/a+'}"),
+    ("priority: 3", "priority: 3"),
+    ("match: {path: /é}", "match: {path: /%C3%A9}"),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), TWINS)
+def test_routes_that_can_never_be_told_apart(first: str, second: str) -> None:
+    told = mistake(with_route(first, other=second))
+    assert told.startswith("f:6:")
+    assert ": routes[1]" in told
+    assert told.endswith("can never be told apart from route r in line 5 (another match, or another priority)")
+
+
+DISTINCT = [
+    ("match: {prefix: /a}", "match: {path: /a}"),
+    ("match: {path: /a}", "match: {path: /a/}"),
+    ("match: {path: /a}", "match: {regex: /a}"),
+    ("match: {prefix: /a}", "match: {prefix: /a}, priority: 1"),
+    ("match: {path: /a%2Fb}", "match: {path: /a/b}"),
+    ("match: {host: a}", "match: {host: '*.a'}"),
+    ("match: {host: a}", "match: {}"),
+    ("match: {methods: [GET, HEAD]}", "match: {methods: [GET, HEAD, POST]}"),
+    ("match: {headers: {a: 1}}", "match: {headers: {a: 1.0}}"),
+    ("match: {query: {a: 1}}", "match: {query: {A: 1}}"),
+    ("match: {query: {a: 1}}", "match: {headers: {a: 1}}"),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), DISTINCT)
+def test_routes_that_can_be_told_apart(first: str, second: str) -> None:
+    assert len(read(with_route(first, other=second)).routes) == 2
+
+
+def test_each_match_of_a_list_is_compared() -> None:
+    text = with_route("match: [{path: /a}, {path: /b}]", other="match: [{path: /c}, { path: /b}]")
+    assert mistake(text).startswith(
+        f"{at(text, '{ path: /b}')}: routes[1].match[1]: can never be told apart from route r in line 5"
+    )
+    # What stands twice within one route leads to the same place.
+    assert read(with_route("match: [{path: /a}, {path: /a}]")).routes
+
+
+def test_twins_keep_their_places_when_a_route_between_them_is_broken() -> None:
+    told = mistakes(with_route("match: {path: /a}", b="colour: red", c="match: {path: /a}"))
+    assert keys(told) == ["routes[1].colour", "routes[2].match"]
+    assert "route r in line 5" in told[1]
+
+
+@pytest.mark.parametrize(
+    "match", ["{path: /-/}", "{path: /-/x}", "{prefix: /-/}", "{prefix: /%2D/x}", "{prefix: //-//x/}"]
+)
+def test_routes_under_the_own_prefix(match: str) -> None:
+    told = mistake(with_route(f"match: [{{path: /ok}}, {match}]"))
+    key = match.strip("{").split(":")[0]
+    assert told.startswith("f:5:")
+    assert told.endswith(f"routes[0].match[1].{key}: is under server.own_prefix /-/, which the gateway answers itself")
+
+
+@pytest.mark.parametrize(
+    "match", ["{path: /-}", "{path: /-x}", "{prefix: /-x}", "{prefix: /}", "{regex: /-/x}", "{path: /x/-/}"]
+)
+def test_routes_that_only_touch_the_own_prefix(match: str) -> None:
+    assert route(f"match: {match}").name == "r"
+
+
+def test_the_own_prefix_is_what_the_file_says() -> None:
+    text = with_route("match: {path: /-/x}")
+    assert read(text + "server: {own_prefix: null}\n").routes
+    assert read(text + "server: {own_prefix: /_gw/}\n").routes
+    # What cannot be read here is not judged by.
+    assert keys(mistakes(text + "server: {own_prefix: null, colour: red}\n")) == ["server.colour"]
+
+
+# -- all of them -----------------------------------------------------------------------
+
+
+def test_rules_do_not_follow_from_what_the_schema_refused() -> None:
+    told = mistakes(
+        """\
+        version: 1
+        upstreams:
+          a: {dns_srv: _http._tcp.a}
+          b: {endpoints: [ftp://x], tag: t}
+        routes:
+          - {name: a, upstream: a, match: {prefix: nope}, rewrite: {}}
+        """
+    )
+    assert keys(told) == ["upstreams.a.dns_srv", "upstreams.b.endpoints[0]", "routes[0].match.prefix"]
+
+
+def test_every_rule_is_asked() -> None:
+    assert len(RULES) == len({rule.__name__ for rule in RULES}) == 13
+
+
+WORDS = st.sampled_from(
+    ["/", "/a", "/a/", "/%61", "/a%2Fb", "/é", "/a b", "//a", "/-/x", "/.", "/a/..;x", "/%zz", "a(", "/(a)"]
+)
+HOSTS = st.sampled_from(["a.example", "*.a.example", "[::1]", "A.", "*", "a..b", "-a", "a_b", "*.*.a", "10.0.0.1"])
+
+
+@given(st.sampled_from(["path", "prefix", "regex"]), WORDS, HOSTS, st.booleans())
+def test_the_router_takes_whatever_is_accepted(kind: str, word: str, host: str, strip: bool) -> None:
+    flag = str(strip).lower()
+    text = with_route(f"match: {{{kind}: '{word}', host: '{host}'}}, strip_prefix: {flag}")
+    try:
+        found = config.loads(text.encode(), "f", {})
+    except ConfigError:
+        return
+    assert len(Router(found.routes).ordered()) == 1
