@@ -1,0 +1,79 @@
+"""One listening socket: takes connections and gives each a greenlet.
+
+Rule: nothing here waits. A worker that has its limit of connections stops taking more, so
+that they go to another worker or wait in the kernel; it goes on when one has ended.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent import get_hub
+from gevent import socket as gsocket
+
+log = logging.getLogger(__name__)
+
+_READ = 1
+# After an accept for which the system lacks descriptors or memory.
+_BREATHER = 0.1
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Acceptor:
+    """Calls `serve(socket, address)` in a new greenlet for each connection.
+
+    `room` is asked before each accept. `a_turn`: how many are taken before others of this
+    worker run; 1 where workers share a socket, or the first that wakes takes them all.
+    """
+
+    def __init__(
+        self, listener: Any, serve: Callable[[Any, Any], None], room: Callable[[], bool], a_turn: int
+    ) -> None:
+        listener.setblocking(0)
+        self._listener = listener
+        self._raw = listener._sock
+        self._serve = serve
+        self._room = room
+        self._a_turn = a_turn
+        self._loop = get_hub().loop
+        self._watcher = self._loop.io(self._raw.fileno(), _READ)
+        self._timer = self._loop.timer(_BREATHER)
+        self._closed = False
+
+    def start(self) -> None:
+        """Accept, or accept again."""
+        if not self._closed and not self._watcher.active:
+            self._watcher.start(self._ready)
+
+    def close(self) -> None:
+        """Accept no more. What waits in the kernel is left to other workers."""
+        if self._closed:
+            return
+        self._closed = True
+        for watcher in (self._watcher, self._timer):
+            watcher.stop()
+            watcher.close()
+        self._listener.close()
+
+    def _ready(self) -> None:
+        for _ in range(self._a_turn):
+            if not self._room():
+                self._watcher.stop()
+                return
+            try:
+                descriptor, address = self._raw._accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    log.warning("no connection can be taken for now: %s", error)
+                    self._watcher.stop()
+                    self._timer.start(self.start)
+                    return
+                continue  # that one went away while it waited (accept(2), "Error handling")
+            sock = gsocket.socket(self._raw.family, self._raw.type, self._raw.proto, fileno=descriptor)
+            gevent.spawn_raw(self._serve, sock, address)

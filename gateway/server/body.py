@@ -1,0 +1,192 @@
+"""The bodies of requests, read from the client when somebody wants them.
+
+Rule: a body that cannot be had whole ends with an error, never with `b""`. The clock runs
+only while we wait for the client: not while the gateway waits for an upstream, and not
+before our `100 Continue` is out.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Protocol
+
+from gateway.errors import ClientClosed, ClientError, GatewayError, RequestTimeout
+from gateway.exchange import BufferedBody, Request, RequestBody
+from gateway.model import ServerSettings
+from gateway.server.chunked import ChunkedDecoder
+from gateway.server.pace import Pace
+from gateway.stream import Stream
+
+_READ = 64 * 1024
+
+
+class Client(Protocol):
+    """What a body needs of the connection that it comes from."""
+
+    stream: Stream
+    # Bytes that were read and belong to nobody yet.
+    pending: bytes
+    settings: ServerSettings
+
+    def send_continue(self) -> None: ...
+
+
+class _Body:
+    """What the two framings share: one read from the client with all its limits."""
+
+    __slots__ = ("_client", "_pace", "complete", "error", "expects_continue", "received", "request")
+
+    def __init__(self, client: Client, expects_continue: bool) -> None:
+        self._client = client
+        self.error: GatewayError | None = None
+        self._pace: Pace | None = None
+        self.complete = False
+        self.expects_continue = expects_continue
+        # Bytes of body handed on so far, also told to the request while there is one.
+        self.received = 0
+        self.request: Request | None = None
+
+    def _count(self, data: bytes) -> None:
+        self.received += len(data)
+        if self.request is not None:
+            self.request.bytes_in = self.received
+
+    def _fail(self, error: GatewayError) -> GatewayError:
+        self.error = error
+        return error
+
+    def _bytes(self) -> bytes:
+        """The next bytes from the client, whatever they are; never none."""
+        if self.error is not None:
+            raise self.error
+        client = self._client
+        if client.pending:
+            data, client.pending = client.pending, b""
+            return data
+        if self.expects_continue:
+            self.expects_continue = False
+            client.send_continue()
+        settings = client.settings
+        began = monotonic()
+        try:
+            data = client.stream.recv(_READ, settings.timeouts.body)
+        except TimeoutError:
+            raise self._fail(RequestTimeout(f"no progress of the body for {settings.timeouts.body} s")) from None
+        except OSError as error:
+            raise self._fail(ClientClosed(f"client went away inside its body: {error}")) from error
+        except GatewayError as error:  # thrown in from outside, to end the exchange
+            raise self._fail(error) from None
+        if not data:
+            raise self._fail(ClientClosed("client closed inside its body"))
+        if settings.min_rate:
+            if self._pace is None:
+                self._pace = Pace(settings.min_rate)
+            if not self._pace.keeps(monotonic() - began, len(data)):
+                raise self._fail(RequestTimeout(f"body slower than {settings.min_rate} bytes a second"))
+        return data
+
+
+class LengthBody(_Body):
+    """A body whose length was told."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, client: Client, length: int, expects_continue: bool) -> None:
+        super().__init__(client, expects_continue)
+        self.left = length
+
+    def read(self) -> bytes:
+        if not self.left:
+            return b""
+        data = self._bytes()
+        if len(data) > self.left:
+            data, self._client.pending = data[: self.left], data[self.left :]
+        self.left -= len(data)
+        self._count(data)
+        self.complete = not self.left
+        return data
+
+
+class ChunkedBody(_Body):
+    """A body that says piece by piece how long it is. Its trailers are checked and dropped:
+    no upstream is told of any (`TE: trailers` is not passed on), and a field that is
+    merged late could be one that was already acted upon (RFC 9110 §6.5.1)."""
+
+    __slots__ = ("_decoder", "_ready")
+    left: int | None = None
+
+    def __init__(self, client: Client, decoder: ChunkedDecoder, ready: bytes, expects_continue: bool) -> None:
+        super().__init__(client, expects_continue)
+        self._decoder = decoder
+        self._ready = ready
+
+    def read(self) -> bytes:
+        data, self._ready = self._ready, b""
+        while not data and not self._decoder.done:
+            arrived = self._bytes()
+            try:
+                data = self._decoder.feed(arrived)
+            except ClientError as error:
+                raise self._fail(error) from None
+            if self._decoder.done:
+                self._client.pending = self._decoder.rest
+        self._count(data)
+        self.complete = self._decoder.done
+        return data
+
+
+class WholeBody(BufferedBody):
+    """A body that arrived together with its head."""
+
+    __slots__ = ("_request", "left", "received")
+    error: GatewayError | None = None
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.left = 0
+        self.received = len(data)
+        self._request: Request | None = None
+
+    @property
+    def request(self) -> Request | None:
+        return self._request
+
+    @request.setter
+    def request(self, request: Request | None) -> None:
+        self._request = request
+        if request is not None:
+            request.bytes_in = self.received
+
+
+ArrivingBody = LengthBody | ChunkedBody | WholeBody
+
+
+def of_length(client: Client, length: int, expects_continue: bool) -> ArrivingBody | None:
+    """The body of a request with Content-Length; None for a length of 0."""
+    if not length:
+        return None
+    pending = client.pending
+    if len(pending) >= length:
+        client.pending = pending[length:]
+        return WholeBody(pending[:length])
+    return LengthBody(client, length, expects_continue and not pending)
+
+
+def of_chunks(client: Client, expects_continue: bool) -> ArrivingBody:
+    """The body of a request with `Transfer-Encoding: chunked`.
+
+    What came with the head is decoded at once: a body that is wrong from the beginning is
+    refused before anybody hears of the request. Raises what the decoder raises.
+    """
+    decoder = ChunkedDecoder(client.settings.limits)
+    pending, client.pending = client.pending, b""
+    ready = decoder.feed(pending) if pending else b""
+    if decoder.done:
+        client.pending = decoder.rest
+        return WholeBody(ready)
+    return ChunkedBody(client, decoder, ready, expects_continue and not pending)
+
+
+def _satisfies(body: ArrivingBody) -> RequestBody:
+    """For the type checker: each of them is what `exchange` promises."""
+    return body

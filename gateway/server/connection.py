@@ -1,0 +1,705 @@
+"""One client connection: heads in, answers out, one after another, until it ends.
+
+Rule: one greenlet runs it. Requests are answered in the order in which they came, and a
+request begins only where the one before it ended: after anything that leaves that place
+unknown, or a body that nobody read and that is too long to throw away, the connection is
+closed so that the answer can still be read.
+
+While an exchange runs, the hub watches the socket: a client that hung up ends the exchange
+by an exception thrown into the greenlet, wherever that waits (`ClientClosed`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from math import inf
+from time import monotonic
+from typing import Any, Protocol
+
+import gevent
+from gevent import get_hub, getcurrent
+
+from gateway.errors import (
+    BadRequest,
+    BadResponse,
+    ClientClosed,
+    ClientError,
+    GatewayError,
+    HeaderTooLarge,
+    RequestTimeout,
+    UpstreamTruncated,
+    UriTooLong,
+    WriteTimeout,
+)
+from gateway.exchange import Headers, Request, Response, ResponseBody
+from gateway.model import ServerSettings
+from gateway.server import proxy_protocol as preamble
+from gateway.server import writer
+from gateway.server.body import ArrivingBody, of_chunks, of_length
+from gateway.server.pace import Pace
+from gateway.server.parser import HeadParser
+from gateway.stream import Stream
+
+log = logging.getLogger(__name__)
+
+# One read of heads. A head of a few hundred bytes fits many times.
+_READ = 16 * 1024
+# Empty lines before a request line that are skipped (RFC 9112 §2.2: "at least one").
+_MOST_EMPTY_LINES = 8
+# What may stand at the beginning of a method (RFC 9110 §5.6.2).
+_TOKEN_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+# An unread body is read and thrown away within these, to keep the connection …
+_DRAIN_BYTES = 256 * 1024
+_DRAIN_SECONDS = 1.0
+# … or else to close it without the RST that would take our answer from the client
+# (RFC 9112 §9.6; nginx's lingering_close).
+_LINGER_BYTES = 4 * 1024 * 1024
+_LINGER_SECONDS = 2.0
+# How often a blocked write looks whether the client takes anything.
+_LONGEST_LOOK = 5.0
+# A fast source and a fast sink never wait: let others run in between.
+_PIECES_A_TURN = 16
+_NO_BODY = frozenset({204, 304})
+
+
+class Door(Protocol):
+    """Who answers requests: the gateway, or a WSGI application in its place."""
+
+    def handle(self, request: Request) -> Response | None:
+        """None: the request is to be answered by the WSGI application."""
+        ...
+
+    def answer(self, error: GatewayError, request: Request) -> Response: ...
+
+    def finish(self, request: Request, response: Response | None, bytes_out: int, error: GatewayError | None) -> None:
+        """The exchange is over. `error`: what went wrong outside `handle`."""
+        ...
+
+
+class Application(Protocol):
+    """The WSGI application of this worker, for what `Door.handle` leaves to it."""
+
+    def serve(self, connection: Connection, request: Request, body: ArrivingBody | None) -> None:
+        """Answer the request by the connection's `begin`, `more` and `end`."""
+        ...
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all connections of one worker have in common."""
+
+    door: Door
+    application: Application
+    settings: ServerSettings
+    parser: HeadParser
+    # `worn` is called once `left` requests have been served (gunicorn's max_requests).
+    worn: Callable[[], None]
+    left: float = inf
+    # No connection is kept any more: the worker is leaving (or gunicorn's keepalive is 0).
+    closing: bool = False
+    connections: set[Connection] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a connection came in: what a listener knows of itself."""
+
+    scheme: str
+    port: int
+    address: str = ""
+
+
+def without_body(request: Request, response: Response) -> bool:
+    """Whether the answer ends with its head, whatever length that tells (RFC 9112 §6.3)."""
+    return response.bodyless or response.status in _NO_BODY or request.method == b"HEAD"
+
+
+class Connection:
+    """See the module's docstring. `run` serves the connection to its end and closes it."""
+
+    __slots__ = (
+        "__weakref__",
+        "_chunked",
+        "_delimited",
+        "_greenlet",
+        "_half_closed",
+        "_keep",
+        "_pace",
+        "_told",
+        "answering",
+        "busy",
+        "gone",
+        "idle_since",
+        "peer",
+        "peer_port",
+        "pending",
+        "place",
+        "proxy_protocol",
+        "sent",
+        "settings",
+        "shared",
+        "started",
+        "stream",
+    )
+
+    def __init__(
+        self, shared: Shared, stream: Stream, place: Place, peer: str, peer_port: int = 0, proxy_protocol: str = "off"
+    ) -> None:
+        self.shared = shared
+        self.settings = shared.settings
+        self.stream = stream
+        self.place = place
+        self.peer = peer
+        self.peer_port = peer_port
+        # gunicorn's setting; "off" for a peer that is not allowed to speak it.
+        self.proxy_protocol = proxy_protocol
+        # Bytes that were read and belong to nobody yet.
+        self.pending = b""
+        # When the first byte of the current head was there.
+        self.started = 0.0
+        # Since when there is nothing to do but to wait for the next request; None: there is.
+        self.idle_since: float | None = None
+        # An exchange runs; it ends early for the reason in `gone`.
+        self.busy = False
+        self.gone: GatewayError | None = None
+        self._greenlet: Any = None
+        self._half_closed: Any = None
+        self._pace: Pace | None = None
+        # The answer that is being written. `answering`: its head is (being) sent.
+        self.answering = False
+        self.sent = 0
+        self._keep = False
+        self._chunked = False
+        self._told: int | None = None
+        self._delimited = False
+
+    def run(self) -> None:
+        """Serve requests until the connection ends, and close it."""
+        self._greenlet = getcurrent()
+        stream = self.stream
+        stream.on_readable = self._readable
+        # The first request is mostly there already.
+        stream.eager = True
+        self.shared.connections.add(self)
+        try:
+            self._serve()
+        except OSError:
+            pass  # the client is gone, and nothing was under way
+        finally:
+            self.shared.connections.discard(self)
+            self._stop_half_closed()
+            stream.close()
+
+    def _serve(self) -> None:
+        shared, parser = self.shared, self.shared.parser
+        if self.proxy_protocol != "off" and not self._preamble():
+            return
+        while True:
+            head: bytes | None = None
+            try:
+                head = self._head()
+                if head is None:
+                    return
+                parser.parse(head)
+                body: ArrivingBody | None = None
+                if parser.content_length is not None:
+                    body = of_length(self, parser.content_length, parser.expects_continue)
+                elif parser.chunked:
+                    body = of_chunks(self, parser.expects_continue)
+            except ClientError as error:
+                self._refuse(error, head is not None)
+                return
+            request = Request(
+                parser.method,
+                parser.target,
+                parser.headers,
+                started=self.started,
+                peer=self.peer,
+                scheme=self.place.scheme,
+                port=self.place.port,
+                http11=parser.http11,
+                content_length=parser.content_length,
+                chunked=parser.chunked,
+                body=body,
+                interim=self.send_interim if parser.http11 else None,
+                upgrade=parser.upgrade,
+            )
+            if body is not None:
+                body.request = request
+            shared.left -= 1
+            if shared.left <= 0:
+                shared.left = inf
+                shared.worn()
+            self._keep = parser.keep_alive
+            self._exchange(request, body)
+            if not self._keep:
+                self._part(body is None or body.complete)
+                return
+
+    # -- reading a head ---------------------------------------------------------------
+
+    def _head(self) -> bytes | None:
+        """The bytes of the next head, None at the end of the connection."""
+        data = self.pending
+        if not data:
+            self.idle_since = monotonic()
+            try:
+                data = self.stream.recv(_READ, self.settings.timeouts.keepalive)
+            except TimeoutError:
+                return None
+            finally:
+                self.idle_since = None
+            # A client that floods us with requests gets one buffer of them a turn.
+            self.stream.eager = False
+            if not data:
+                return None
+        self.started = monotonic()
+        end = data.find(b"\r\n\r\n") + 4
+        if end == 3 or data[0] == 13:
+            return self._head_in_pieces(data)
+        if end == len(data):
+            self.pending = b""
+            return data
+        self.pending = data[end:]
+        return data[:end]
+
+    def _head_in_pieces(self, data: bytes) -> bytes | None:
+        """A head that did not come at once, or has empty lines before it."""
+        limit = self.settings.timeouts.header
+        deadline = inf if limit is None else self.started + limit
+        buffer = bytearray(data)
+        empty_lines = seen = 0
+        while True:
+            while buffer.startswith(b"\r\n") and empty_lines < _MOST_EMPTY_LINES:
+                del buffer[:2]
+                empty_lines += 1
+            end = buffer.find(b"\r\n\r\n", max(seen - 3, 0)) + 4
+            if end != 3:
+                self.pending = bytes(buffer[end:])
+                return bytes(buffer[:end])
+            self._plausible(buffer, seen)
+            seen = len(buffer)
+            try:
+                data = self.stream.recv(_READ, None if limit is None else max(deadline - monotonic(), 0.0))
+            except TimeoutError:
+                if not buffer:
+                    return None  # nothing but empty lines: nobody waits for an answer
+                raise RequestTimeout(f"no whole head in {limit} s") from None
+            if not data:
+                if not buffer:
+                    return None
+                raise BadRequest("the connection ended inside a head")
+            buffer += data
+
+    def _plausible(self, buffer: bytearray, seen: int) -> None:
+        """Refuse the beginning of a head that can become none, as soon as that is known."""
+        if not buffer or buffer == b"\r":
+            return
+        if buffer[0] not in _TOKEN_BYTES:
+            raise BadRequest(f"a request does not begin with {bytes(buffer[:8])!r}")
+        lf = buffer.find(b"\n", seen)
+        while lf >= 0:
+            if buffer[lf - 1] != 13:
+                raise BadRequest("a line ends with a bare LF")
+            lf = buffer.find(b"\n", lf + 1)
+        limits = self.settings.limits
+        end = buffer.find(b"\r\n")
+        if end < 0:
+            if limits.request_line and len(buffer) > limits.request_line + 1:
+                raise UriTooLong(f"request line of more than {limits.request_line} bytes")
+            return
+        if end >= seen - 1:
+            self.shared.parser.request_line(bytes(buffer[:end]))
+        if limits.header and len(buffer) - end > limits.header + 4:
+            raise HeaderTooLarge(f"header lines of more than {limits.header} bytes")
+
+    def _preamble(self) -> bool:
+        """Read the PROXY protocol's header, if there is one; False when the connection ended."""
+        limit = self.settings.timeouts.header
+        deadline = None if limit is None else monotonic() + limit
+        while True:
+            try:
+                data = self.stream.recv(_READ, None if deadline is None else max(deadline - monotonic(), 0.0))
+            except TimeoutError:
+                return False
+            if not data:
+                return False
+            self.pending += data
+            try:
+                found = preamble.read(self.pending, self.proxy_protocol)
+            except BadRequest as error:
+                self.started = monotonic()
+                self._refuse(error, parsed=False)
+                return False
+            if found is not None:
+                self.pending = self.pending[found.length :]
+                if found.peer is not None:
+                    self.peer = found.peer
+                return True
+
+    # -- one exchange -----------------------------------------------------------------
+
+    def _exchange(self, request: Request, body: ArrivingBody | None) -> None:
+        """Answer one request; `_keep` says afterwards whether there may be another."""
+        door = self.shared.door
+        response: Response | None = None
+        error: GatewayError | None = None
+        self.answering = False
+        self.sent = 0
+        self.gone = None
+        self.busy = True
+        self.stream.watch()
+        try:
+            response = door.handle(request)
+        except GatewayError as thrown:
+            error = thrown
+        except Exception as failure:
+            error = self.failed(failure)
+        if response is None and error is None:
+            try:
+                self.shared.application.serve(self, request, body)
+            finally:
+                self._settle(body)
+            return
+        try:
+            if self.gone is not None or isinstance(error, ClientClosed):
+                error = error or self.gone
+                self.discard(response)
+                response = None
+            elif response is None:
+                assert error is not None
+                response = door.answer(error, request)
+                error = self.write(request, response, body)
+            elif response.status == ClientClosed.status:  # its cause was told to `handle`
+                self.discard(response)
+            else:
+                error = self.write(request, response, body)
+        finally:
+            self._settle(body)
+            door.finish(request, response, self.sent, error)
+
+    def _settle(self, body: ArrivingBody | None) -> None:
+        """The answer is out or broken off: what is left of the request must go."""
+        self.busy = False
+        if body is not None:
+            body.request = None
+        self._stop_half_closed()
+        if self.stream.waiting:  # somebody still reads the body that nobody wants any more
+            self._keep = False
+        elif self._keep and body is not None and not body.complete:
+            self._keep = self._drain(body)
+
+    def failed(self, failure: Exception) -> GatewayError:
+        """A fault of the gateway (or of a WSGI application), with its traceback in the log."""
+        log.error("a request failed", exc_info=failure)
+        return GatewayError(f"{type(failure).__name__}: {failure}")
+
+    def write(self, request: Request, response: Response, body: ArrivingBody | None) -> GatewayError | None:
+        """Write a whole answer; what went wrong, if something did."""
+        stream = response.stream
+        try:
+            if response.tunnel is not None:
+                self.open_tunnel(request, response)
+                return None
+            self.begin(request, response, body, stream is None)
+            if stream is not None and not without_body(request, response):
+                self._pass_on(stream)
+                self.end()
+        except GatewayError as error:
+            self.break_off()
+            return error
+        except Exception as failure:
+            self.break_off()
+            return self.failed(failure)
+        finally:
+            if stream is not None:
+                stream.close()
+        return None
+
+    def _pass_on(self, stream: ResponseBody) -> None:
+        pieces = 0
+        while piece := stream.read():
+            self.more(piece)
+            pieces += 1
+            if not pieces % _PIECES_A_TURN:
+                gevent.sleep(0)
+
+    def open_tunnel(self, request: Request, response: Response) -> None:
+        """Answer 101 and carry bytes both ways until the tunnel ends."""
+        tunnel = response.tunnel
+        assert tunnel is not None
+        self._keep = False
+        self.answering = True
+        try:
+            headers = [*response.headers, (b"Connection", b"Upgrade")]
+            if not any(name.lower() == b"upgrade" for name, _ in response.headers):
+                headers.append((b"Upgrade", request.upgrade or b""))
+            self._send(writer.head(response.status, response.reason, headers, b"", b""))
+            # From here on both directions are the tunnel's.
+            self.busy = False
+            self._stop_half_closed()
+            self.stream.on_readable = None
+            early, self.pending = self.pending, b""
+            request.bytes_in, self.sent = tunnel.run(self.stream, early)
+        finally:
+            tunnel.close()
+
+    def _refuse(self, error: ClientError, parsed: bool) -> None:
+        """Answer a request that is none, or not one that can be served, and be done."""
+        parser = self.shared.parser
+        request = Request(
+            (parser.method if parsed else b"") or b"-",
+            (parser.target if parsed else b"") or b"-",
+            parser.headers if parsed else [],
+            started=self.started,
+            peer=self.peer,
+            scheme=self.place.scheme,
+            port=self.place.port,
+            http11=parser.http11 if parsed else True,
+        )
+        self.answering = False
+        self.sent = 0
+        self._keep = False
+        response = self.shared.door.answer(error, request)
+        failure = self.write(request, response, None)
+        self.shared.door.finish(request, response, self.sent, failure)
+        self._part(done=False)
+
+    # -- writing ----------------------------------------------------------------------
+
+    def begin(self, request: Request, response: Response, body: ArrivingBody | None, complete: bool) -> None:
+        """Send the head and what is here of the body; settles how the rest is framed.
+        `complete`: `response.data` is all of the body."""
+        status, data, length = response.status, response.data, response.content_length
+        keep = self._keep and not response.close and not self.shared.closing
+        if keep and body is not None and not body.complete:
+            # Not kept when the client waits for a 100 that will not come, or when more is
+            # to come than is thrown away.
+            keep = not body.expects_continue and (body.left is None or body.left <= _DRAIN_BYTES)
+        framing = b""
+        self._chunked = self._delimited = False
+        self._told = None
+        if without_body(request, response):
+            if length is None and complete and data:
+                length = len(data)
+            data = b""
+            if length is not None and status != 204:  # RFC 9110 §8.6
+                framing = b"Content-Length: %d\r\n" % length
+        else:
+            if length is None and complete:
+                length = len(data)
+            if length is not None:
+                self._told = length
+                framing = b"Content-Length: %d\r\n" % length
+                if len(data) > length or (complete and len(data) != length):
+                    raise BadResponse(f"a body of {len(data)} bytes instead of {length}")
+            elif request.http11:
+                self._chunked = True
+                framing = writer.CHUNKED
+            else:
+                self._delimited = True
+                keep = False
+        self._keep = keep
+        connection = (b"" if request.http11 else writer.KEEP) if keep else writer.CLOSE
+        out = writer.head(status, response.reason, response.headers, framing, connection)
+        if data:
+            self.sent = len(data)
+            out = b"".join((out, b"%x\r\n" % len(data), data, b"\r\n")) if self._chunked else out + data
+        self.answering = True
+        self._send(out)
+
+    def more(self, piece: bytes) -> None:
+        """Send one more piece (not an empty one) of the body."""
+        self.sent += len(piece)
+        if self._chunked:
+            self._send(b"".join((b"%x\r\n" % len(piece), piece, b"\r\n")))
+            return
+        if self._told is not None and self.sent > self._told:
+            raise BadResponse(f"more body than the {self._told} bytes told")
+        self._send(piece)
+
+    def end(self) -> None:
+        """The body is complete."""
+        if self._chunked:
+            self._send(writer.LAST_CHUNK)
+        elif self._told is not None and self.sent != self._told:
+            raise UpstreamTruncated(f"{self.sent} bytes of body instead of the {self._told} told")
+
+    def send_interim(self, status: int, headers: Headers) -> None:
+        """Send a 1xx at once; nothing once the final answer has begun."""
+        if not self.answering:
+            self._send(writer.interim(status, headers))
+
+    def send_continue(self) -> None:
+        if not self.answering:
+            self._send(writer.CONTINUE)
+
+    def _send(self, data: bytes) -> None:
+        try:
+            sent = self.stream.send_some(data)
+            if sent != len(data):
+                self._send_slowly(memoryview(data)[sent:])
+        except OSError as error:
+            raise ClientClosed(f"client went away inside its answer: {error}") from error
+
+    def _send_slowly(self, rest: memoryview) -> None:
+        """The client does not take it all: wait, as long as it takes something.
+
+        That the socket becomes writable is not the measure: with large buffers it does so
+        long after the client took something. What left our kernel is.
+        """
+        stream, limit, rate = self.stream, self.settings.timeouts.write, self.settings.min_rate
+        pace = self._pace = self._pace or Pace(rate)
+        look = _LONGEST_LOOK if limit is None else min(limit / 4, _LONGEST_LOOK)
+        stalled = 0.0
+        while rest:
+            began, unsent = monotonic(), stream.unsent()
+            try:
+                stream.wait_writable(look)
+            except TimeoutError:
+                pass  # not writable; whether something was taken is seen below
+            waited = monotonic() - began
+            sent = stream.send_some(rest)
+            moved = max(unsent - stream.unsent() + sent, 0)
+            rest = rest[sent:]
+            stalled = 0.0 if moved else stalled + waited
+            if limit is not None and stalled >= limit:
+                raise WriteTimeout(f"client took nothing for {limit} s")
+            if rate and not pace.keeps(waited, moved):
+                raise WriteTimeout(f"client took less than {rate} bytes a second")
+
+    # -- the client's end -------------------------------------------------------------
+
+    def _readable(self) -> None:
+        """From the hub: there is something to read and nobody reads."""
+        if not self.busy:
+            return
+        stream = self.stream
+        try:
+            if stream.is_tls:
+                found = stream.poll(_READ)
+                if found:
+                    self.pending += found
+            else:
+                found = stream.peek()
+        except OSError as error:
+            self._give_up(f"client reset the connection: {error}")
+            return
+        if found is None:
+            stream.watch()
+        elif not found:
+            self._half_close()
+        # Else the next request or more of this one's body: it is not watched until it is
+        # read, or the hub would tell of it for ever.
+
+    def _half_close(self) -> None:
+        patience = self.settings.timeouts.half_close
+        if patience is None or self._half_closed is not None:
+            return
+        if not patience:
+            self._give_up("client closed the connection")
+            return
+        self._half_closed = get_hub().loop.timer(patience)
+        self._half_closed.start(self._give_up, f"client closed the connection and waited {patience} s")
+
+    def _stop_half_closed(self) -> None:
+        if self._half_closed is not None:
+            self._half_closed.stop()
+            self._half_closed.close()
+            self._half_closed = None
+
+    def _give_up(self, cause: str) -> None:
+        """From the hub: end the exchange, wherever its greenlet waits."""
+        if self.busy:
+            self.gone = ClientClosed(cause)
+            self._greenlet.throw(self.gone)
+
+    # -- ends -------------------------------------------------------------------------
+
+    def interrupt(self, error: GatewayError) -> None:
+        """End the exchange that runs, if one does. From any greenlet but its own."""
+        if self.busy:
+            get_hub().loop.run_callback(self._throw, error)
+
+    def _throw(self, error: GatewayError) -> None:
+        if self.busy:
+            self._greenlet.throw(error)
+
+    def dismiss(self) -> None:
+        """Close the connection if it is idle, and nothing has come meanwhile."""
+        if self.idle_since is None:
+            return
+        with suppress(OSError):
+            # The raw peek, under TLS too: anything at all means that it is not idle.
+            if Stream.peek(self.stream) is not None:
+                return
+        self.stream.close()
+
+    def _drain(self, body: ArrivingBody) -> bool:
+        """Read what is left of a body that nobody wanted; False when that is too much."""
+        if body.expects_continue:
+            return False
+        stopped = False
+        allowed = body.received + _DRAIN_BYTES
+
+        def stop() -> None:
+            nonlocal stopped
+            stopped = True
+            self.stream.interrupt(RequestTimeout("the rest of the body does not come"))
+
+        timer = get_hub().loop.timer(_DRAIN_SECONDS)
+        timer.start(stop)
+        try:
+            while not stopped and body.received <= allowed:
+                if not body.read():
+                    return True
+        except GatewayError:
+            return False  # it is not to be had; the answer is out already
+        finally:
+            timer.stop()
+            timer.close()
+        return False
+
+    def break_off(self) -> None:
+        """What was sent is not all: never let it look complete."""
+        self._keep = False
+        if self._delimited:
+            self.stream.abort()
+        else:
+            self.stream.close()
+
+    def discard(self, response: Response | None) -> None:
+        """Nobody is there for this answer."""
+        self._keep = False
+        if response is not None:
+            if response.stream is not None:
+                response.stream.close()
+            if response.tunnel is not None:
+                response.tunnel.close()
+        self.stream.abort()
+
+    def _part(self, done: bool) -> None:
+        """Close so that the last answer can still be read. `done`: nothing is to come of
+        the last request."""
+        stream = self.stream
+        if stream.closed:
+            return
+        if stream.waiting:
+            return  # `run` closes it, which ends that wait
+        stream.shutdown_write()
+        if done and not self.pending and stream.is_quiet():
+            return
+        deadline = monotonic() + _LINGER_SECONDS
+        left = _LINGER_BYTES
+        try:
+            while left > 0:
+                data = stream.recv(_READ, max(deadline - monotonic(), 0.0))
+                if not data:
+                    return
+                left -= len(data)
+            gevent.sleep(max(deadline - monotonic(), 0.0))
+        except OSError:
+            return  # it waited long enough (TimeoutError), or is gone

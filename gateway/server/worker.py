@@ -1,0 +1,284 @@
+"""The gunicorn worker: `worker_class = "gateway.server.worker.GatewayWorker"`.
+
+Rule: everything around the requests is gunicorn's (master, signals, binds, TLS settings,
+reload, preload, max_requests, logging); taking connections, speaking HTTP and leaving in
+peace are ours. HTTP/2 is off.
+
+Requests go to the application by one of two doors, decided once: straight to
+`Gateway.handle`, or by WSGI when the application is none or something was put around it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import signal
+from time import monotonic
+from typing import Any
+
+import gevent
+from gevent import get_hub
+from gevent.event import Event
+from gunicorn.http.wsgi import base_environ
+from gunicorn.sock import ssl_context
+from gunicorn.workers.ggevent import GeventWorker
+
+from gateway import problem
+from gateway.errors import Draining, GatewayError
+from gateway.exchange import Request, Response
+from gateway.model import ServerLimits, ServerSettings, ServerTimeouts
+from gateway.server.acceptor import Acceptor
+from gateway.server.connection import Connection, Door, Place, Shared
+from gateway.server.environ import WsgiApplication
+from gateway.server.hooks import Hooks, watched
+from gateway.server.parser import HeadParser
+from gateway.stream import wrap
+
+# Before gunicorn's graceful_timeout, at which the master kills: streams are broken, log
+# lines written and flushed within this.
+_MARGIN = 2.0
+# How long an idle connection is left alone once the worker leaves.
+_GRACE = 1.0
+# How often a leaving worker looks what is left.
+_LOOK = 0.05
+# What broken exchanges get to write their log lines.
+_LAST_WORDS = 1.0
+_ACCEPTS_A_TURN = 64
+_GATEWAY = ("handle", "finish", "answer", "direct_door", "server")
+
+
+class WsgiDoor:
+    """The door for an application that has to be called by WSGI: it has every request."""
+
+    def __init__(self, gateway: Any | None) -> None:
+        self._gateway = gateway
+
+    def handle(self, request: Request) -> Response | None:
+        return None
+
+    def answer(self, error: GatewayError, request: Request) -> Response:
+        if self._gateway is None:
+            return problem.answer(error, request)
+        response: Response = self._gateway.answer(error, request)
+        return response
+
+    def finish(self, request: Request, response: Response | None, bytes_out: int, error: GatewayError | None) -> None:
+        if self._gateway is not None:
+            self._gateway.finish(request, response, bytes_out, error)
+
+
+class GatewayWorker(GeventWorker):  # type: ignore[misc]
+    """A GeventWorker with connections of its own."""
+
+    alive: bool
+    # Which door is in use, and why.
+    door: tuple[str, str] = ("", "")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._shared: Shared | None = None
+        self._acceptors: list[Acceptor] = []
+        self._woken: Event | None = None
+        self._open = 0
+        self._most = math.inf
+        self._terminated = False
+
+    # -- gunicorn's calls -------------------------------------------------------------
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        # A client that is gone is an error of `send`, never the end of the process.
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM. A signal handler: it only sets what others look at."""
+        super().handle_exit(sig, frame)
+        self._terminated = True
+        if hasattr(self.wsgi, "draining"):
+            self.wsgi.draining = True
+        self._leave_soon()
+
+    def run(self) -> None:
+        self._woken = Event()
+        self._shared = self._make_shared()
+        self.log.info("Door: %s%s", self.door[0], f" ({self.door[1]})" if self.door[1] else "")
+        context = ssl_context(self.cfg) if self.cfg.is_ssl else None
+        for listener in self.sockets:
+            self._acceptors.append(self._acceptor(listener, context))
+        for acceptor in self._acceptors:
+            acceptor.start()
+        while self.alive:
+            self.notify()
+            self._woken.wait(1.0)
+        self._leave()
+
+    # -- what connections share -------------------------------------------------------
+
+    def _make_shared(self) -> Shared:
+        gateway = self.wsgi if all(hasattr(self.wsgi, name) for name in _GATEWAY) else None
+        settings = self._settings() if gateway is None else gateway.server
+        self._most = settings.limits.connections or math.inf
+        seen = watched(self.cfg, self.log)
+        reason: str | None = seen
+        if gateway is None:
+            reason = f"the application is a {type(self.wsgi).__name__}, not a Gateway"
+        elif reason is None:
+            reason = gateway.direct_door()
+        door: Door
+        if gateway is not None and reason is None:
+            self.door, door = ("direct", ""), gateway
+        else:
+            self.door, door = ("wsgi", reason or ""), WsgiDoor(gateway)
+        hooks = Hooks(self)
+        base = {**base_environ(self.cfg), "wsgi.multithread": True}
+        return Shared(
+            door=door,
+            application=WsgiApplication(
+                self.wsgi, base, hooks.before if seen else None, hooks.after if seen else None
+            ),
+            settings=settings,
+            parser=HeadParser(settings.limits),
+            left=self.max_requests,
+            worn=self._worn,
+            closing=gateway is None and not self.cfg.keepalive,
+        )
+
+    def _settings(self) -> ServerSettings:
+        """gunicorn's own settings, for an application that is not a Gateway."""
+        cfg = self.cfg
+        return ServerSettings(
+            timeouts=ServerTimeouts(keepalive=cfg.keepalive or None),
+            limits=ServerLimits(
+                request_line=cfg.limit_request_line,
+                headers=cfg.limit_request_fields,
+                header=cfg.limit_request_fields * (cfg.limit_request_field_size + 4),
+                connections=cfg.worker_connections,
+            ),
+        )
+
+    def _worn(self) -> None:
+        """max_requests were served."""
+        if self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+            self._leave_soon()
+
+    def _leave_soon(self) -> None:
+        if self._shared is not None:
+            self._shared.closing = True
+        if self._woken is not None:
+            get_hub().loop.run_callback_threadsafe(self._woken.set)
+
+    # -- connections ------------------------------------------------------------------
+
+    def _acceptor(self, listener: Any, context: Any | None) -> Acceptor:
+        name = listener.getsockname()
+        scheme = "http" if context is None else "https"
+        if isinstance(name, tuple):
+            place = Place(scheme, name[1], name[0])
+        else:
+            place = Place(scheme, 443 if context is not None else 80)
+        a_turn = 1 if self.cfg.workers > 1 else _ACCEPTS_A_TURN
+
+        def serve(client: Any, address: Any) -> None:
+            self._serve(place, context, client, address)
+
+        return Acceptor(listener, serve, self._room, a_turn)
+
+    def _room(self) -> bool:
+        return self._open < self._most
+
+    def _serve(self, place: Place, context: Any | None, client: Any, address: Any) -> None:
+        """The greenlet of one connection."""
+        self._open += 1
+        try:
+            if context is not None:
+                client = self._handshake(context, client)
+            if client is not None:
+                self._connection(place, client, address).run()
+        except Exception:
+            self.log.exception("A connection failed")
+        finally:
+            if client is not None:
+                client.close()
+            self._open -= 1
+            if self._open == self._most - 1:
+                for acceptor in self._acceptors:
+                    acceptor.start()
+
+    def _connection(self, place: Place, client: Any, address: Any) -> Connection:
+        assert self._shared is not None
+        peer, port = (address[0], address[1]) if isinstance(address, tuple) else ("", 0)
+        if peer.startswith("::ffff:") and "." in peer:  # an IPv4 client of a socket for both
+            peer = peer[7:]
+        mode = self.cfg.proxy_protocol
+        if mode != "off" and not self._may_proxy(peer):
+            mode = "off"
+        return Connection(self._shared, wrap(client), place, peer, port, mode)
+
+    def _may_proxy(self, peer: str) -> bool:
+        """Whether `proxy_allow_ips` names this peer (a unix socket's always may)."""
+        if not peer or "*" in self.cfg.proxy_allow_ips:
+            return True
+        address = ipaddress.ip_address(peer)
+        return any(address in network for network in self.cfg.proxy_allow_networks())
+
+    def _handshake(self, context: Any, client: Any) -> Any | None:
+        assert self._shared is not None
+        limit = self._shared.settings.timeouts.tls_handshake
+        try:
+            with gevent.Timeout(limit, TimeoutError("TLS handshake timed out")):
+                return context.wrap_socket(client, server_side=True, suppress_ragged_eofs=self.cfg.suppress_ragged_eofs)
+        except (OSError, ValueError) as error:  # ValueError: gone before it began
+            self.log.debug("TLS handshake failed: %s", error)
+            client.close()
+            return None
+
+    # -- leaving ----------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        """Serve what is under way, close what is idle, and be gone before the master's limit."""
+        assert self._shared is not None
+        began = monotonic()
+        drain = self._shared.settings.drain if self._terminated else 0.0
+        graceful = self.cfg.graceful_timeout
+        deadline = began + max(graceful - _MARGIN, graceful / 2)
+        accepting_until = min(began + drain, deadline)
+        accepting = True
+        while (now := monotonic()) < deadline:
+            if accepting and now >= accepting_until:
+                accepting = False
+                self._stop_accepting()
+            self._dismiss_idle(began, now)
+            if not accepting and not self._open:
+                return
+            self.notify()
+            gevent.sleep(_LOOK)
+        self._stop_accepting()
+        self._break_off()
+
+    def _stop_accepting(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.close()
+
+    def _dismiss_idle(self, began: float, now: float) -> None:
+        assert self._shared is not None
+        for connection in list(self._shared.connections):
+            since = connection.idle_since
+            if since is not None and now - max(since, began) >= _GRACE:
+                connection.dismiss()
+
+    def _break_off(self) -> None:
+        assert self._shared is not None
+        self.log.warning("Worker graceful timeout (pid:%s): %d connections are broken off", self.pid, self._open)
+        for connection in list(self._shared.connections):
+            connection.interrupt(Draining("the worker's time to end its exchanges is over"))
+        deadline = monotonic() + _LAST_WORDS
+        while self._open and monotonic() < deadline:
+            gevent.sleep(_LOOK)
+            for connection in list(self._shared.connections):
+                if not connection.busy:
+                    connection.stream.close()
+        for connection in list(self._shared.connections):
+            connection.stream.close()
+        gevent.sleep(0)
