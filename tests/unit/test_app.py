@@ -1,0 +1,261 @@
+"""The gateway as a Flask app: its own paths, views, hooks, doors. Nothing is forwarded here:
+the one upstream has no endpoint, so that a 503 no_endpoint shows that a route was taken."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Blueprint, Flask, request, signals
+
+import gateway
+from gateway.app import Gateway
+from gateway.exchange import Request, Response
+from gateway.model import AccessLogSettings, Config, Match, Route, ServerSettings, StaticSource, Upstream
+
+
+def config(**server: Any) -> Config:
+    return Config(
+        "v1",
+        {"none": Upstream("none", StaticSource(()))},
+        (Route("all", "none", (Match(prefix="/"),)),),
+        server=ServerSettings(**server),
+        access_log=AccessLogSettings(path=None),
+    )
+
+
+@pytest.fixture
+def app() -> Gateway:
+    return Gateway(config())
+
+
+def ask(app: Gateway, target: bytes, method: bytes = b"GET", host: bytes = b"a.example") -> Response | None:
+    """Through the direct door."""
+    return app.handle(Request(method, target, [(b"Host", host)], started=time.monotonic(), peer="192.0.2.1"))
+
+
+def reason(response: Response | None) -> str:
+    assert response is not None
+    return dict(response.headers).get(b"Gateway-Error", b"").decode()
+
+
+def test_the_package_gives_its_names_when_asked() -> None:
+    assert gateway.Gateway is Gateway
+    assert gateway.create_app(config()).settings.version == "v1"
+    with pytest.raises(AttributeError):
+        _ = gateway.nothing  # type: ignore[attr-defined]
+
+
+# -- own paths ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/-/healthz", "//-/healthz", "/-//healthz", "/%2d/healthz"])
+def test_healthz_on_any_host_and_spelling(app: Gateway, path: str) -> None:
+    for host in (b"a.example", b"127.0.0.1"):
+        response = ask(app, path.encode(), host=host)
+        assert response is not None
+        assert (response.status, response.data) == (200, b"ok\n")
+
+
+def test_readyz_follows_draining(app: Gateway) -> None:
+    ready = ask(app, b"/-/readyz")
+    assert ready is not None
+    assert ready.status == 200
+    app.draining = True
+    draining = ask(app, b"/-/readyz")
+    assert draining is not None
+    assert (draining.status, draining.data) == (503, b"draining\n")
+
+
+@pytest.mark.parametrize("path", [b"/-", b"/-/", b"/-/nope", b"/-/status", b"http://x/-/metrics"])
+def test_unknown_own_paths_are_404_and_never_forwarded(app: Gateway, path: bytes) -> None:
+    assert reason(ask(app, path)) == "no_route"
+
+
+def test_own_prefix_can_be_moved_or_taken_away() -> None:
+    moved = Gateway(config(own_prefix="/_gw/"))
+    assert reason(ask(moved, b"/-/healthz")) == "no_endpoint"
+    healthz = ask(moved, b"/_gw/healthz")
+    assert healthz is not None
+    assert healthz.status == 200
+    assert reason(ask(Gateway(config(own_prefix=None)), b"/-/healthz")) == "no_endpoint"
+
+
+def test_head_on_own_paths_has_no_body(app: Gateway) -> None:
+    response = ask(app, b"/-/healthz", b"HEAD")
+    assert response is not None
+    assert (response.data, response.content_length, response.bodyless) == (b"", 3, True)
+
+
+# -- what the gateway answers itself ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "expected"),
+    [
+        (b"GET", b"/a/../b", "bad_path"),
+        (b"GET", b"/a#b", "bad_request"),
+        (b"GET", b"*", "bad_request"),
+        (b"TRACE", b"/", "unsupported_method"),
+        (b"CONNECT", b"/", "unsupported_method"),
+        (b"BREW", b"/", "no_endpoint"),
+        (b"get", b"/", "no_endpoint"),
+    ],
+)
+def test_refusals(app: Gateway, method: bytes, target: bytes, expected: str) -> None:
+    assert reason(ask(app, target, method)) == expected
+
+
+def test_options_asterisk_is_the_gateways(app: Gateway) -> None:
+    response = ask(app, b"*", b"OPTIONS")
+    assert response is not None
+    assert (response.status, response.data) == (204, b"")
+
+
+def test_max_forwards_0_ends_here(app: Gateway) -> None:
+    asked = Request(b"OPTIONS", b"/x", [(b"Host", b"a"), (b"Max-Forwards", b"0")], started=0.0, peer="192.0.2.1")
+    response = app.handle(asked)
+    assert response is not None
+    assert response.status == 204
+
+
+def test_a_request_without_host_goes_to_routes_without_a_host(app: Gateway) -> None:
+    asked = Request(b"GET", b"/x", [], started=0.0, http11=False, peer="192.0.2.1")
+    assert reason(app.handle(asked)) == "no_endpoint"
+
+
+def test_a_fault_of_our_own_is_a_500_that_tells_nothing(app: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+    app.store.current = None  # type: ignore[assignment]
+    response = ask(app, b"/x")
+    assert response is not None
+    assert response.status == 500
+    assert json.loads(response.data)["reason"] == "internal_error"
+    assert b"NoneType" not in response.data
+    assert "NoneType" in caplog.text
+
+
+# -- Flask --------------------------------------------------------------------------------
+
+
+def test_through_the_test_client(app: Gateway) -> None:
+    client = app.test_client()
+    assert client.get("/-/healthz").data == b"ok\n"
+    response = client.get("/x?y")
+    assert response.status_code == 503
+    assert response.headers["Gateway-Error"] == "no_endpoint"
+    assert response.get_json()["reason"] == "no_endpoint"
+    assert response.content_type == "application/problem+json"
+
+
+def test_an_http_1_1_request_without_host_is_refused_at_the_wsgi_door(app: Gateway) -> None:
+    response = app.test_client().get("/x", environ_overrides={"HTTP_HOST": ""})
+    assert response.status_code == 400
+    assert response.headers["Gateway-Error"] == "bad_request"
+
+
+def test_views_come_before_routes_and_after_own_paths(app: Gateway) -> None:
+    @app.get("/hello/<name>")
+    def hello(name: str) -> str:
+        return f"hello {name}"
+
+    pages = Blueprint("pages", "pages", url_prefix="/pages")
+
+    @pages.route("/one")
+    def one() -> str:
+        return request.headers["X-Seen"]
+
+    app.register_blueprint(pages)
+    client = app.test_client()
+    assert client.get("/hello/you").data == b"hello you"
+    assert client.get("/hello/%C3%A9").data == "hello é".encode()
+    assert client.get("/pages/one", headers={"X-Seen": "yes"}).data == b"yes"
+    assert client.post("/hello/you").headers["Gateway-Error"] == "no_endpoint"
+    assert client.get("/other").headers["Gateway-Error"] == "no_endpoint"
+    assert client.get("/-/healthz").data == b"ok\n"
+    # The direct door leaves them to Flask, and only them.
+    assert ask(app, b"/hello/you") is None
+    assert ask(app, b"/hello/%79ou") is None
+    assert ask(app, b"/other") is not None
+    assert app.direct_door() is None
+
+
+def test_hooks_run_for_forwarded_requests_too(app: Gateway) -> None:
+    seen: list[str] = []
+
+    @app.before_request
+    def before() -> None:
+        seen.append(request.path)
+
+    @app.after_request
+    def after(response: Any) -> Any:
+        response.headers["X-Hook"] = "1"
+        return response
+
+    response = app.test_client().get("/forwarded")
+    assert response.headers["Gateway-Error"] == "no_endpoint"
+    assert response.headers["X-Hook"] == "1"
+    assert seen == ["/forwarded"]
+    assert app.direct_door() == "request hooks are registered"
+    assert ask(app, b"/forwarded") is None
+
+
+def test_a_hook_may_answer(app: Gateway) -> None:
+    @app.before_request
+    def before() -> tuple[str, int]:
+        return "stop", 418
+
+    assert app.test_client().get("/x").status_code == 418
+
+
+def test_a_signals_receiver_closes_the_direct_door(app: Gateway) -> None:
+    def receiver(sender: Flask, **extra: Any) -> None:
+        seen.append(sender)
+
+    seen: list[Flask] = []
+    with signals.request_started.connected_to(receiver):
+        assert app.direct_door() == "the signal request-started has receivers"
+        assert ask(app, b"/x") is None
+        app.test_client().get("/x")
+    assert seen == [app]
+    assert app.direct_door() is None
+
+
+@pytest.fixture
+def wrapped() -> Iterator[Gateway]:
+    app = Gateway(config())
+    inner = app.wsgi_app
+    app.wsgi_app = lambda environ, start: inner(environ, start)  # type: ignore[method-assign]
+    yield app
+
+
+def test_a_middleware_closes_the_direct_door(wrapped: Gateway) -> None:
+    assert wrapped.direct_door() == "wsgi_app was replaced"
+
+
+def test_a_patched_class_closes_the_direct_door(app: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("__call__", "wsgi_app", "full_dispatch_request", "dispatch_request"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Gateway, name, lambda self, *given: None)
+            assert app.direct_door() == f"{name} was replaced"
+    assert app.direct_door() is None
+
+
+def test_a_subclass_that_overrides_closes_the_direct_door() -> None:
+    class Mine(Gateway):
+        def full_dispatch_request(self) -> Any:
+            return super().full_dispatch_request()
+
+    assert Mine(config()).direct_door() == "full_dispatch_request was replaced"
+
+
+def test_request_ids_are_unique(app: Gateway) -> None:
+    ids = set()
+    for _ in range(100):
+        asked = Request(b"GET", b"/", [(b"Host", b"a")], started=0.0, peer="192.0.2.1")
+        app.handle(asked)
+        ids.add(asked.request_id)
+    assert len(ids) == 100
+    assert {len(one) for one in ids} == {32}
