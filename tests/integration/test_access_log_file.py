@@ -3,6 +3,7 @@ processes that end in every way but SIGKILL."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -344,6 +345,7 @@ def writer(then: str, name: str = "w", **options: Any) -> subprocess.Popen[bytes
 
 def test_workers_that_share_a_pipe_do_not_cut_into_one_anothers_lines() -> None:
     reader, end = os.pipe()
+    fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 8192)  # so that it is always full, and both wait for room
     then = """
         for n in range(3000):
             record(f"/{n}/" + "x" * (n % 3000))
