@@ -207,6 +207,11 @@ def test_polls_are_spread_by_a_tenth(drawn: float, wait: float) -> None:
     assert spread(5.0, lambda: drawn) == pytest.approx(wait)
 
 
+def test_an_empty_answer_that_was_believed_is_believed_again_after_a_failure() -> None:
+    _, told, _ = consul(good(instance()), good(), RegistryError("away"), good())
+    assert [u.endpoints for u in told] == [at("10.0.0.1"), (), None, ()]
+
+
 # -- static -----------------------------------------------------------------------------
 
 
@@ -240,6 +245,16 @@ def test_the_first_failure_is_told_and_tried_again_soon_then_later() -> None:
     assert waits == [1, 2, 4, 8, 16, INTERVAL, INTERVAL]
     assert provider.status.last_success is None
     assert provider.status.last_error == "api.internal: not known"
+
+
+def test_a_success_makes_the_next_retry_soon_again() -> None:
+    answers: list[tuple[str, ...]] = [(), (), ("10.0.0.1",), ()]
+
+    def scripted(name: str) -> tuple[str, ...]:
+        return answers.pop(0) or unknown(name)
+
+    _, _, waits = static(NAME, rounds=4, look_up=scripted)
+    assert waits == [1, 2, INTERVAL, 1]
 
 
 def test_a_failure_keeps_the_last_addresses() -> None:
