@@ -193,10 +193,13 @@ def test_filters_are_only_empty() -> None:
 
 DURATIONS = [
     *(
-        ("server: {timeouts: {%s: %%s}}" % name, "server.timeouts." + name)
+        (f"server: {{timeouts: {{{name}: %s}}}}", "server.timeouts." + name)
         for name in schema.ServerTimeouts.model_fields
     ),
-    *(("defaults: {timeouts: {%s: %%s}}" % name, "defaults.timeouts." + name) for name in schema.Timeouts.model_fields),
+    *(
+        (f"defaults: {{timeouts: {{{name}: %s}}}}", "defaults.timeouts." + name)
+        for name in schema.Timeouts.model_fields
+    ),
     ("defaults: {pool: {idle_timeout: %s}}", "defaults.pool.idle_timeout"),
     ("defaults: {pool: {queue_timeout: %s}}", "defaults.pool.queue_timeout"),
     ("server: {drain: %s}", "server.drain"),
@@ -206,7 +209,7 @@ DURATIONS = [
 ]
 SIZES = [
     *(
-        ("server: {limits: {%s: %%s}}" % name, "server.limits." + name)
+        (f"server: {{limits: {{{name}: %s}}}}", "server.limits." + name)
         for name in ("body", "request_line", "header", "chunk_extensions")
     ),
     ("server: {min_rate: %s}", "server.min_rate"),
@@ -320,7 +323,8 @@ def test_all_of_server() -> None:
             trusted_proxies: [10.0.0.0/8, private, loopback, unix, "2001:db8::/32", 192.0.2.1]
             timeouts: {header: 1s, body: 2s, write: 3s, keepalive: 4s, half_close: 5s, tls_handshake: 6s}
             min_rate: 1KiB
-            limits: {body: 1MiB, request_line: 8KiB, header: 16KiB, headers: 50, chunk_extensions: 1KiB, connections: 10}
+            limits:
+              {body: 1MiB, request_line: 8KiB, header: 16KiB, headers: 50, chunk_extensions: 1KiB, connections: 10}
             graceful: 10s
             drain: 3s
             request_id: X-Correlation-Id
@@ -476,7 +480,8 @@ def test_upgrade_tokens_are_lower_case_bytes() -> None:
 
 def test_retry() -> None:
     found = upstream(
-        "{consul: s, retry: {attempts: 1, when: [connect, timeout], statuses: [503, 429], methods: [PUT], budget: 5%, buffer: 0}}"
+        "{consul: s, retry: {attempts: 1, when: [connect, timeout], statuses: [503, 429], "
+        "methods: [PUT], budget: 5%, buffer: 0}}"
     ).retry
     assert found == model.RetryPolicy(
         1, frozenset({"connect", "timeout"}), frozenset({503, 429}), frozenset({b"PUT"}), 0.05, 0
@@ -527,7 +532,8 @@ def test_a_bad_upstream_name_is_told_at_its_key() -> None:
 
 def test_a_whole_route() -> None:
     found = route(
-        "match: {host: API.Example.com., prefix: /user, methods: [GET, POST], headers: {X-Beta: 1.10, X-On: true}, query: {v: 2}}, "
+        "match: {host: API.Example.com., prefix: /user, methods: [GET, POST], "
+        "headers: {X-Beta: 1.10, X-On: true}, query: {v: 2}}, "
         "priority: -5, strip_prefix: true, host: upstream, timeouts: {response: 1s}, retry: {attempts: 3}, upgrade: []"
     )
     assert found == model.Route(

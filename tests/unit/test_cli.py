@@ -1,0 +1,229 @@
+"""The `gateway` command, as far as it goes without a socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gateway import cli
+
+GOOD = """\
+version: 1
+upstreams: {a: {endpoints: [http://10.0.0.1]}, b: {consul: b}}
+routes:
+  - {name: rest, upstream: a, match: {prefix: /}}
+  - {name: posts, upstream: b, match: {prefix: /posts, methods: [POST, PUT], headers: {X-Beta: 1}, query: {v: 2}}}
+  - {name: many, upstream: b, match: [{regex: '/u/[0-9]+'}, {path: /u, host: '*.example.com'}], priority: 5}
+"""
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "good.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    path = tmp_path / "bad.yaml"
+    path.write_text("version: 1\nroutes: [{name: r, upstream: nope}]\nserver: {drain: 5}\n")
+    return path
+
+
+def gateway(*arguments: object, **environ: str) -> Result:
+    clean = dict.fromkeys(("GATEWAY_CONFIG", "GATEWAY_TRUSTED_PROXIES", "CONSUL_HTTP_ADDR", "DYNO"))
+    return CliRunner().invoke(cli.main, [str(one) for one in arguments], env={**clean, **environ})
+
+
+# -- check -----------------------------------------------------------------------------
+
+
+def test_check_says_ok(good: Path) -> None:
+    found = gateway("check", good)
+    assert (found.exit_code, found.stdout, found.stderr) == (0, "ok: 3 routes, 2 upstreams\n", "")
+
+
+def test_check_counts_one(tmp_path: Path) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text("version: 1\nupstreams: {a: {consul: a}}\nroutes: [{name: r, upstream: a}]\n")
+    assert gateway("check", path).stdout == "ok: 1 route, 1 upstream\n"
+
+
+def test_check_tells_every_mistake(bad: Path) -> None:
+    found = gateway("check", bad)
+    assert found.exit_code == 1
+    assert found.stdout == ""
+    assert [line.split(": ")[:2] for line in found.stderr.splitlines()] == [
+        [f"{bad}:2:30", "routes[0].upstream"],
+        [f"{bad}:3:17", "server.drain"],
+    ]
+
+
+def test_check_warns_and_is_content(good: Path) -> None:
+    found = gateway("check", good, DYNO="web.1")
+    assert (found.exit_code, found.stdout) == (0, "ok: 3 routes, 2 upstreams\n")
+    assert found.stderr.startswith(f"warning: {good}:1:1: DYNO is set")
+
+
+def test_check_of_a_file_that_is_not_there(tmp_path: Path) -> None:
+    found = gateway("check", tmp_path / "x")
+    assert (found.exit_code, found.stderr) == (1, f"{tmp_path}/x: cannot be read: No such file or directory\n")
+
+
+# -- routes, schema ----------------------------------------------------------------------
+
+
+def test_routes_in_the_order_of_precedence(good: Path) -> None:
+    found = gateway("routes", "-c", good)
+    assert found.exit_code == 0
+    assert [line.split() for line in found.stdout.splitlines()] == [
+        ["PRIORITY", "HOST", "PATH", "METHODS", "CONDITIONS", "ROUTE", "UPSTREAM"],
+        ["5", "*.example.com", "=", "/u", "*", "-", "many", "b"],
+        ["5", "*", "~", "/u/[0-9]+", "*", "-", "many", "b"],
+        ["0", "*", "/posts", "POST,PUT", "x-beta:", "1;", "?v=2", "posts", "b"],
+        ["0", "*", "/", "*", "-", "rest", "a"],
+    ]
+    assert gateway("routes", GATEWAY_CONFIG=str(good)).stdout == found.stdout
+
+
+def test_routes_of_a_bad_file(bad: Path) -> None:
+    assert gateway("routes", "--config", bad).exit_code == 1
+
+
+def test_no_configuration_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gateway.config.source.PLACES", ("conf/gateway.yaml", str(tmp_path / "none")))
+    found = gateway("routes")
+    assert found.exit_code == 1
+    assert found.stderr.startswith("no configuration: set GATEWAY_CONFIG, ")
+
+
+def test_schema_is_json() -> None:
+    found = gateway("schema")
+    assert found.exit_code == 0
+    assert json.loads(found.stdout)["properties"]["version"]["const"] == 1
+
+
+# -- run ---------------------------------------------------------------------------------
+
+
+class Replaced(Exception):
+    """`execv` never returns."""
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What this process would have been replaced by."""
+    calls: list[list[str]] = []
+
+    def execv(program: str, arguments: list[str]) -> None:
+        assert program == arguments[0]
+        calls.append([*arguments, os.environ["GATEWAY_CONFIG"]])
+        raise Replaced
+
+    monkeypatch.setattr(os, "execv", execv)
+    return calls
+
+
+SERVES = [sys.executable, "-m", "gunicorn", "-c", "python:gateway.server.settings"]
+
+
+def test_run_becomes_gunicorn(good: Path, executed: list[list[str]]) -> None:
+    assert isinstance(gateway("run", "-c", good).exception, Replaced)
+    assert isinstance(gateway("run", "-c", good, "-b", "127.0.0.1:0", "-w", 3, "--admin", "off").exception, Replaced)
+    assert isinstance(gateway("run", GATEWAY_CONFIG=str(good)).exception, Replaced)
+    assert executed == [
+        [*SERVES, "gateway:create_app()", str(good)],
+        [*SERVES, "-b", "127.0.0.1:0", "-w", "3", "gateway:create_app()", str(good)],
+        [*SERVES, "gateway:create_app()", str(good)],
+    ]
+
+
+def test_run_names_the_file_by_its_whole_path(
+    good: Path, executed: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(good.parent)
+    gateway("run", "-c", good.name, GATEWAY_CONFIG="/somewhere/else")
+    assert executed[0][-1] == str(good)
+
+
+def test_run_refuses_a_bad_file(bad: Path, executed: list[list[str]]) -> None:
+    found = gateway("run", "-c", bad)
+    assert found.exit_code == 1
+    assert "routes[0].upstream" in found.stderr
+    assert executed == []
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:80", "[::1]:80", ":80", "localhost:0", "unix:/run/gw.sock", "fd://3"])
+def test_binds(bind: str, good: Path, executed: list[list[str]]) -> None:
+    gateway("run", "-c", good, "-b", bind)
+    assert executed[0][5:7] == ["-b", bind]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-b", "127.0.0.1"),
+        ("-b", "127.0.0.1:65536"),
+        ("-b", "::1:80"),
+        ("-b", "http://a:80"),
+        ("-b", ""),
+        ("-b", "unix:"),
+        ("-w", "0"),
+        ("-w", "two"),
+        ("--admin", "127.0.0.1:9901"),
+        ("--admin", "inline"),
+        ("--reload",),
+    ],
+)
+def test_what_run_refuses(arguments: tuple[str, ...], good: Path, executed: list[list[str]]) -> None:
+    found = gateway("run", "-c", good, *arguments)
+    assert found.exit_code == 2
+    assert arguments[0] in found.stderr
+    assert executed == []
+
+
+def test_admin_is_refused_by_name(good: Path) -> None:
+    told = gateway("run", "-c", good, "--admin", "inline").stderr
+    assert "the admin listener is not in this version (off)" in told
+
+
+WATCH = """
+import json, os, sys
+def execv(program, arguments):
+    watched = ("ssl", "_ssl", "urllib3", "requests", "gunicorn", "gevent", "flask")
+    told = [name for name in watched if name in sys.modules]
+    print(json.dumps([told, arguments, os.environ["GATEWAY_CONFIG"]]))
+    sys.stdout.flush()
+    os._exit(0)
+os.execv = execv
+from gateway.cli import main
+main(["run", "-c", sys.argv[1], "-w", "2"])
+"""
+
+
+def test_run_imports_neither_ssl_nor_urllib3(good: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, str(good)], env=environ, capture_output=True, text=True, timeout=60, check=True
+    )
+    imported, arguments, path = json.loads(done.stdout)
+    assert imported == []
+    assert arguments == [*SERVES, "-w", "2", "gateway:create_app()"]
+    assert path == str(good)
+
+
+def test_python_m_gateway_is_the_command(good: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "check", str(good)], env=environ, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "ok: 3 routes, 2 upstreams\n")
