@@ -223,6 +223,20 @@ def test_started_by_hand(start: Start, settings: str, preload: list[str]) -> Non
     ends_well(server, port)
 
 
+@pytest.mark.parametrize("settings", ["runpy.run_path('conf/gunicorn.conf.py')", "import gateway.server.settings"])
+def test_the_settings_patch_before_urllib3_takes_ssl(start: Start, settings: str) -> None:
+    """gunicorn has imported ssl by then; urllib3 must not have, or its TLS would block the worker."""
+    program = (
+        f"import runpy, sys, gunicorn.app.wsgiapp\nassert 'urllib3' not in sys.modules\n{settings}\n"
+        "import gevent.ssl, urllib3.util.ssl_\n"
+        "assert urllib3.util.ssl_.SSLContext is gevent.ssl.SSLContext\nprint('patched')\n"
+    )
+    server = start([sys.executable, "-c", program])
+    assert server.process is not None
+    assert server.process.wait(30) == 0, server.output()
+    assert server.output() == "patched\n"
+
+
 def test_a_flag_beats_port(start: Start) -> None:
     port, other = services.free_ports(2)
     server = start([*GUNICORN, *SETTINGS, "-b", f"127.0.0.1:{port}", APP], PORT=str(other))
