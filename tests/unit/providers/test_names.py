@@ -155,6 +155,13 @@ def test_threads_give_each_address_once(system: SlowSystem) -> None:
     assert Threads()("fast") == ("10.0.0.1", "::1")
 
 
+def test_threads_ask_anew_each_time(system: SlowSystem) -> None:
+    threads = Threads()
+    threads("fast")
+    system.answer = ["10.0.0.2"]
+    assert threads("fast") == ("10.0.0.2",)
+
+
 def test_a_slow_look_up_is_not_waited_for_nor_asked_twice_and_collected_later(system: SlowSystem) -> None:
     threads = Threads()
     for _ in range(2):
