@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -108,6 +109,7 @@ class Session:
 
     def _once(self, scenario: Scenario, run: Run, entry: Entry, row: report.Row, number: int) -> None:
         told = f"{scenario.name} {number + 1}/{self._rounds} {entry.title}"
+        begun = time.monotonic()
         try:
             figures = scenario.measure(run, entry)
         except (BenchError, OSError) as error:
@@ -116,7 +118,7 @@ class Session:
             return
         row.rounds.append(figures)
         shown = (f"{report.written(column, figures)} {column.title}" for column in scenario.columns[:4])
-        say(f"{told}: {', '.join(shown)}")
+        say(f"{told}: {', '.join(shown)} ({time.monotonic() - begun:.1f} s)")
 
 
 def write(tables: Sequence[report.Table]) -> None:

@@ -2,7 +2,7 @@
 
 Rule: cheaper than any gateway, and its answers are known to the byte.
 Run as `python -m bench.upstream PORT` it is the second one: `GET …/events` is an endless
-event stream, anything else takes a body and tells how much came (and its CRC-32 with `?crc`).
+event stream, anything else takes a body and tells how much came (and its CRC-32 with `?crc=1`).
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Streaming(asyncio.Protocol):
         """Called by the parser; a request begins."""
         self._url = url
         self._received = 0
-        self._crc = 0 if url.endswith(b"?crc") else None
+        self._crc = 0 if url.endswith(b"?crc=1") else None
 
     def on_body(self, data: bytes) -> None:
         """Called by the parser for each piece of a body."""
