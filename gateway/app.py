@@ -106,6 +106,11 @@ class Gateway(Flask):
         if self._access_log is not None:
             self._access_log.stop()
 
+    def reopen(self) -> None:
+        """Open the access log's file anew (after it was rotated). Safe in a signal handler."""
+        if self._access_log is not None:
+            self._access_log.reopen()
+
     def _sweep(self) -> None:
         while True:
             gevent.sleep(SWEEP)

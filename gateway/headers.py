@@ -101,7 +101,10 @@ _MAX_NAME = 64
 _REQUEST_ID_FORM = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
 # RFC 9110 §7.6.3: Via = #( received-protocol RWS received-by [ RWS comment ] )
 _VIA_ENTRY = re.compile(rb"[^\s,]+[ \t]+([^\s,]+)")
-_TRACEPARENT_FORM = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+# W3C Trace Context §3.2: version ff and all-zero ids are invalid; a later version may add more.
+_TRACEPARENT_FORM = re.compile(
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-|\Z)"
+)
 # Authentication schemes that authenticate the connection, not the request (RFC 4559 §6).
 _CONNECTION_AUTH = (b"ntlm", b"nego")
 
@@ -181,11 +184,10 @@ class Outbound:
     def identify(self, request: Request) -> None:
         """Find out who asks: `request.client` and `request.request_id`. Before routing, so
         that every answer and log line has them."""
-        request.client = request.peer
         given = None
+        forwarded: list[bytes] = []
         kinds = self._kinds.table
         if self._trust.trusts(request.peer):
-            forwarded: list[bytes] = []
             for name, value in request.headers:
                 kind = kinds.get(name)
                 if kind is None:
@@ -194,8 +196,7 @@ class Outbound:
                     forwarded.append(value)
                 elif kind == _REQUEST_ID:
                     given = value
-            if forwarded:
-                request.client = self._trust.client_address(request.peer, forwarded)
+        request.client = self._trust.client_address(request.peer, forwarded)
         if given is not None and _REQUEST_ID_FORM.match(given):
             request.request_id = given
         else:
@@ -359,7 +360,7 @@ def check_max_forwards(request: Request) -> bool:
     value = request.header(b"max-forwards")
     if value is None:
         return False
-    if not value.isdigit():
+    if not value.isdigit() or len(value) > 9:
         raise BadRequest(f"Max-Forwards is no number: {value[:40]!r}")
     return int(value) == 0
 
