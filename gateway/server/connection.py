@@ -373,7 +373,7 @@ class Connection:
                 assert error is not None
                 response = door.answer(error, request)
                 error = self.write(request, response, body)
-            elif response.status == ClientClosed.status:  # its cause was told to `handle`
+            elif request.reason == ClientClosed.reason:  # what `handle` found out by itself
                 self.discard(response)
             else:
                 error = self.write(request, response, body)

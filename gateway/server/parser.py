@@ -46,6 +46,10 @@ _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _CONNECT = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+):[0-9]{1,5}")
 
+# White space behind a field's value, which is no part of it (RFC 9112 §5.1); llhttp leaves it
+# there, and refuses some codings for it. A line of nothing else is left to be refused.
+_TRAILING = re.compile(rb"(?<=[^\r\n \t])[ \t]++(?=\r\n)")
+
 # The fields that say something to a server (and one that llhttp takes for Connection).
 _MEANT_FOR_US = frozenset(
     {b"host", b"connection", b"content-length", b"transfer-encoding", b"expect", b"upgrade", b"proxy-connection"}
@@ -95,8 +99,6 @@ class HeadParser:
     # -- llhttp's callbacks -----------------------------------------------------------
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if value and value[-1] in b" \t":  # llhttp skips what is before a value only
-            value = value.rstrip(b" \t")
         self.headers.append((name, value))
         lower = name.lower()
         if lower in _MEANT_FOR_US:
@@ -130,6 +132,8 @@ class HeadParser:
         if self.method not in _PLAIN_METHODS:
             self._odd_method()
             head = _STAND_IN + head[len(self.method) :]
+        if b" \r\n" in head or b"\t\r\n" in head:
+            head = _TRAILING.sub(b"", head)
         noted = self._noted = {}
         self._feed(head)
         if len(self.headers) > self._headers_limit:
