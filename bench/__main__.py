@@ -169,7 +169,7 @@ def interrupted(number: int, _: object) -> None:
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, 1 when a measurement failed, 2 when none could begin, 130 when interrupted."""
     options = arguments(argv)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupted)
     rounds = options.rounds or (1 if options.quick else 3)
     seconds = options.seconds or (2.0 if options.quick else 5.0)

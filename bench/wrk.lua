@@ -1,6 +1,6 @@
 -- What wrk sends and what it tells: see bench/wrk.py.
 -- Arguments: METHOD, a file with the request's body or "-", a file with the answer's body or "-".
--- With an answer's body each answer is compared; without, wrk keeps its full speed and tells the bytes it read.
+-- With an answer's body each answer is compared; without, wrk copies no bodies and tells the bytes it read.
 local threads = {}
 
 function setup(thread)

@@ -1,8 +1,9 @@
 """Load by wrk, closed loop: so many connections, each with its next request when the last was answered.
 
 Rule: no figure without right answers. A checked run compares status and body of every
-answer (which costs the load generator); an unchecked one must have read, to within what
-was in flight, exactly as many bytes as that many right answers have.
+answer; with large ones that would make the load generator the slowest part, so an
+unchecked run must have read, to within what was in flight, as many bytes as that many
+right answers have.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ class Load:
     keep: bool = True
 
     def command(self, seconds: float, expected: Path | None) -> list[str]:
-        """wrk takes whole seconds."""
+        """wrk takes whole seconds. It counts an answer that came too late, but not one that never came:
+        that is what the constant-rate scenario finds."""
         close = [] if self.keep else ["-H", "Connection: close"]
         return [
-            *("wrk", "-t1", f"-c{self.connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"),
+            *("wrk", "-t1", f"-c{self.connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s"),
             *("-H", f"Host: {HOST}", *close, "-s", str(SCRIPT), self.url, "--"),
             *(self.method, str(self.body or "-"), str(expected or "-")),
         ]
@@ -67,8 +69,8 @@ class Outcome:
             )
         if size is None:
             return
-        # A head may vary by a digit or two; what is in flight at the end was partly read.
-        slack = max(2.0, size * 0.005) * self.requests
+        # A head may vary by a few digits; what is in flight at the end was partly read.
+        slack = 16 * self.requests
         least, most = self.requests * size - slack, (self.requests + load.connections) * size + slack
         if not least <= self.bytes <= most:
             raise BenchError(

@@ -166,8 +166,8 @@ def test_right_answers_pass() -> None:
         {"status": 1},
         {"socket": 1},
         {"timeouts": 1},
-        {"bytes": 297_000},
-        {"bytes": 304_000},
+        {"bytes": 283_000},
+        {"bytes": 317_000},
     ],
 )
 def test_one_wrong_answer_fails(changes: dict[str, float]) -> None:
