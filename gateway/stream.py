@@ -81,6 +81,13 @@ class Deadlines:
         if slot < self._set_for:
             self._set(slot)
 
+    def forget(self, stream: Stream) -> None:
+        """A closed stream is not kept until a limit passes that may be an hour away."""
+        streams = self._due.get(int(stream.armed / self.tick) + 1)
+        stream.armed = inf
+        if streams is not None and stream in streams:
+            streams.remove(stream)
+
     def _set(self, slot: int) -> None:
         self._timer.stop()
         self._set_for = slot
@@ -116,6 +123,7 @@ class Stream:
         "_watcher",
         "_watching",
         "_write_watcher",
+        "_writer",
         "armed",
         "closed",
         "eager",
@@ -132,6 +140,7 @@ class Stream:
         self._hub = get_hub()
         self._deadlines = Deadlines.current()
         self._reader: Any = None
+        self._writer: Any = None
         self._watcher = self._hub.loop.io(self._raw.fileno(), _READ)
         self._write_watcher: Any = None
         self._watching = False
@@ -304,8 +313,12 @@ class Stream:
             raise ConnectionAbortedError("the stream is closed")
         if self._write_watcher is None:
             self._write_watcher = self._hub.loop.io(self._raw.fileno(), _WRITE)
-        with Timeout(timeout, TimeoutError("timed out")):
-            self._hub.wait(self._write_watcher)
+        self._writer = getcurrent()
+        try:
+            with Timeout(timeout, TimeoutError("timed out")):
+                self._hub.wait(self._write_watcher)
+        finally:
+            self._writer = None
 
     # -- ending -----------------------------------------------------------------------
 
@@ -315,7 +328,7 @@ class Stream:
             self._raw.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Close the socket; a greenlet that waits to read gets ConnectionAbortedError."""
+        """Close the socket; a greenlet that waits to read or write gets ConnectionAbortedError."""
         if self.closed:
             return
         self.closed = True
@@ -326,10 +339,18 @@ class Stream:
         if self._write_watcher is not None:
             self._write_watcher.stop()
             self._write_watcher.close()
-        reader, self._reader = self._reader, None
+        if self.armed != inf:
+            self._deadlines.forget(self)
         self._sock.close()
-        if reader is not None:
-            self._hub.loop.run_callback(reader.throw, ConnectionAbortedError("the stream was closed"))
+        if self._reader is not None or self._writer is not None:
+            self._hub.loop.run_callback(self._wake)
+
+    def _wake(self) -> None:
+        """Tell who still waits. Somebody else may have woken it by now: then it is not ours."""
+        self.interrupt(ConnectionAbortedError("the stream was closed"))
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.throw(ConnectionAbortedError("the stream was closed"))
 
     def abort(self) -> None:
         """Close with RST instead of FIN: what was sent must not look complete."""
@@ -362,6 +383,9 @@ class TlsStream(Stream):
             try:
                 data: bytes = self._tls.read(size)
                 return data
+            except ssl.SSLZeroReturnError:
+                # What a close_notify is called once ours is out, too.
+                return b""
             except ssl.SSLWantReadError:
                 self.wait_readable(None if deadline is None else max(deadline - monotonic(), 0.0))
             except ssl.SSLWantWriteError:
@@ -385,6 +409,8 @@ class TlsStream(Stream):
             data: bytes = self._tls.read(size)
         except ssl.SSLWantReadError:
             return None
+        except ssl.SSLZeroReturnError:
+            return b""
         except ssl.SSLEOFError as error:
             raise ConnectionResetError("TLS connection ended without close_notify") from error
         return data
