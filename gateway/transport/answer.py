@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from http.client import responses
+from math import inf
 
 import httptools
 
@@ -20,12 +22,16 @@ from gateway.errors import BadResponse
 from gateway.exchange import Headers
 from gateway.headers import Inbound, inbound
 from gateway.model import AnswerLimits
-from gateway.stream import Stream
+from gateway.stream import Stream, monotonic
 
 PIECE = 64 * 1024
 
-# A body piece this large goes past the parser when the length is known.
 _SPACE_BEFORE_COLON = re.compile(rb"(?m)^([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]+:")
+# The same, or what may become it when the rest of its line has come.
+_MAYBE_SPACE_BEFORE_COLON = re.compile(rb"(?m)^[!#$%&'*+.^_`|~0-9A-Za-z-]+[ \t]+(?::|\Z)")
+# RFC 9112 §4: a reason is text; llhttp lets control characters through.
+_NOT_REASON = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_USUAL_REASONS = frozenset(phrase.encode() for phrase in responses.values())
 # How many interim answers may come before the answer. Go gives up after 5; servers that
 # report progress by 102 send more.
 _MAX_INTERIM = 100
@@ -43,10 +49,14 @@ class AnswerReader:
 
     __slots__ = (
         "_chunked",
+        "_due",
         "_fed",
+        "_held",
         "_in_head",
+        "_interims",
         "_limits",
         "_parser",
+        "_pieces_of_head",
         "_quiet",
         "_remaining",
         "_stream",
@@ -59,7 +69,6 @@ class AnswerReader:
         "reason",
         "started",
         "status",
-        "timeout",
         "upgraded",
     )
 
@@ -67,6 +76,8 @@ class AnswerReader:
         self._stream = stream
         self._parser = httptools.HttpResponseParser(self)
         self._limits = AnswerLimits()
+        # What came of a head that is not whole yet.
+        self._pieces_of_head: list[bytes] = []
         self.begin(self._limits)
 
     def begin(self, limits: AnswerLimits) -> None:
@@ -87,7 +98,12 @@ class AnswerReader:
         self._quiet = 0
         self._remaining = -1
         self._chunked = False
-        self.timeout: float | None = None
+        self._interims = 0
+        self._due = inf
+        # Bytes of a head that goes to the parser when it is whole; None when each piece goes at once.
+        self._held: bytearray | None = None
+        if self._pieces_of_head:
+            self._pieces_of_head = []
 
     # -- what the parser calls ----------------------------------------------------------
 
@@ -113,15 +129,21 @@ class AnswerReader:
     def on_headers_complete(self) -> None:
         self._in_head = False
         status = self._parser.get_status_code()
-        if 100 <= status < 200 and status != 101:
-            self.interim_seen.append((status, self.headers))
-            if len(self.interim_seen) > _MAX_INTERIM:
+        if status < 200 and status != 101:
+            if status < 100:
+                raise BadResponse(f"status {status}")
+            self._interims += 1
+            if self._interims > _MAX_INTERIM:
                 raise BadResponse(f"more than {_MAX_INTERIM} interim answers")
+            self.interim_seen.append((status, self.headers))
             return
         self.status = status
         self.parsed = True
 
     def on_body(self, data: bytes) -> None:
+        if not self.parsed:
+            # RFC 9110 §15.2: none has one. llhttp knows that of 100, 102 and 103 alone.
+            raise BadResponse("an interim answer with a body")
         self.pieces.append(data)
         self._quiet = 0
 
@@ -135,29 +157,46 @@ class AnswerReader:
 
     # -- the head -----------------------------------------------------------------------
 
+    def limit(self, timeout: float | None, deadline: float | None) -> None:
+        """From now on the head must be whole within `timeout` seconds and before `deadline`."""
+        due = inf if timeout is None else monotonic() + timeout
+        self._due = due if deadline is None or due < deadline else deadline
+
+    @property
+    def left(self) -> float | None:
+        """The seconds that are left for the head; None for no limit."""
+        return None if self._due == inf else max(self._due - monotonic(), 0.0)
+
     def read_head(self, head_request: bool, interim: Interim | None, hop: bytes) -> Inbound:
         """Read until the answer's head is complete; body bytes that came along are in `pieces`.
 
-        Each wait is limited by `timeout`, which may change meanwhile. Raises TimeoutError,
-        OSError, EOFError and BadResponse.
+        The whole of it is limited by what `limit` said last, which may change meanwhile.
+        Raises TimeoutError, OSError, EOFError and BadResponse.
         """
-        held = b""
+        if head_request and self._held is None:
+            self._held = bytearray()
         while True:
-            data = self._stream.recv(PIECE, self.timeout)
+            left = self.left
+            if left == 0.0:
+                # Bytes that come one by one do not stop the clock.
+                raise TimeoutError("timed out")
+            data = self._stream.recv(PIECE, left)
             if not data:
                 raise EOFError("connection closed")
             self.started = True
             self._fed += len(data)
-            if head_request:
-                held = self._feed_heads(held + data)
-            else:
+            if self._held is None:
                 self._feed(data)
+            else:
+                self._hold(self._held, data, head_request)
             if self.interim_seen:
                 self._hand_on(interim)
             if self.parsed:
                 return self._judge(data, head_request, hop)
             if self._fed > self._limits.header > 0:
                 raise BadResponse(f"head larger than {self._limits.header} bytes")
+            if self._held is None:
+                self._pieces_of_head.append(data)
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -178,37 +217,37 @@ class AnswerReader:
             if self.status == 101 and self.upgraded is None:
                 raise BadResponse("101 without an Upgrade") from error
             return
-        if not self.parsed and not self.interim_seen and self._fed == len(data):
-            cleaned = _SPACE_BEFORE_COLON.sub(rb"\1:", data)
-            if cleaned != data and b"\r\n\r\n" in data:
-                # RFC 9112 §5.1: a proxy removes white space before the colon of an answer.
-                self._parser = httptools.HttpResponseParser(self)
-                head, _, rest = data.partition(b"\r\n\r\n")
-                self._feed(_SPACE_BEFORE_COLON.sub(rb"\1:", head) + b"\r\n\r\n" + rest)
-                self.persistent = False
+        if not self.parsed and not self._interims and self._held is None:
+            so_far = b"".join([*self._pieces_of_head, data])
+            if _MAYBE_SPACE_BEFORE_COLON.search(so_far) is not None:
+                self._held = bytearray()
+                self._hold(self._held, so_far, head_request=False)
                 return
         raise BadResponse(f"{error} in {data[:80]!r}") from error
 
-    def _feed_heads(self, data: bytes) -> bytes:
-        """For an answer to HEAD: the parser gets heads only; returns what is no whole head yet."""
+    def _hold(self, held: bytearray, data: bytes, head_request: bool) -> None:
+        """Feed whole heads alone: the parser must not see what follows an answer to HEAD,
+        and an unusual head is put right first."""
+        seen = max(len(held) - 3, 0)
+        held += data
         while not self.parsed:
-            end = data.find(b"\r\n\r\n") + 4
+            end = held.find(b"\r\n\r\n", seen) + 4
             if end < 4:
-                return data
-            head, data = data[:end], data[end:]
+                return
+            # RFC 9112 §5.1: a proxy removes white space before the colon of an answer.
+            head = _SPACE_BEFORE_COLON.sub(rb"\1:", held[:end])
+            del held[:end]
+            seen = 0
             self._parser = httptools.HttpResponseParser(self)
             self._feed(head)
             if not self.parsed and not self.interim_seen:
                 raise BadResponse(f"no head in {head[:80]!r}")
-        keep = self._keep_alive_of_head()
-        self.complete = True
-        self._parser = httptools.HttpResponseParser(self)
-        # A body on an answer to HEAD: the connection cannot be trusted any more.
-        self.persistent = keep and not data
-        return b""
-
-    def _keep_alive_of_head(self) -> bool:
-        return self._parser.get_http_version() == "1.1"
+        if head_request:
+            # A body on an answer to HEAD: the connection cannot be trusted any more.
+            self.persistent = not held
+            self.complete = True
+        elif held:
+            self._feed(bytes(held))
 
     def _hand_on(self, interim: Interim | None) -> None:
         for status, headers in self.interim_seen:
@@ -219,9 +258,11 @@ class AnswerReader:
     def _judge(self, data: bytes, head_request: bool, hop: bytes) -> Inbound:
         """Check the head as a whole and find out how the body is framed."""
         limits = self._limits
-        version = self._parser.get_http_version() if not head_request else "1.1"
+        version = self._parser.get_http_version()
         if version not in ("1.1", "1.0"):
             raise BadResponse(f"HTTP/{version}")
+        if self.reason not in _USUAL_REASONS and _NOT_REASON.search(self.reason) is not None:
+            raise BadResponse(f"reason {self.reason[:80]!r}")
         if len(self.headers) > limits.headers > 0:
             raise BadResponse(f"more than {limits.headers} header fields")
         if self._fed > limits.header > 0:
@@ -230,9 +271,12 @@ class AnswerReader:
                 raise BadResponse(f"head larger than {limits.header} bytes")
         judged = inbound(self.headers, hop, version == "1.1")
         self._chunked = judged.chunked
-        if not judged.persistent or (version == "1.0" and not self.persistent):
+        if not judged.persistent or (version == "1.0" and (head_request or not self.persistent)):
             self.persistent = False
         length = judged.content_length
+        if head_request:
+            # It waits for a body that does not come.
+            self._parser = httptools.HttpResponseParser(self)
         if self.complete:
             if self.persistent and not head_request and self._stray(data, judged):
                 self.persistent = False

@@ -83,13 +83,14 @@ class AnswerBody:
             return
         self._connection = None
         upload = self._upload
-        if upload is not None:
-            upload.cancel()
-            if not upload.done:
-                # What was sent of the request must not look complete.
-                connection.stream.abort()
+        if upload is not None and not upload.done:
+            # What was sent of the request must not look complete.
+            connection.stream.abort()
         self._pool.discard(connection)
         self._ended()
+        if upload is not None:
+            # Last, as it waits: whatever is thrown in meanwhile, the books are kept.
+            upload.cancel()
 
     def _ended(self) -> None:
         if self.on_end is not None:

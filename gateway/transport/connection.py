@@ -14,6 +14,7 @@ import ssl
 import time
 from typing import Any
 
+from gevent import Timeout
 from gevent import socket as gsocket
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
@@ -92,9 +93,8 @@ class _Opened:
                 raise explain_connect(error, address, time.monotonic() - began, "dial tcp") from error
             raise
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # What connecting left of the limit is for the TLS handshake.
-        if self._opening_limit is not None:
-            sock.settimeout(max(self._opening_limit - (time.monotonic() - began), 0.001))
+        # From here on a TLS connection's own limit counts.
+        sock.settimeout(None)
         return sock
 
 
@@ -142,6 +142,12 @@ class PlainConnection(_Opened, HTTPConnection):
 
 class TlsConnection(_Opened, HTTPSConnection):
     """https"""
+
+    def connect(self) -> None:
+        # The socket's own timeout is for each wait: a handshake that comes byte by byte
+        # would never pass it.
+        with Timeout(self._opening_limit, TimeoutError("timed out")):
+            super().connect()
 
 
 Connection = PlainConnection | TlsConnection

@@ -25,7 +25,7 @@ from gateway.errors import (
     UpstreamReset,
     UpstreamStale,
 )
-from gateway.exchange import Headers, Request, Response
+from gateway.exchange import Headers, Request, RequestBody, Response
 from gateway.headers import Head, Inbound
 from gateway.model import PoolSettings, Timeouts, Upstream
 from gateway.transport.answer import AnswerReader
@@ -64,10 +64,13 @@ class EndpointPool(HTTPConnectionPool):
         """Take over settings that may have changed since the pool was made."""
         self._upstream = upstream
         self._settings = upstream.pool
+        self._room_left()
 
     # -- lending ------------------------------------------------------------------------
 
-    def _borrow(self, request: Request, timeouts: Timeouts, replayable: bool, fresh: bool) -> Connection:
+    def _borrow(
+        self, request: Request, timeouts: Timeouts, replayable: bool, fresh: bool, deadline: float | None
+    ) -> Connection:
         now = time.monotonic()
         if self._idle and not fresh:
             found = self._freshest(now, replayable)
@@ -76,14 +79,17 @@ class EndpointPool(HTTPConnectionPool):
                 return found
         limit = self._settings.max_connections
         if limit and self.open >= limit and not self._make_room():
-            waited = self._wait(request, now)
+            waited = self._wait(request, now, deadline)
             if waited is not None:
-                request.reused = True
-                return waited
+                if waited.stream.is_quiet():
+                    request.reused = True
+                    return waited
+                waited.stream.close()
             # The place that was kept for us; dialling takes it again.
             self.open -= 1
         request.reused = False
-        return self._dial(request, timeouts)
+        connect = timeouts.connect if deadline is None else _sooner(timeouts.connect, deadline)
+        return self._dial(request, connect)
 
     def _freshest(self, now: float, replayable: bool) -> Connection | None:
         idle = self._idle
@@ -106,21 +112,25 @@ class EndpointPool(HTTPConnectionPool):
         self.discard(self._idle.pop(0))
         return True
 
-    def _wait(self, request: Request, began: float) -> Connection | None:
+    def _wait(self, request: Request, began: float, deadline: float | None) -> Connection | None:
         """Wait in turn for a connection (or, None, for room to make one)."""
         turn: AsyncResult = AsyncResult()
         self._waiting.append(turn)
+        limit = self._settings.queue_timeout
+        timer = Timeout.start_new(limit if deadline is None else _sooner(limit, deadline))
         try:
-            lent = turn.get(timeout=self._settings.queue_timeout)
+            lent = turn.get()
         except BaseException as error:
             self._give_up_turn(turn)
             request.queue_s += time.monotonic() - began
-            if isinstance(error, Timeout):
+            if error is timer:
                 raise PoolFull(
                     f"pool of {self._address}: all {self._settings.max_connections} connections in use "
-                    f"for {self._settings.queue_timeout} s"
+                    f"for {time.monotonic() - began:.3f} s"
                 ) from error
             raise
+        finally:
+            timer.close()
         request.queue_s += time.monotonic() - began
         return cast("Connection | None", lent)
 
@@ -136,13 +146,13 @@ class EndpointPool(HTTPConnectionPool):
                 self.open -= 1
                 self._room_left()
 
-    def _dial(self, request: Request, timeouts: Timeouts) -> Connection:
+    def _dial(self, request: Request, timeout: float | None) -> Connection:
         """A fresh connection; its place among `max_connections` is taken before it is made."""
         self.open += 1
         began = time.monotonic()
         try:
             connection = cast("Connection", self._new_conn())
-            connection.open(self._address, timeouts.connect)
+            connection.open(self._address, timeout)
         except BaseException:
             self.open -= 1
             self._room_left()
@@ -161,10 +171,10 @@ class EndpointPool(HTTPConnectionPool):
         self._room_left()
 
     def _room_left(self) -> None:
-        if self._waiting and self.open < self._settings.max_connections:
+        limit = self._settings.max_connections
+        while self._waiting and (self.open < limit or not limit):
             self.open += 1
-            turn = self._waiting.popleft()
-            turn.set(None)
+            self._waiting.popleft().set(None)
 
     def give_back(self, connection: Connection) -> None:
         """Take a connection whose exchange ended properly."""
@@ -183,9 +193,14 @@ class EndpointPool(HTTPConnectionPool):
         connection.stream.watch()
 
     def _disturbed(self, connection: Connection) -> None:
-        if connection in self._idle and not connection.stream.is_quiet():
-            self._idle.remove(connection)
-            self.discard(connection)
+        if connection not in self._idle:
+            return
+        if connection.stream.is_quiet():
+            # Nothing of the exchange's: a TLS session ticket.
+            connection.stream.watch()
+            return
+        self._idle.remove(connection)
+        self.discard(connection)
 
     def expire(self, now: float) -> None:
         """Close what has been idle for too long (or, once retired, everything idle)."""
@@ -223,14 +238,13 @@ class EndpointPool(HTTPConnectionPool):
         long will do. `fresh`: only a new connection will. `deadline`: monotonic seconds
         that end everything up to the head. Raises a GatewayError; never anything of urllib3.
         """
-        connection = self._borrow(request, _within(timeouts, deadline), replayable, fresh)
+        connection = self._borrow(request, timeouts, replayable, fresh, deadline)
         upload: Upload | None = None
         settled = False
         try:
-            limit = timeouts.response if deadline is None else _sooner(timeouts.response, deadline)
             connection.reader.begin(self._upstream.limits)
-            upload = self._send_request(connection, request, head, timeouts, limit)
-            judged = self._read_head(connection, request, upload, limit)
+            upload = self._send_request(connection, request, head, timeouts, deadline)
+            judged = self._read_head(connection, request, upload, timeouts, deadline)
             response = self._answer(connection, request, head, judged, upload, timeouts)
             settled = True
             return response
@@ -241,63 +255,86 @@ class EndpointPool(HTTPConnectionPool):
             raise self._explain(error, connection, request, upload, timeouts, deadline) from error
         finally:
             if not settled:
-                if upload is not None:
-                    upload.cancel()
                 connection.stream.abort()
                 self.discard(connection)
+                if upload is not None:
+                    # Last, as it waits: whatever is thrown in meanwhile, the books are kept.
+                    upload.cancel()
 
     def _send_request(
-        self, connection: Connection, request: Request, head: Head, timeouts: Timeouts, limit: float | None
+        self, connection: Connection, request: Request, head: Head, timeouts: Timeouts, deadline: float | None
     ) -> Upload | None:
         stream = connection.stream
+        write = timeouts.write if deadline is None else _sooner(timeouts.write, deadline)
         body = request.body
         if body is None:
-            stream.send(head.data, timeouts.write)
+            stream.send(head.data, write)
             return None
+        data = head.data
         if body.complete:
-            data = body.read()
-            if request.chunked:
-                data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
-            stream.send(head.data + data, timeouts.write)
+            data += _whole(body, request.content_length)
+        try:
+            stream.send(data, write)
+        except OSError as error:
+            # As in an upload: perhaps the upstream answered before it closed.
+            upload = Upload(connection.reader, stream, body, request.chunked, timeouts, deadline)
+            upload.failed = error
+            return upload
+        if body.complete:
             return None
-        stream.send(head.data, timeouts.write)
-        upload = Upload(connection.reader, stream, body, request.chunked, timeouts.write, limit)
+        upload = Upload(connection.reader, stream, body, request.chunked, timeouts, deadline)
         if not body.expects_continue:
             upload.start()
         return upload
 
     def _read_head(
-        self, connection: Connection, request: Request, upload: Upload | None, limit: float | None
+        self,
+        connection: Connection,
+        request: Request,
+        upload: Upload | None,
+        timeouts: Timeouts,
+        deadline: float | None,
     ) -> Inbound:
         reader = connection.reader
         head_request = request.method == b"HEAD"
         if upload is None:
-            reader.timeout = limit
-        elif request.body is not None and request.body.expects_continue:
-            return self._read_head_expecting(reader, request, upload, head_request)
+            reader.limit(timeouts.response, deadline)
+        elif upload.failed is not None:
+            if isinstance(upload.failed, TimeoutError):
+                raise upload.failed
+            reader.limit(timeouts.response, deadline)
+        else:
+            # timeouts.response begins when all of the request is out.
+            reader.limit(None, deadline)
+            if request.body is not None and request.body.expects_continue:
+                return self._read_head_expecting(reader, request, upload, head_request, deadline)
         return reader.read_head(head_request, request.interim, self._hop)
 
     def _read_head_expecting(
-        self, reader: AnswerReader, request: Request, upload: Upload, head_request: bool
+        self, reader: AnswerReader, request: Request, upload: Upload, head_request: bool, deadline: float | None
     ) -> Inbound:
         """Wait for `100 Continue` (or the refusal), then let the body go."""
 
+        def go() -> None:
+            if not upload.started:
+                reader.limit(None, deadline)
+                upload.start()
+
         def interim(status: int, headers: Headers) -> None:
             if status == 100:
-                reader.timeout = None
-                upload.start()
+                # Reading the body gives the client its own.
+                go()
             elif request.interim is not None:
                 request.interim(status, headers)
 
-        reader.timeout = CONTINUE_WAIT
+        reader.limit(CONTINUE_WAIT, deadline)
         try:
             return reader.read_head(head_request, interim, self._hop)
         except TimeoutError:
-            if reader.started or upload.started:
+            if upload.started or (deadline is not None and time.monotonic() >= deadline):
                 raise
-        reader.timeout = None
-        upload.start()
-        return reader.read_head(head_request, request.interim, self._hop)
+        go()
+        return reader.read_head(head_request, interim, self._hop)
 
     def _answer(
         self,
@@ -397,8 +434,14 @@ def _sooner(timeout: float | None, deadline: float) -> float:
     return left if timeout is None else min(timeout, left)
 
 
-def _within(timeouts: Timeouts, deadline: float | None) -> Timeouts:
-    """The same timeouts with `connect` cut to what the deadline leaves."""
-    if deadline is None:
-        return timeouts
-    return Timeouts(_sooner(timeouts.connect, deadline), timeouts.write, timeouts.response, timeouts.idle)
+def _whole(body: RequestBody, length: int | None) -> bytes:
+    """A complete body as it goes on the wire: by its length, or (None) in one chunk."""
+    data = body.read()
+    while length is None or len(data) < length:
+        more = body.read()
+        if not more:
+            break
+        data += more
+    if length is not None:
+        return data
+    return b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"

@@ -20,6 +20,8 @@ def context(settings: TlsSettings) -> Any:
     """A client context; raises ConfigError when a file of `settings` cannot be used."""
     made = gssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A renegotiation (TLS 1.2) would make a write wait for a read that another greenlet does.
+    made.options |= ssl.OP_NO_RENEGOTIATION
     try:
         if not settings.verify:
             made.check_hostname = False

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from gevent import Greenlet
 
-from gateway.errors import ClientError
+from gateway.errors import GatewayError
 from gateway.exchange import RequestBody
+from gateway.model import Timeouts
 from gateway.stream import Stream
 from gateway.transport.answer import AnswerReader
 
@@ -22,11 +23,11 @@ class Upload:
     __slots__ = (
         "_body",
         "_chunked",
+        "_deadline",
         "_greenlet",
         "_reader",
-        "_response_timeout",
         "_stream",
-        "_write_timeout",
+        "_timeouts",
         "client_error",
         "done",
         "failed",
@@ -38,19 +39,19 @@ class Upload:
         stream: Stream,
         body: RequestBody,
         chunked: bool,
-        write_timeout: float | None,
-        response_timeout: float | None,
+        timeouts: Timeouts,
+        deadline: float | None,
     ) -> None:
         self._reader = reader
         self._stream = stream
         self._body = body
         self._chunked = chunked
-        self._write_timeout = write_timeout
-        self._response_timeout = response_timeout
+        self._timeouts = timeouts
+        self._deadline = deadline
         self._greenlet: Greenlet | None = None
         self.done = False
         self.failed: OSError | None = None
-        self.client_error: ClientError | None = None
+        self.client_error: GatewayError | None = None
 
     def start(self) -> None:
         self._greenlet = Greenlet.spawn(self._run)
@@ -67,7 +68,7 @@ class Upload:
     def _run(self) -> None:
         try:
             self._pump()
-        except ClientError as error:
+        except GatewayError as error:
             self.client_error = error
             self._stream.abort()
         except TimeoutError as error:
@@ -77,19 +78,29 @@ class Upload:
         except OSError as error:
             # Perhaps the upstream answered before it closed: the reader will find out.
             self.failed = error
+            self._limit_head()
+        except BaseException:
+            # Killed, or a fault of ours: whoever waits for the answer must not wait for ever.
+            self._stream.abort()
+            raise
         else:
             self.done = True
-            if not self._reader.parsed:
-                # The wait for the head is limited from the request's end on.
-                self._reader.timeout = self._response_timeout
-                self._stream.limit(self._response_timeout)
+            self._limit_head()
+
+    def _limit_head(self) -> None:
+        """The wait for the head is limited from the request's end on."""
+        reader = self._reader
+        if not reader.parsed:
+            reader.limit(self._timeouts.response, self._deadline)
+            self._stream.limit(reader.left)
 
     def _pump(self) -> None:
         send = self._stream.send
+        timeout = self._timeouts.write
         while True:
             piece = self._body.read()
             if not piece:
                 break
-            send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece, self._write_timeout)
+            send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece, timeout)
         if self._chunked:
-            send(b"0\r\n\r\n", self._write_timeout)
+            send(b"0\r\n\r\n", timeout)
