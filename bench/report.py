@@ -56,10 +56,10 @@ def from_json(data: Mapping[str, object]) -> Table:
 
 
 def measured(table: Table) -> list[tuple[Row, Figures]]:
-    """The rows that have figures, the least of the first column first."""
-    key = SCENARIOS[table.scenario].columns[0].key
+    """The rows that have figures; in a ranked scenario the least of the first column first."""
+    scenario = SCENARIOS[table.scenario]
     found = [(row, row.medians()) for row in table.rows if row.rounds]
-    return sorted(found, key=lambda pair: pair[1][key])
+    return sorted(found, key=lambda pair: pair[1][scenario.columns[0].key]) if scenario.ranked else found
 
 
 def base_of(scenario: Scenario, found: Sequence[tuple[Row, Figures]]) -> tuple[str, float] | None:
