@@ -54,8 +54,11 @@ class InternalError(GatewayError):
 
 def create_app(config: Config | str | None = None) -> Gateway:
     """The gateway for a configuration: one that is loaded already, a file's path, or (None)
-    what GATEWAY_CONFIG says. Raises ConfigError."""
-    if not isinstance(config, Config):
+    what GATEWAY_CONFIG says. Raises ConfigError; with None only when no worker of this
+    master ever had a good one."""
+    if config is None:
+        config = files.latest()
+    elif isinstance(config, str):
         config = files.load(config)
     for warning in config.warnings:
         log.warning("%s", warning)

@@ -8,6 +8,7 @@ when nothing is wrong made into the model (`build`). Every mistake is told at on
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -23,7 +24,26 @@ from gateway.config.source import find
 from gateway.errors import ConfigError, Mistake
 from gateway.model import Config
 
-__all__ = ["find", "load", "loads"]
+log = logging.getLogger("gateway.config")
+
+__all__ = ["find", "latest", "load", "loads"]
+
+# The last good configuration by path. gunicorn's master loads it before it forks, so that
+# a worker that starts while the file is broken has what its siblings have.
+_good: dict[str, Config] = {}
+
+
+def latest(environ: Mapping[str, str] = os.environ) -> Config:
+    """The configuration that `find` finds, or, when it is broken now, the last good one of
+    this process, with the mistakes in the log. Raises `ConfigError` when there is none."""
+    path = find(environ)
+    try:
+        return load(path, environ)
+    except ConfigError as error:
+        if path not in _good:
+            raise
+        log.error("%s\nThe configuration %s stays in force.", error, _good[path].version)
+        return _good[path]
 
 
 def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
@@ -32,7 +52,8 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Co
     Raises `ConfigError` with every mistake.
     """
     path = find(environ) if path is None else path
-    return loads(source.read(path), path, environ)
+    _good[path] = config = loads(source.read(path), path, environ)
+    return config
 
 
 def loads(text: bytes, name: str, environ: Mapping[str, str] = os.environ) -> Config:

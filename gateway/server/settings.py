@@ -9,7 +9,9 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import logging
 import os
+import signal
 import sys
 from typing import Any
 
@@ -17,7 +19,7 @@ from gateway import config as _config
 from gateway.errors import ConfigError
 from gateway.server import hosting as _hosting
 
-worker_class = "gevent"
+worker_class = "gateway.server.worker.GatewayWorker"
 
 
 def _read() -> dict[str, Any]:
@@ -35,6 +37,7 @@ globals().update(_current)
 
 def on_starting(server: Any) -> None:
     """The master, before it opens a socket: what must hold whatever the environment says."""
+    _speak_through(server.log)
     _force(server)
     warning = _hosting.raise_open_files(server.cfg.worker_connections)
     if warning:
@@ -66,6 +69,7 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """The worker, once the application is loaded: greenlets start here, as they would not survive a fork."""
+    _speak_through(worker.log)
     gateway = _gateway(worker)
     if gateway is None:
         worker.log.warning(
@@ -73,6 +77,7 @@ def post_worker_init(worker: Any) -> None:
             type(worker.wsgi).__name__,
         )
         return
+    _reopen_on_usr1(worker, gateway)
     gateway.start(worker.slot)
 
 
@@ -87,7 +92,26 @@ def _gateway(worker: Any) -> Any:
     """The Gateway that gunicorn has loaded; None when it loaded something else, or nothing yet."""
     # Known by what it can do: gateway.app is not imported from here.
     application = getattr(worker, "wsgi", None)
-    return application if all(hasattr(application, name) for name in ("handle", "start", "stop")) else None
+    return application if all(hasattr(application, name) for name in ("handle", "start", "stop", "reopen")) else None
+
+
+def _speak_through(gunicorns: Any) -> None:
+    """What the gateway has to say goes where gunicorn's own error log goes, in its form and level."""
+    ours, theirs = logging.getLogger("gateway"), gunicorns.error_log
+    ours.handlers = theirs.handlers
+    ours.setLevel(theirs.level)
+    ours.propagate = False
+
+
+def _reopen_on_usr1(worker: Any, gateway: Any) -> None:
+    """SIGUSR1 reopens gunicorn's logs; the access log was rotated with them."""
+    gunicorns = worker.handle_usr1
+
+    def reopen(sig: int, frame: Any) -> None:
+        gunicorns(sig, frame)
+        gateway.reopen()
+
+    signal.signal(signal.SIGUSR1, reopen)
 
 
 def _force(server: Any) -> None:

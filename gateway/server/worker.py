@@ -94,8 +94,10 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         """SIGTERM. A signal handler: it only sets what others look at."""
         super().handle_exit(sig, frame)
         self._terminated = True
-        if hasattr(self.wsgi, "draining"):
-            self.wsgi.draining = True
+        # The application may not have been loaded yet.
+        application = getattr(self, "wsgi", None)
+        if hasattr(application, "draining"):
+            application.draining = True
         self._leave_soon()
 
     def run(self) -> None:

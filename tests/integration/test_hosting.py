@@ -273,6 +273,40 @@ def test_a_hup_takes_the_file_again_and_forces_again(start: Start, document: Pat
     assert 'HTTP/1.1"' not in server.output()
 
 
+def test_a_hup_with_a_broken_file_leaves_everything_as_it_was(start: Start, document: Path, service: int) -> None:
+    port = free_port()
+    server = start([*GUNICORN, *SETTINGS, "-b", f"127.0.0.1:{port}", APP])
+    ready(server, port)
+    assert server.process is not None
+    before = children(server.process.pid)
+    document.write_text("version: 1\nroutes: [nonsense\n")
+    server.send(signal.SIGHUP)
+    wait_until(lambda: not before & children(server.process.pid), "the old worker has left")
+    ready(server, port)
+    assert through(port, "/after").path.endswith("/after")
+    assert "stays in force" in server.output()
+    document.write_text(text(service))
+    ends_well(server, port)
+
+
+def test_usr1_reopens_the_access_log(start: Start, document: Path, service: int, tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    document.write_text(text(service) + f"access_log: {{path: {log}}}\n")
+    port = free_port()
+    server = start([*GUNICORN, *SETTINGS, "-b", f"127.0.0.1:{port}", APP])
+    ready(server, port)
+    wait_until(log.exists, "the access log is there")
+    log.rename(tmp_path / "access.log.1")
+    server.send(signal.SIGUSR1)
+
+    def logged() -> bool:
+        through(port, "/rotated")
+        return log.exists() and "/rotated" in log.read_text()
+
+    wait_until(logged, "lines go to the new file")
+    ends_well(server, port)
+
+
 def test_a_wrapped_gateway_is_left_to_who_wrapped_it(start: Start, tmp_path: Path) -> None:
     (tmp_path / "wrapped.py").write_text(
         "from gateway import create_app\n\n\n"
