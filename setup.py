@@ -11,7 +11,6 @@ from setuptools import find_packages, setup
 TEST = [
     "pytest>=8,<10",
     "hypothesis>=6.100,<7",
-    "requests>=2.32,<3",
     "trustme>=1.2,<2",
     "websockets>=15,<18",
 ]
@@ -36,6 +35,7 @@ setup(
         "python-consul2>=0.1.5,<0.2",
         "httptools>=0.9,<0.10",
         "pydantic>=2.10,<3",
+        "requests>=2.32,<3",
         "PyYAML>=6,<7",
         "click>=8.1,<9",
     ],

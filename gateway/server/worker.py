@@ -95,8 +95,8 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         super().handle_exit(sig, frame)
         self._terminated = True
         # The application may not have been loaded yet.
-        application = getattr(self, "wsgi", None)
-        if hasattr(application, "draining"):
+        application: Any = getattr(self, "wsgi", None)
+        if application is not None and hasattr(application, "draining"):
             application.draining = True
         self._leave_soon()
 
