@@ -13,6 +13,7 @@ import os
 import random
 import socket
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
@@ -356,18 +357,25 @@ def _default_name() -> str:
 class _RequestIds:
     """Request ids: 16 random hex digits for this process, 16 that count. Unique, not secret."""
 
-    __slots__ = ("_count", "_pid", "_prefix")
+    __slots__ = ("__weakref__", "_count", "_prefix")
 
     def __init__(self) -> None:
-        self._pid = 0
-        self._prefix = b""
-        self._count = itertools.count()
+        self._renew()
+        # Made before the fork (--preload), each worker must have a prefix of its own.
+        this = weakref.ref(self)
+
+        def renew() -> None:
+            ids = this()
+            if ids is not None:
+                ids._renew()
+
+        os.register_at_fork(after_in_child=renew)
+
+    def _renew(self) -> None:
+        self._prefix = os.urandom(8).hex().encode()
+        self._count = itertools.count(1)
 
     def __call__(self) -> bytes:
-        pid = os.getpid()
-        if self._pid != pid:
-            # After a fork (--preload) each worker has its own.
-            self._pid, self._prefix, self._count = pid, os.urandom(8).hex().encode(), itertools.count(1)
         return b"%b%016x" % (self._prefix, next(self._count))
 
 

@@ -159,9 +159,21 @@ class Outbound:
         self._id_key = self._id_name.lower()
         self._kinds = _Kinds(self._kind)
         self._hop = b" " + name
+        # What the gateway adds to a request that came without any forwarding field, by
+        # (scheme, HTTP/1.1): peer, host, port, client and request id are filled in.
+        self._added = {
+            (scheme, http11): self._template(scheme, http11) for scheme in ("http", "https") for http11 in (True, False)
+        }
         # How many fields were dropped for an underscore in their name.
         self.underscores = 0
         self._told: set[bytes] = set()
+
+    def _template(self, scheme: str, http11: bool) -> bytes:
+        via = (b"Via: 1.1 " if http11 else b"Via: 1.0 ") if self._via else b"CDN-Loop: "
+        return (
+            b"X-Forwarded-For: %%b\r\nX-Forwarded-Host: %%b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Port: %%b\r\n"
+            b"X-Real-IP: %%b\r\n%b\r\n%b: %%b"
+        ) % (scheme.encode(), via + self._name.replace(b"%", b"%%"), self._id_name.replace(b"%", b"%%"))
 
     def _kind(self, key: bytes) -> int:
         if key == self._id_key:
@@ -184,10 +196,12 @@ class Outbound:
     def identify(self, request: Request) -> None:
         """Find out who asks: `request.client` and `request.request_id`. Before routing, so
         that every answer and log line has them."""
+        known = self._trust.known(request.peer)
+        request.client = known.text
         given = None
-        forwarded: list[bytes] = []
-        kinds = self._kinds.table
-        if self._trust.trusts(request.peer):
+        if known.trusted:
+            forwarded: list[bytes] = []
+            kinds = self._kinds.table
             for name, value in request.headers:
                 kind = kinds.get(name)
                 if kind is None:
@@ -196,7 +210,8 @@ class Outbound:
                     forwarded.append(value)
                 elif kind == _REQUEST_ID:
                     given = value
-        request.client = self._trust.client_address(request.peer, forwarded)
+            if forwarded:
+                request.client = self._trust.client_address(request.peer, forwarded)
         if given is not None and _REQUEST_ID_FORM.match(given):
             request.request_id = given
         else:
@@ -243,21 +258,22 @@ class Outbound:
                     seen = {}
                 seen.setdefault(kind, []).append(value)
         peer = request.peer.encode("latin-1")
-        if seen is None:
-            self._add_forwarding(add, request, trusted, {}, asked_host, peer)
-            if self._via:
-                add((b"Via: 1.1" if request.http11 else b"Via: 1.0") + self._hop)
-            else:
-                add(b"CDN-Loop:" + self._hop)
+        if seen is None and peer and asked_host and not self._write_forwarded:
+            scheme = request.scheme
+            port = port_of(asked_host) or (b"443" if scheme == "https" else b"80")
+            client = request.client.encode("latin-1")
+            template = self._added[scheme, request.http11]
+            add(template % (peer, asked_host, port, client, request.request_id))
         else:
+            seen = seen or {}
             named = [token for value in seen.get(_CONNECTION, ()) for token in tokens(value)]
             if named:
                 self._drop_named(lines, named)
-            self._add_via(add, request, seen)
             self._add_forwarding(add, request, trusted, seen, asked_host, peer)
+            self._add_via(add, request, seen)
+            add(self._id_name + b": " + request.request_id)
         if prefix:
             add(b"X-Forwarded-Prefix: " + prefix)
-        add(self._id_name + b": " + request.request_id)
         if request.content_length is not None:
             add(b"Content-Length: %d" % request.content_length)
         elif request.chunked:
@@ -396,12 +412,18 @@ def inbound(raw: Headers, hop: bytes, http11: bool = True) -> Inbound:
     add = out.append
     seen: dict[int, list[bytes]] | None = None
     shareable = True
+    length: int | None = None
     for field in raw:
         kind = kinds.get(field[0])
         if kind is None:
             kind = _answer_kinds.learn(field[0])
         if kind == _PASS:
             add(field)
+        elif kind == _LENGTH:
+            length = int(field[1])
+        elif kind == _CONNECTION and field[1] == b"keep-alive":
+            # What nearly every answer of HTTP/1.1 need not say.
+            continue
         elif kind == _AUTH:
             add(field)
             shareable = shareable and not carries_connection_auth(field[1])
@@ -412,9 +434,7 @@ def inbound(raw: Headers, hop: bytes, http11: bool = True) -> Inbound:
     if seen is None:
         if hop:
             add((b"Via", hop))
-        return Inbound(out, None, False, True, shareable, None, None, None)
-    # The usual: Content-Length alone or with Connection.
-    length = int(seen[_LENGTH][0]) if _LENGTH in seen else None
+        return Inbound(out, length, False, True, shareable, None, None, None)
     chunked = _TRANSFER in seen
     if chunked and (not http11 or [value.lower() for value in seen[_TRANSFER]] != [b"chunked"]):
         raise BadResponse(f"Transfer-Encoding {b', '.join(seen[_TRANSFER])[:80]!r} cannot be framed")

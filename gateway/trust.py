@@ -56,14 +56,14 @@ class Networks:
         return any(address in network for network in self.networks)
 
 
-class _Known(NamedTuple):
+class Known(NamedTuple):
     """What an address turned out to be. `text` is its one spelling, "" for no address."""
 
     trusted: bool
     text: str
 
 
-_NO_ADDRESS = _Known(False, "")
+_NO_ADDRESS = Known(False, "")
 
 
 def parse(words: Iterable[str]) -> Networks:
@@ -129,13 +129,16 @@ class Trust:
 
     def __init__(self, words: tuple[str, ...]) -> None:
         self._networks = parse(words)
-        self._peers: dict[str, _Known] = {}
-        self._entries: dict[bytes, _Known] = {}
+        self._peers: dict[str, Known] = {}
+        self._entries: dict[bytes, Known] = {}
+
+    def known(self, peer: str) -> Known:
+        """What is known of a peer: whether it is trusted, and its address in one spelling."""
+        return self._peers.get(peer) or self._meet(peer)
 
     def trusts(self, peer: str) -> bool:
         """Whether what this peer says of others is believed; "" is a unix socket."""
-        known = self._peers.get(peer)
-        return (known or self._meet(peer)).trusted
+        return self.known(peer).trusted
 
     def client_address(self, peer: str, forwarded_for: Sequence[bytes]) -> str:
         """The client's address: the rightmost entry that is not a trusted proxy.
@@ -144,7 +147,7 @@ class Trust:
         no address ends the walk: what stands to its right is the last that is known. When
         all are trusted the leftmost is the client.
         """
-        known = self._peers.get(peer) or self._meet(peer)
+        known = self.known(peer)
         client = known.text
         if not known.trusted or not forwarded_for:
             return client
@@ -158,30 +161,30 @@ class Trust:
                 break
         return client
 
-    def _meet(self, peer: str) -> _Known:
+    def _meet(self, peer: str) -> Known:
         """Judge a peer and remember it."""
         if not peer:
-            known = _Known(self._networks.unix, "")
+            known = Known(self._networks.unix, "")
         else:
             try:
                 address = _plain(peer)
             except ValueError:
                 # Not an address, so in no network; it is still all that is known of the client.
-                known = _Known(False, peer)
+                known = Known(False, peer)
             else:
-                known = _Known(self._networks.hold(address), str(address))
+                known = Known(self._networks.hold(address), str(address))
         if len(self._peers) >= _SEEN:
             self._peers.clear()
         self._peers[peer] = known
         return known
 
-    def _read(self, entry: bytes) -> _Known:
+    def _read(self, entry: bytes) -> Known:
         """Judge an entry and remember it."""
         address = entry_address(entry)
         if address is None:
             # Not remembered: such entries may be long, and end the walk anyway.
             return _NO_ADDRESS
-        known = _Known(self._networks.hold(address), str(address))
+        known = Known(self._networks.hold(address), str(address))
         if len(self._entries) >= _SEEN:
             self._entries.clear()
         self._entries[entry] = known
