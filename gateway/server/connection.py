@@ -412,8 +412,12 @@ class Connection:
             self.break_off()
             return error
         except Exception as failure:
-            self.break_off()
-            return self.failed(failure)
+            fault = self.failed(failure)
+            if self.answering:
+                self.break_off()
+            else:
+                self.write(request, self.shared.door.answer(fault, request), body)
+            return fault
         finally:
             if stream is not None:
                 stream.close()
@@ -495,7 +499,7 @@ class Connection:
                 self._told = length
                 framing = b"Content-Length: %d\r\n" % length
                 if len(data) > length or (complete and len(data) != length):
-                    raise BadResponse(f"a body of {len(data)} bytes instead of {length}")
+                    raise ValueError(f"a body of {len(data)} bytes with Content-Length {length}")
             elif request.http11:
                 self._chunked = True
                 framing = writer.CHUNKED

@@ -1,0 +1,441 @@
+"""One connection, without a socket: borders, framing both ways, limits, and that every exchange ends once."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import BadPath, ClientClosed, Draining, UpstreamStalled
+from gateway.exchange import Request, Response
+from gateway.model import ServerLimits, ServerSettings, ServerTimeouts
+from tests.unit.server.wire import Pieces, answers_in, echo, read_all, serve
+
+GET = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
+LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+POST = b"POST /p HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
+CHUNKED = b"POST /c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def statuses(raw: bytes) -> list[int]:
+    return [status for status, _, _ in answers_in(raw)]
+
+
+def bodies(raw: bytes) -> list[bytes]:
+    return [body for _, _, body in answers_in(raw)]
+
+
+class TestOneAfterAnother:
+    def test_kept_alive(self) -> None:
+        stream, door = serve(GET, GET, LAST)
+        assert bodies(stream.sent) == [b"GET /a ", b"GET /a ", b"GET /last "]
+        assert door.finished == [(b"/a", 200, 7, None), (b"/a", 200, 7, None), (b"/last", 200, 10, None)]
+        assert [headers.get(b"connection") for _, headers, _ in answers_in(stream.sent)] == [None, None, b"close"]
+
+    def test_pipelined_in_order(self) -> None:
+        stream, _ = serve(GET + POST + b"hello" + CHUNKED + b"2\r\nhi\r\n0\r\n\r\n" + LAST)
+        assert bodies(stream.sent) == [b"GET /a ", b"POST /p hello", b"POST /c hi", b"GET /last "]
+
+    def test_nothing_after_the_last(self) -> None:
+        stream, _ = serve(LAST + GET)
+        assert bodies(stream.sent) == [b"GET /last "]
+
+    def test_a_good_one_and_a_bad_one(self) -> None:
+        stream, door = serve(GET + b"GE(T / HTTP/1.1\r\nHost: a\r\n\r\n" + GET)
+        assert statuses(stream.sent) == [200, 400]
+        assert answers_in(stream.sent)[1][1][b"connection"] == b"close"
+        assert [end[1] for end in door.finished] == [200, 400]
+        assert len(door.seen) == 1
+
+    @given(st.data())
+    def test_however_the_bytes_are_split(self, data: st.DataObject) -> None:
+        raw = b"\r\n" + GET + POST + b"hello" + CHUNKED + b"2;x\r\nhi\r\n0\r\nT: 1\r\n\r\n" + b"\r\n" + LAST
+        cuts = sorted(data.draw(st.lists(st.integers(1, len(raw) - 1), max_size=10, unique=True)))
+        pieces = [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
+        stream, door = serve(*pieces)
+        assert bodies(stream.sent) == [b"GET /a ", b"POST /p hello", b"POST /c hi", b"GET /last "]
+        assert [request.bytes_in for request in door.seen] == [0, 5, 2, 0]
+
+    def test_http_1_0(self) -> None:
+        stream, _ = serve(b"GET /a HTTP/1.0\r\n\r\n", GET)
+        assert [headers[b"connection"] for _, headers, _ in answers_in(stream.sent)] == [b"close"]
+        stream, _ = serve(b"GET /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", LAST)
+        assert [headers[b"connection"] for _, headers, _ in answers_in(stream.sent)] == [b"keep-alive", b"close"]
+
+    def test_the_answer_may_end_it(self) -> None:
+        stream, _ = serve(GET, GET, answers=lambda request: Response(200, b"OK", [], close=True))
+        assert len(answers_in(stream.sent)) == 1
+
+    def test_a_worker_that_leaves_ends_it(self) -> None:
+        stream, _ = serve(GET, GET, closing=True)
+        assert [headers[b"connection"] for _, headers, _ in answers_in(stream.sent)] == [b"close"]
+
+    def test_requests_are_counted(self) -> None:
+        told: list[int] = []
+        serve(GET, GET, GET, LAST, left=3, worn=lambda: told.append(1))
+        assert told == [1]
+
+
+class TestHeads:
+    @pytest.mark.parametrize("before", [b"\r\n", b"\r\n\r\n", b"\r\n" * 8])
+    def test_empty_lines_before_are_skipped(self, before: bytes) -> None:
+        assert bodies(serve(before + LAST)[0].sent) == [b"GET /last "]
+        assert bodies(serve(before, LAST)[0].sent) == [b"GET /last "]
+
+    def test_but_not_for_ever(self) -> None:
+        assert statuses(serve(b"\r\n" * 9 + LAST)[0].sent) == [400]
+
+    @pytest.mark.parametrize(
+        "start",
+        [
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # a TLS hello
+            b"GET /\r\n",  # HTTP/0.9
+            b"hello\r\n",
+            b"GET / HTTP/1.1\n",
+            b"GET / HTTP/1.1\r\nHost: a\n",
+            b"\nGET / HTTP/1.1\r\n",
+            b" GET / HTTP/1.1\r\n",
+            b"GET  / HTTP/1.1\r\n",
+            b"PROXY TCP4 192.0.2.7 192.0.2.1 12345 443\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\n\n",
+        ],
+    )
+    def test_what_can_become_none_is_refused_at_once(self, start: bytes) -> None:
+        stream, door = serve(start, TimeoutError("never asked for more"))
+        assert statuses(stream.sent) == [400]
+        assert door.seen == []
+        for end in range(1, len(start) + 1):
+            assert statuses(serve(start[:end], start[end:], TimeoutError())[0].sent) in ([400], [408])
+
+    def test_the_preface_of_http_2(self) -> None:
+        assert statuses(serve(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")[0].sent) == [505]
+        assert statuses(serve(b"PRI * HTTP/2.0\r\n", TimeoutError())[0].sent) == [505]
+
+    def test_limits_hold_before_the_end(self) -> None:
+        settings = ServerSettings(limits=ServerLimits(request_line=100, header=100))
+        assert statuses(serve(b"GET /" + b"a" * 100, TimeoutError(), settings=settings)[0].sent) == [414]
+        assert statuses(serve(b"GET / HTTP/1.1\r\nX: " + b"a" * 103, TimeoutError(), settings=settings)[0].sent) == [431]
+        just = b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 85 + b"\r\n"
+        for end in range(1, len(just)):
+            assert statuses(serve(just[:end], just[end:] + b"\r\n", settings=settings)[0].sent) == [200]
+
+    def test_time_is_for_the_whole_head(self) -> None:
+        stream, door = serve(b"GET / HT", b"TP/1.1\r\n", TimeoutError())
+        assert statuses(stream.sent) == [408]
+        assert door.finished == [(b"-", 408, len(bodies(stream.sent)[0]), "request_timeout")]
+        assert stream.limits[0] == 75.0
+        assert 5.0 >= stream.limits[1] >= stream.limits[2] >= 0.0
+
+    @pytest.mark.parametrize("arrivals", [[TimeoutError()], [b""], [ConnectionResetError()], [b"\r\n", TimeoutError()], [b"\r\n"]])
+    def test_silence_is_answered_with_silence(self, arrivals: list[bytes | Exception]) -> None:
+        stream, door = serve(*arrivals)
+        assert stream.sent == b""
+        assert door.finished == []
+
+    def test_half_a_head(self) -> None:
+        assert statuses(serve(b"GET / HTTP/1.1\r\nHo")[0].sent) == [400]
+        assert serve(b"GET / HTTP/1.1\r\nHo", ConnectionResetError())[0].sent == b""
+
+    def test_of_what_was_refused_the_line_is_logged(self) -> None:
+        _, door = serve(b"PUT /x?y HTTP/1.1\r\nHost: a\r\nX : y\r\n\r\n")
+        assert [(end[0], end[1]) for end in door.finished] == [(b"/x?y", 400)]
+
+
+class TestBodies:
+    @pytest.mark.parametrize("method", [b"GET", b"POST", b"DELETE", b"OPTIONS", b"ODD"])
+    def test_by_length(self, method: bytes) -> None:
+        raw = method + b" / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
+        for arrivals in ([raw + b"hello" + LAST], [raw, b"hello", LAST], [raw + b"he", b"l", b"lo" + LAST]):
+            stream, door = serve(*arrivals)
+            assert bodies(stream.sent) == [method + b" / hello", b"GET /last "]
+            assert (door.seen[0].content_length, door.seen[0].chunked, door.seen[0].bytes_in) == (5, False, 5)
+
+    def test_what_is_here_is_handed_over_whole(self) -> None:
+        _, door = serve(POST + b"hello")
+        assert door.seen[0].body is not None
+        assert door.seen[0].body.complete
+        _, door = serve(CHUNKED + b"5\r\nhello\r\n0\r\n\r\n")
+        assert door.seen[0].body is not None
+        assert door.seen[0].body.complete
+
+    def test_a_length_of_0_is_no_body(self) -> None:
+        _, door = serve(POST.replace(b"5", b"0"))
+        assert (door.seen[0].body, door.seen[0].content_length) == (None, 0)
+
+    @pytest.mark.parametrize("arrivals", [[POST + b"hel"], [CHUNKED + b"5\r\nhel"], [CHUNKED + b"5\r\nhello\r\n0\r\n"], [POST]])
+    def test_cut_short_is_never_whole(self, arrivals: list[bytes]) -> None:
+        stream, door = serve(*arrivals)
+        assert stream.sent == b""
+        assert stream.aborted
+        assert [end[1:] for end in door.finished] == [(None, 0, "client_closed")]
+
+    def test_reset_inside(self) -> None:
+        stream, door = serve(POST + b"hel", ConnectionResetError())
+        assert stream.sent == b""
+        assert [end[3] for end in door.finished] == ["client_closed"]
+
+    def test_without_progress(self) -> None:
+        stream, door = serve(POST + b"hel", TimeoutError())
+        assert statuses(stream.sent) == [408]
+        assert stream.limits[1] == 10.0
+        assert door.finished[0][3] == "request_timeout"
+
+    def test_bad_chunks_at_once(self) -> None:
+        stream, door = serve(CHUNKED + b"0x5\r\nhello\r\n0\r\n\r\n" + GET)
+        assert statuses(stream.sent) == [400]
+        assert door.seen == []
+
+    def test_bad_chunks_later(self) -> None:
+        stream, door = serve(CHUNKED + b"5\r\nhel", b"loX\r\n0\r\n\r\n" + GET)
+        assert statuses(stream.sent) == [400]
+        assert len(door.seen) == 1
+
+    def test_too_large(self) -> None:
+        settings = ServerSettings(limits=ServerLimits(body=4))
+        assert statuses(serve(POST + b"hello" + GET, settings=settings)[0].sent) == [413]
+        assert statuses(serve(CHUNKED + b"5\r\n", b"hello\r\n0\r\n\r\n" + GET, settings=settings)[0].sent) == [413]
+        assert statuses(serve(CHUNKED, b"4\r\nhell\r\n1\r\n", GET, settings=settings)[0].sent) == [413]
+
+    def test_trailers_are_no_headers(self) -> None:
+        _, door = serve(CHUNKED + b"0\r\nHost: evil\r\nContent-Length: 7\r\n\r\n" + LAST)
+        assert [request.target for request in door.seen] == [b"/c", b"/last"]
+        assert door.seen[0].headers == [(b"Host", b"a"), (b"Transfer-Encoding", b"chunked")]
+
+
+EXPECT = POST.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
+
+
+class TestContinue:
+    def test_when_the_body_is_wanted(self) -> None:
+        stream, _ = serve(EXPECT, b"hello", LAST)
+        assert statuses(stream.sent) == [100, 200, 200]
+
+    def test_not_when_it_is_not(self) -> None:
+        stream, _ = serve(EXPECT, GET, answers=lambda request: Response(401, b"Unauthorized", []))
+        assert statuses(stream.sent) == [401]
+        assert answers_in(stream.sent)[0][1][b"connection"] == b"close"
+
+    def test_not_when_it_is_here(self) -> None:
+        stream, _ = serve(EXPECT + b"hello", LAST)
+        assert statuses(stream.sent) == [200, 200]
+        stream, _ = serve(EXPECT + b"he", b"llo", LAST)
+        assert statuses(stream.sent) == [200, 200]
+
+    def test_not_for_http_1_0(self) -> None:
+        stream, _ = serve(EXPECT.replace(b"1.1", b"1.0"), b"hello")
+        assert statuses(stream.sent) == [200]
+
+    def test_other_expectations(self) -> None:
+        stream, door = serve(EXPECT.replace(b"100-continue", b"more"), b"hello")
+        assert statuses(stream.sent) == [417]
+        assert door.seen == []
+
+
+class TestUnreadBodies:
+    """Answers that nobody read the body for must not leave it to be read as a request."""
+
+    @staticmethod
+    def refuse(request: Request) -> Response:
+        return Response(404, b"Not Found", [])
+
+    def test_small_ones_are_drained(self) -> None:
+        for arrivals in (
+            [POST + b"hello" + GET],
+            [POST, b"hello", GET],
+            [CHUNKED + b"5\r\nhel", b"lo\r\n0\r\n\r\n" + GET],
+            [CHUNKED, b"1\r\na\r\n", b"0\r\n\r\n", GET],
+        ):
+            stream, door = serve(*arrivals, answers=self.refuse)
+            assert statuses(stream.sent) == [404, 404]
+            assert [request.target for request in door.seen][1:] == [b"/a"]
+
+    def test_large_ones_are_not(self) -> None:
+        raw = POST.replace(b"5\r\n", b"500000\r\n")
+        stream, door = serve(raw, b"x" * 9000, GET, answers=self.refuse)
+        assert statuses(stream.sent) == [404]
+        assert answers_in(stream.sent)[0][1][b"connection"] == b"close"
+        assert len(door.seen) == 1
+
+    def test_endless_ones_neither(self) -> None:
+        stream, door = serve(CHUNKED, *[b"1000\r\n" + b"x" * 4096 + b"\r\n"] * 200, GET, answers=self.refuse)
+        assert statuses(stream.sent) == [404]
+        assert len(door.seen) == 1
+        assert stream.ended
+
+    def test_bad_ones_neither(self) -> None:
+        stream, door = serve(CHUNKED, b"zz\r\n" + GET, answers=self.refuse)
+        assert statuses(stream.sent) == [404]
+        assert len(door.seen) == 1
+
+    def test_what_comes_behind_an_error_is_read_and_thrown_away(self) -> None:
+        stream, _ = serve(b"GET / HTTP/1.1\r\nX : y\r\n\r\n", GET, GET)
+        assert statuses(stream.sent) == [400]
+        assert stream.unread == []
+        assert stream.ended
+        assert not stream.aborted
+
+
+class TestAnswers:
+    def test_a_stream_of_known_length(self) -> None:
+        body = Pieces(b"lo, ", b"world")
+        stream, door = serve(LAST, answers=lambda _: Response(200, b"OK", [], content_length=12, data=b"hel", stream=body))
+        assert bodies(stream.sent) == [b"hello, world"]
+        assert door.finished == [(b"/last", 200, 12, None)]
+        assert body.closed
+
+    def test_a_stream_of_unknown_length(self) -> None:
+        body = Pieces(b"x" * 17, b"y")
+        stream, door = serve(LAST, answers=lambda _: Response(200, b"OK", [], data=b"hel", stream=body))
+        [(_, headers, coded)] = answers_in(stream.sent)
+        assert headers[b"transfer-encoding"] == b"chunked"
+        assert b"content-length" not in headers
+        assert coded == b"3\r\nhel\r\n11\r\n" + b"x" * 17 + b"\r\n1\r\ny\r\n0\r\n\r\n"
+        assert door.finished == [(b"/last", 200, 21, None)]
+
+    def test_a_stream_for_http_1_0(self) -> None:
+        stream, _ = serve(
+            b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", GET, answers=lambda _: Response(200, b"OK", [], stream=Pieces(b"ab", b"c"))
+        )
+        [(_, headers, body)] = answers_in(stream.sent)
+        assert (headers[b"connection"], body) == (b"close", b"abc")
+        assert b"transfer-encoding" not in headers
+        assert not stream.aborted
+
+    def test_an_empty_stream(self) -> None:
+        stream, _ = serve(LAST, answers=lambda _: Response(200, b"OK", [], stream=Pieces()))
+        assert stream.sent.endswith(b"\r\n\r\n0\r\n\r\n")
+
+    @pytest.mark.parametrize(
+        ("request_", "response", "length"),
+        [
+            (LAST.replace(b"GET", b"HEAD"), Response(200, b"OK", [], content_length=12, bodyless=True), b"12"),
+            (LAST.replace(b"GET", b"HEAD"), Response(200, b"OK", [], data=b"hello"), b"5"),
+            (LAST.replace(b"GET", b"HEAD"), Response(200, b"OK", [], bodyless=True), None),
+            (LAST, Response(204, b"No Content", [], bodyless=True), None),
+            (LAST, Response(204, b"No Content", [], content_length=0), None),
+            (LAST, Response(304, b"Not Modified", [], content_length=7, bodyless=True), b"7"),
+        ],
+    )
+    def test_without_body(self, request_: bytes, response: Response, length: bytes | None) -> None:
+        stream, _ = serve(request_, answers=lambda _: response)
+        head, _, rest = stream.sent.partition(b"\r\n\r\n")
+        assert rest == b""
+        found = [line.split(b": ")[1] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")]
+        assert found == ([length] if length else [])
+        assert b"chunked" not in head
+
+    def test_an_unread_stream_of_a_head_is_given_back(self) -> None:
+        body = Pieces(b"x")
+        serve(LAST.replace(b"GET", b"HEAD"), answers=lambda _: Response(200, b"OK", [], stream=body))
+        assert body.closed
+
+    @pytest.mark.parametrize("length", [None, 10])
+    def test_a_stream_that_breaks_never_looks_complete(self, length: int | None) -> None:
+        body = Pieces(b"hello", UpstreamStalled("silence"))
+        stream, door = serve(GET, GET, answers=lambda _: Response(200, b"OK", [], content_length=length, stream=body))
+        assert b"\r\n0\r\n\r\n" not in stream.sent
+        assert stream.sent.count(b"HTTP/1.1") == 1
+        assert not stream.ended
+        assert body.closed
+        assert door.finished == [(b"/a", 200, 5, "upstream_stalled")]
+
+    def test_not_even_for_http_1_0(self) -> None:
+        body = Pieces(b"hello", UpstreamStalled("silence"))
+        stream, _ = serve(b"GET / HTTP/1.0\r\n\r\n", answers=lambda _: Response(200, b"OK", [], stream=body))
+        assert stream.aborted
+
+    @pytest.mark.parametrize("pieces", [[b"hell"], [b"hello", b"!"], []])
+    def test_nor_one_of_another_length(self, pieces: list[bytes]) -> None:
+        stream, door = serve(GET, GET, answers=lambda _: Response(200, b"OK", [], content_length=5, stream=Pieces(*pieces)))
+        assert len(answers_in(stream.sent)) == 1
+        assert not stream.ended
+        assert door.finished[0][3] in ("upstream_truncated", "bad_response")
+        assert bodies(stream.sent)[0] in (b"hell", b"hello", b"")
+
+    def test_a_fault_in_a_stream(self) -> None:
+        stream, door = serve(GET, GET, answers=lambda _: Response(200, b"OK", [], stream=Pieces(RuntimeError("bug"))))
+        assert not stream.ended
+        assert door.finished == [(b"/a", 200, 0, "internal_error")]
+
+    def test_a_client_that_does_not_take_it(self) -> None:
+        body = Pieces(b"x" * 1000, b"y" * 1000)
+        stream, door = serve(GET, GET, answers=lambda _: Response(200, b"OK", [], stream=body), breaks_after=1500)
+        assert stream.closed
+        assert body.closed
+        assert door.finished[0][3] == "client_closed"
+        assert len(door.finished) == 1
+
+    def test_interim_answers(self) -> None:
+        def hinting(request: Request) -> Response:
+            assert request.interim is not None
+            request.interim(103, [(b"Link", b"</a>")])
+            return echo(request)
+
+        stream, _ = serve(LAST, answers=hinting)
+        assert statuses(stream.sent) == [103, 200]
+        assert answers_in(stream.sent)[0][1] == {b"link": b"</a>"}
+
+    def test_none_for_http_1_0(self) -> None:
+        _, door = serve(b"GET / HTTP/1.0\r\n\r\n")
+        assert door.seen[0].interim is None
+
+
+class TestFaults:
+    def test_an_error_that_handle_let_out(self) -> None:
+        def fail(request: Request) -> Response:
+            raise BadPath("dots")
+
+        stream, door = serve(LAST, answers=fail)
+        assert statuses(stream.sent) == [400]
+        assert door.finished[0][3] == "bad_path"
+
+    def test_a_bug(self) -> None:
+        def fail(request: Request) -> Response:
+            raise RuntimeError("bug")
+
+        stream, door = serve(GET, LAST, answers=fail)
+        assert statuses(stream.sent) == [500, 500]
+        assert [end[3] for end in door.finished] == ["internal_error"] * 2
+        assert b"bug" not in stream.sent
+
+    def test_a_client_that_left_gets_no_answer(self) -> None:
+        def fail(request: Request) -> Response:
+            raise ClientClosed("gone")
+
+        stream, door = serve(GET, GET, answers=fail)
+        assert stream.sent == b""
+        assert door.finished == [(b"/a", None, 0, "client_closed")]
+
+    def test_an_upstreams_own_499_is_an_answer(self) -> None:
+        stream, _ = serve(LAST, answers=lambda _: Response(499, b"Odd", [], data=b"x"))
+        assert statuses(stream.sent) == [499]
+
+    def test_draining_is_answered_as_long_as_nothing_was(self) -> None:
+        def fail(request: Request) -> Response:
+            raise Draining("over")
+
+        stream, _ = serve(LAST, answers=fail)
+        assert statuses(stream.sent) == [503]
+
+    def test_a_body_that_fails_inside_an_answer(self) -> None:
+        def answer(request: Request) -> Response:
+            return Response(200, b"OK", [], content_length=len(read_all(request)))
+
+        stream, door = serve(POST + b"hel", TimeoutError(), answers=answer)
+        assert statuses(stream.sent) == [408]
+        assert len(door.finished) == 1
+
+
+class TestTimeouts:
+    def test_each_by_its_name(self) -> None:
+        settings = ServerSettings(timeouts=ServerTimeouts(header=3.0, body=4.0, keepalive=6.0))
+        stream, _ = serve(b"GET / HTTP/1.1\r\n", b"Host: a\r\n\r\n", POST, b"hello", settings=settings)
+        keepalive, header, again, body, last = stream.limits[:5]
+        assert (keepalive, again, body, last) == (6.0, 6.0, 4.0, 6.0)
+        assert header is not None
+        assert 2.0 < header <= 3.0
+
+    def test_null_is_none(self) -> None:
+        settings = ServerSettings(timeouts=ServerTimeouts(header=None, body=None, keepalive=None))
+        stream, _ = serve(b"GET / HTTP/1.1\r\n", b"Host: a\r\n\r\n", POST, b"hello", settings=settings)
+        assert set(stream.limits[:5]) == {None}

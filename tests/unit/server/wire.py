@@ -1,0 +1,163 @@
+"""A client's side of a connection as a list of what arrives, and a door that writes down what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gateway import problem
+from gateway.errors import GatewayError
+from gateway.exchange import Request, Response
+from gateway.model import ServerSettings
+from gateway.server.connection import Connection, Place, Shared
+from gateway.server.parser import HeadParser
+
+Arrival = bytes | Exception
+
+
+class ScriptedStream:
+    """Stands in for `stream.Stream`: each read gives the next arrival, then the end."""
+
+    is_tls = False
+
+    def __init__(self, *arrivals: Arrival) -> None:
+        self._arrivals = list(arrivals)
+        self.sent = b""
+        self.closed = self.aborted = self.ended = False
+        self.waiting = False
+        self.eager = False
+        self.on_readable: Any = None
+        # The limit of each read.
+        self.limits: list[float | None] = []
+        # Raised by every write once so many bytes are out.
+        self.breaks_after: int | None = None
+
+    def recv(self, size: int, timeout: float | None) -> bytes:
+        self.limits.append(timeout)
+        if self.closed:
+            raise ConnectionAbortedError("closed")
+        if not self._arrivals:
+            return b""
+        arrival = self._arrivals.pop(0)
+        if isinstance(arrival, Exception):
+            raise arrival
+        assert len(arrival) <= size
+        return arrival
+
+    def send_some(self, data: bytes | memoryview) -> int:
+        if self.breaks_after is not None and len(self.sent) + len(data) > self.breaks_after:
+            raise BrokenPipeError("gone")
+        self.sent += bytes(data)
+        return len(data)
+
+    def watch(self) -> None:
+        pass
+
+    def interrupt(self, error: BaseException) -> bool:
+        return False
+
+    def is_quiet(self) -> bool:
+        return not self._arrivals
+
+    def shutdown_write(self) -> None:
+        self.ended = True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = self.aborted = True
+
+    @property
+    def unread(self) -> list[Arrival]:
+        return self._arrivals
+
+
+class Pieces:
+    """A `ResponseBody` of given pieces; an exception among them is raised."""
+
+    def __init__(self, *pieces: bytes | Exception) -> None:
+        self._pieces = list(pieces)
+        self.on_end = None
+        self.closed = 0
+
+    def read(self) -> bytes:
+        if not self._pieces:
+            return b""
+        piece = self._pieces.pop(0)
+        if isinstance(piece, Exception):
+            raise piece
+        return piece
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class RecordingDoor:
+    """Answers by a function; keeps what it was told."""
+
+    def __init__(self, answers: Callable[[Request], Response | None]) -> None:
+        self._answers = answers
+        self.seen: list[Request] = []
+        # (target, status, bytes of body, reason of the error) of each exchange that ended.
+        self.finished: list[tuple[bytes, int | None, int, str | None]] = []
+
+    def handle(self, request: Request) -> Response | None:
+        self.seen.append(request)
+        return self._answers(request)
+
+    def answer(self, error: GatewayError, request: Request) -> Response:
+        request.fail(error)
+        return problem.answer(error, request)
+
+    def finish(self, request: Request, response: Response | None, bytes_out: int, error: GatewayError | None) -> None:
+        told = error.reason if error is not None else request.reason or None
+        self.finished.append((request.target, response.status if response else None, bytes_out, told))
+
+
+def read_all(request: Request) -> bytes:
+    body = b""
+    while request.body is not None and (piece := request.body.read()):
+        body += piece
+    return body
+
+
+def echo(request: Request) -> Response:
+    """The method, target and body of the request."""
+    return Response(200, b"OK", [], data=b"%b %b %b" % (request.method, request.target, read_all(request)))
+
+
+def serve(
+    *arrivals: Arrival,
+    answers: Callable[[Request], Response | None] = echo,
+    settings: ServerSettings | None = None,
+    application: Any = None,
+    breaks_after: int | None = None,
+    **shared: Any,
+) -> tuple[ScriptedStream, RecordingDoor]:
+    """One connection from its first to its last byte."""
+    settings = settings or ServerSettings()
+    door = RecordingDoor(answers)
+    stream = ScriptedStream(*arrivals)
+    stream.breaks_after = breaks_after
+    whole = Shared(
+        door, application, settings, HeadParser(settings.limits), **{"worn": lambda: None, **shared}
+    )
+    Connection(whole, stream, Place("http", 8000, "127.0.0.1"), "192.0.2.1", 1234).run()  # type: ignore[arg-type]
+    assert stream.closed
+    assert not whole.connections
+    return stream, door
+
+
+def answers_in(raw: bytes) -> list[tuple[int, dict[bytes, bytes], bytes]]:
+    """The answers in `raw`: status, headers by lower-case name, body (still coded). Content-Length frames them."""
+    found = []
+    while raw:
+        head, _, raw = raw.partition(b"\r\n\r\n")
+        line, *fields = head.split(b"\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (field.partition(b":") for field in fields)}
+        status = int(line.split(b" ")[1])
+        length = int(headers[b"content-length"]) if b"content-length" in headers else 0 if status < 200 else len(raw)
+        found.append((status, headers, raw[:length]))
+        raw = raw[length:]
+    return found
