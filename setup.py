@@ -29,6 +29,7 @@ setup(
     zip_safe=False,
     install_requires=[
         "gunicorn>=27,<28",
+        "packaging>=24",  # of gunicorn's gevent worker, which does not ask for it
         "gevent>=26.9,<27",
         "urllib3>=2.8,<2.9",
         "flask>=3.1,<3.2",
