@@ -1,4 +1,4 @@
-"""One listening socket: takes connections and gives each a greenlet.
+"""One listening socket: takes connections as they come.
 
 Rule: nothing here waits. A worker that has its limit of connections stops taking more, so
 that they go to another worker or wait in the kernel; it goes on when one has ended.
@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import gevent
 from gevent import get_hub
 from gevent import socket as gsocket
 
@@ -24,19 +23,19 @@ _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Acceptor:
-    """Calls `serve(socket, address)` in a new greenlet for each connection.
+    """Calls `take(socket, address)` for each connection, from the hub: it may not wait.
 
     `room` is asked before each accept. `a_turn`: how many are taken before others of this
     worker run; 1 where workers share a socket, or the first that wakes takes them all.
     """
 
     def __init__(
-        self, listener: Any, serve: Callable[[Any, Any], None], room: Callable[[], bool], a_turn: int
+        self, listener: Any, take: Callable[[Any, Any], None], room: Callable[[], bool], a_turn: int
     ) -> None:
         listener.setblocking(0)
         self._listener = listener
         self._raw = listener._sock
-        self._serve = serve
+        self._take = take
         self._room = room
         self._a_turn = a_turn
         self._loop = get_hub().loop
@@ -76,4 +75,4 @@ class Acceptor:
                     return
                 continue  # that one went away while it waited (accept(2), "Error handling")
             sock = gsocket.socket(self._raw.family, self._raw.type, self._raw.proto, fileno=descriptor)
-            gevent.spawn_raw(self._serve, sock, address)
+            self._take(sock, address)

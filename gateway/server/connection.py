@@ -411,6 +411,9 @@ class Connection:
         except GatewayError as error:
             self.break_off()
             return error
+        except OSError as error:  # of a tunnel: nothing else here lets one out
+            self.break_off()
+            return ClientClosed(f"the tunnel broke: {error}")
         except Exception as failure:
             fault = self.failed(failure)
             if self.answering:

@@ -182,17 +182,17 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             place = Place(scheme, 443 if context is not None else 80)
         a_turn = 1 if self.cfg.workers > 1 else _ACCEPTS_A_TURN
 
-        def serve(client: Any, address: Any) -> None:
-            self._serve(place, context, client, address)
+        def take(client: Any, address: Any) -> None:
+            self._open += 1
+            gevent.spawn_raw(self._serve, place, context, client, address)
 
-        return Acceptor(listener, serve, self._room, a_turn)
+        return Acceptor(listener, take, self._room, a_turn)
 
     def _room(self) -> bool:
         return self._open < self._most
 
     def _serve(self, place: Place, context: Any | None, client: Any, address: Any) -> None:
         """The greenlet of one connection."""
-        self._open += 1
         try:
             if context is not None:
                 client = self._handshake(context, client)
