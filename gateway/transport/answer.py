@@ -291,7 +291,7 @@ class AnswerReader:
         """Whether blank lines follow the answer: llhttp passes over them without a word."""
         if judged.chunked:
             return data.endswith(b"\r\n\r\n\r\n")
-        if len(data) != self._fed:
+        if len(data) != self._fed or self._interims:
             return False
         return len(data) > data.find(b"\r\n\r\n") + 4 + sum(map(len, self.pieces))
 

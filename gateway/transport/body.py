@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class AnswerBody:
     """A `ResponseBody` that reads from its connection as it is asked."""
 
-    __slots__ = ("_address", "_connection", "_idle_timeout", "_pool", "_shareable", "_upload", "on_end")
+    __slots__ = ("_address", "_complete", "_connection", "_idle_timeout", "_pool", "_shareable", "_upload", "on_end")
 
     def __init__(
         self,
@@ -33,6 +33,8 @@ class AnswerBody:
     ) -> None:
         self._pool = pool
         self._connection: Connection | None = connection
+        # The proper end was seen.
+        self._complete = False
         self._upload = upload
         self._shareable = shareable
         self._idle_timeout = idle_timeout
@@ -42,7 +44,9 @@ class AnswerBody:
     def read(self) -> bytes:
         connection = self._connection
         if connection is None:
-            return b""
+            if self._complete:
+                return b""
+            raise UpstreamTruncated(f"read body {self._address}: closed before its end")
         try:
             data = connection.reader.read_body(self._idle_timeout)
         except TimeoutError as error:
@@ -69,6 +73,7 @@ class AnswerBody:
         connection = self._connection
         if connection is None:
             return
+        self._complete = True
         upload = self._upload
         if self._shareable and connection.reader.persistent and (upload is None or upload.done):
             self._connection = None
