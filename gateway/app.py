@@ -75,6 +75,8 @@ class Gateway(Flask):
         self.url_map.merge_slashes = False
         self.url_map.strict_slashes = False
         self.url_map.redirect_defaults = False
+        # Not empty once a view is registered (a property of Map that makes a list says so, too).
+        self._views = self.url_map._rules_by_endpoint
         self.settings = config
         self.server = config.server
         self.draining = False
@@ -167,7 +169,7 @@ class Gateway(Flask):
         asked = target.parse(request.target)
         asked_host = asked.authority
         if asked_host is None:
-            asked_host = request.header(b"host") or b""
+            asked_host = request.host or request.header(b"host") or b""
         request.host = asked_host
         # HTTP/1.0 may come without a Host: routes without a host have it.
         host = target.host(asked_host) if asked_host else b""
@@ -182,7 +184,7 @@ class Gateway(Flask):
             return self._own(request, path)
         if method == b"OPTIONS" and check_max_forwards(request):
             return Response(204, b"No Content", [], bodyless=True)
-        if views and self.url_map._rules and self._has_view(request, asked.path):
+        if self._views and views and self._has_view(request, asked.path):
             return None
         route = snapshot.router.match(method, host, path, asked.query, request.headers)
         if route is None:
@@ -243,13 +245,18 @@ class Gateway(Flask):
 
     def _hooked(self) -> str | None:
         """Whether something was registered that must see every request, and what."""
-        if self.before_request_funcs or self.after_request_funcs or self.teardown_request_funcs:
+        if (
+            self.before_request_funcs
+            or self.after_request_funcs
+            or self.teardown_request_funcs
+            or self.teardown_appcontext_funcs
+            or self.url_value_preprocessors
+        ):
             return "request hooks are registered"
-        if self.teardown_appcontext_funcs or self.url_value_preprocessors:
-            return "request hooks are registered"
-        for signal in _SIGNALS:
-            if signal.receivers:
-                return f"the signal {signal.name} has receivers"
+        for receivers in _RECEIVERS:
+            if receivers:
+                listened = next(signal.name for signal in _SIGNALS if signal.receivers)
+                return f"the signal {listened} has receivers"
         return None
 
     def _has_view(self, request: Request, raw_path: bytes) -> bool:
@@ -388,6 +395,9 @@ _SIGNALS = (
     signals.appcontext_popped,
     signals.appcontext_tearing_down,
 )
+
+# blinker keeps each of these for the life of its signal.
+_RECEIVERS = tuple(signal.receivers for signal in _SIGNALS)
 
 # What APM tools and middlewares replace; taken when this module is loaded.
 _ORIGINALS: dict[str, Any] = {

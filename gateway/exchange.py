@@ -143,6 +143,7 @@ class Request:
         body: RequestBody | None = None,
         interim: Callable[[int, Headers], None] | None = None,
         upgrade: bytes | None = None,
+        host: bytes = b"",
     ) -> None:
         # As on the wire. `target` may be any of RFC 9112 §3.2's forms but authority-form.
         self.method = method
@@ -166,7 +167,8 @@ class Request:
         # The one token of `Upgrade`, lower case, when the door could make a tunnel of it.
         self.upgrade = upgrade
 
-        self.host = b""
+        # The authority asked for, as it came; a door that has looked at Host says it.
+        self.host = host
         self.client = ""
         self.request_id = b""
         self.trace_id = ""

@@ -57,7 +57,9 @@ class Forwarder:
                 attempts.fresh = error.retry_as != "connect"
                 request.fail(error)
             else:
-                if not attempts.after_status(response.status) or not state.budget.take(policy.budget):
+                if not (
+                    policy.statuses and attempts.after_status(response.status) and state.budget.take(policy.budget)
+                ):
                     return response
                 if response.stream is not None:
                     response.stream.close()
@@ -88,7 +90,7 @@ class Forwarder:
             asked_host,
             _host(route, endpoint, asked_host),
             targets.stripped(route, normal) if route.strip_prefix else b"",
-            request.upgrade if request.upgrade in route.upgrade else None,
+            request.upgrade if request.upgrade is not None and request.upgrade in route.upgrade else None,
         )
         state = candidate.state
         state.in_flight += 1

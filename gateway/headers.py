@@ -125,6 +125,10 @@ class _Kinds:
         return kind
 
 
+# A NamedTuple's own constructor is a Python function around this.
+_new = tuple.__new__
+
+
 def tokens(value: bytes) -> list[bytes]:
     """The lower-case members of a comma-separated list, empty ones left out."""
     return [token for token in (part.strip(b" \t").lower() for part in value.split(b",")) if token]
@@ -283,7 +287,7 @@ class Outbound:
         if upgrade is not None:
             add(b"Connection: Upgrade\r\nUpgrade: " + upgrade)
         add(b"\r\n")
-        return Head(b"\r\n".join(lines), shareable, upgrade)
+        return _new(Head, (b"\r\n".join(lines), shareable, upgrade))
 
     def _add_in_place(self, lines: list[bytes], request: Request, kind: int, name: bytes, value: bytes) -> None:
         """Fields that go on where they came, but are looked at or changed."""
@@ -434,7 +438,7 @@ def inbound(raw: Headers, hop: bytes, http11: bool = True) -> Inbound:
     if seen is None:
         if hop:
             add((b"Via", hop))
-        return Inbound(out, length, False, True, shareable, None, None, None)
+        return _new(Inbound, (out, length, False, True, shareable, None, None, None))
     chunked = _TRANSFER in seen
     if chunked and (not http11 or [value.lower() for value in seen[_TRANSFER]] != [b"chunked"]):
         raise BadResponse(f"Transfer-Encoding {b', '.join(seen[_TRANSFER])[:80]!r} cannot be framed")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Header = tuple[bytes, bytes]
 
 # Long enough for a busy machine, short enough that a hanging test says so itself.
-PATIENCE = 10.0
+PATIENCE = 5.0
 
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _HEX = frozenset(b"0123456789abcdefABCDEF")
@@ -361,7 +361,6 @@ class FakeUpstream:
         self._queue: deque[Script] = deque()
         self._paths: dict[bytes, Script] = {}
         self._tls = tls
-        self._open: set[Wire] = set()
         self._condition = threading.Condition()
         self._stopping = False
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -394,12 +393,14 @@ class FakeUpstream:
         self._paths[path] = script
 
     def forget(self, script: Script | None = None) -> None:
-        """Back to the beginning: no scripts, nothing recorded. Open connections stay open, but are no longer listed."""
+        """Back to the beginning: no scripts, nothing recorded. Connections that are open stay so, and stay listed."""
         with self._condition:
             self._queue.clear()
             self._paths.clear()
             self.requests.clear()
-            self.connections.clear()
+            self.connections[:] = [wire for wire in self.connections if not wire.closed]
+            for wire in self.connections:
+                wire.received.clear()
             self.aborted.clear()
             self.violations.clear()
         self._default = script if script is not None else answer(b"ok")
@@ -427,7 +428,7 @@ class FakeUpstream:
 
     def hang_up(self) -> None:
         """FIN on every open connection, the gateway's idle ones included."""
-        for wire in list(self._open):
+        for wire in self.connections:
             wire.close()
 
     @property
@@ -471,7 +472,6 @@ class FakeUpstream:
             sock.close()
             return  # no TLS handshake
         try:
-            self._open.add(wire)
             self._note(lambda: self.connections.append(wire))
             while self._one(wire, number):
                 pass
@@ -481,7 +481,6 @@ class FakeUpstream:
         except (Truncated, OSError):
             pass  # the gateway hung up: `requests[i].complete` tells
         finally:
-            self._open.discard(wire)
             wire.close()
             self._note(lambda: None)
 

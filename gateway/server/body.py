@@ -18,6 +18,8 @@ from gateway.server.pace import Pace
 from gateway.stream import Stream
 
 _READ = 64 * 1024
+# A fast client never lets us wait: others run in between.
+_READS_A_TURN = 16
 
 
 class Client(Protocol):
@@ -34,20 +36,25 @@ class Client(Protocol):
 class _Body:
     """What the two framings share: one read from the client with all its limits."""
 
-    __slots__ = ("_client", "_pace", "complete", "error", "expects_continue", "received", "request")
+    __slots__ = ("_client", "_pace", "_reads", "complete", "error", "expects_continue", "received", "request")
 
     def __init__(self, client: Client, expects_continue: bool) -> None:
         self._client = client
         self.error: GatewayError | None = None
         self._pace: Pace | None = None
+        self._reads = 0
         self.complete = False
         self.expects_continue = expects_continue
         # Bytes of body handed on so far, also told to the request while there is one.
         self.received = 0
         self.request: Request | None = None
 
-    def _count(self, data: bytes) -> None:
+    def _count(self, data: bytes, complete: bool) -> None:
         self.received += len(data)
+        if complete and not self.complete:
+            self.complete = True
+            # Nobody reads any more: from here on the client's end is news.
+            self._client.stream.watch()
         if self.request is not None:
             self.request.bytes_in = self.received
 
@@ -66,6 +73,9 @@ class _Body:
         if self.expects_continue:
             self.expects_continue = False
             client.send_continue()
+        self._reads += 1
+        if not self._reads % _READS_A_TURN:
+            client.stream.eager = False
         settings = client.settings
         began = monotonic()
         try:
@@ -102,8 +112,7 @@ class LengthBody(_Body):
         if len(data) > self.left:
             data, self._client.pending = data[: self.left], data[self.left :]
         self.left -= len(data)
-        self._count(data)
-        self.complete = not self.left
+        self._count(data, complete=not self.left)
         return data
 
 
@@ -130,8 +139,7 @@ class ChunkedBody(_Body):
                 raise self._fail(error) from None
             if self._decoder.done:
                 self._client.pending = self._decoder.rest
-        self._count(data)
-        self.complete = self._decoder.done
+        self._count(data, complete=self._decoder.done)
         return data
 
 

@@ -226,6 +226,7 @@ class Connection:
                 body=body,
                 interim=self.send_interim if parser.http11 else None,
                 upgrade=parser.upgrade,
+                host=parser.host,
             )
             if body is not None:
                 body.request = request
@@ -365,7 +366,9 @@ class Connection:
                 self._settle(body)
             return
         try:
-            if self.gone is not None or isinstance(error, ClientClosed):
+            if response is not None and request.reason == ClientClosed.reason:
+                self.discard(response)  # `handle` was told, and has noted it
+            elif self.gone is not None or isinstance(error, ClientClosed):
                 error = error or self.gone
                 self.discard(response)
                 response = None
@@ -373,8 +376,6 @@ class Connection:
                 assert error is not None
                 response = door.answer(error, request)
                 error = self.write(request, response, body)
-            elif request.reason == ClientClosed.reason:  # what `handle` found out by itself
-                self.discard(response)
             else:
                 error = self.write(request, response, body)
         finally:

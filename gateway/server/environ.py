@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from gateway import target
-from gateway.errors import ClientClosed, ClientError, GatewayError
+from gateway.errors import ClientClosed, ClientError, GatewayError, UpstreamTruncated
 from gateway.exchange import Headers, Request, RequestBody, Response
 from gateway.server.body import ArrivingBody
 from gateway.server.connection import Connection, without_body
@@ -253,13 +253,19 @@ class WsgiApplication:
             connection.open_tunnel(request, ready)
             return
         alone = _is_alone(iterable)
-        for piece in iterable:
-            if not answer.begun:
-                # PEP 3333: the head waits for the first byte; a gateway's answer does not.
-                if piece or isinstance(ready, Response):
-                    answer.begin(piece, complete=alone)
-            elif piece:
-                answer.more(piece)
+        try:
+            for piece in iterable:
+                if not answer.begun:
+                    # PEP 3333: the head waits for the first byte; a gateway's answer does not.
+                    if piece or isinstance(ready, Response):
+                        answer.begin(piece, complete=alone)
+                elif piece:
+                    answer.more(piece)
+        except ConnectionResetError as error:
+            if not isinstance(ready, Response):
+                raise
+            # How a Gateway tells any server that an answer broke off; it has noted why.
+            raise UpstreamTruncated(str(error)) from error
         if not answer.begun:
             answer.begin(complete=True)
         else:
@@ -278,7 +284,7 @@ class WsgiApplication:
             connection.discard(None)
             return
         if connection.answering:
-            if not isinstance(error, ConnectionResetError):  # how a Gateway says that an upstream broke off
+            if not isinstance(error, GatewayError):
                 connection.failed(error)
             connection.break_off()
             return

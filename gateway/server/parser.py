@@ -71,6 +71,7 @@ class HeadParser:
         "content_length",
         "expects_continue",
         "headers",
+        "host",
         "http11",
         "keep_alive",
         "method",
@@ -89,6 +90,8 @@ class HeadParser:
         self._complete = False
         self.method = self.target = b""
         self.headers: Headers = []
+        # The one Host, as it came; empty for none.
+        self.host = b""
         self.http11 = self.keep_alive = True
         self.content_length: int | None = None
         self.chunked = False
@@ -203,8 +206,10 @@ class HeadParser:
 
     def _judge_host(self, hosts: Sequence[bytes]) -> None:
         # RFC 9112 §3.2: 400 for none, several, or an invalid one
+        self.host = b""
         if len(hosts) == 1:
-            host(hosts[0])
+            self.host = hosts[0]
+            host(self.host)
         elif hosts or self.http11:
             raise BadRequest(f"Host {hosts[:3]!r}")
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ipaddress
 import math
-import signal
 from time import monotonic
 from typing import Any
 
@@ -84,11 +83,6 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         self._terminated = False
 
     # -- gunicorn's calls -------------------------------------------------------------
-
-    def init_signals(self) -> None:
-        super().init_signals()
-        # A client that is gone is an error of `send`, never the end of the process.
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM. A signal handler: it only sets what others look at."""

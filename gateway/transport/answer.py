@@ -25,6 +25,8 @@ from gateway.model import AnswerLimits
 from gateway.stream import Stream, monotonic
 
 PIECE = 64 * 1024
+# A head and a small body fit; a buffer is made for each read, so a small one is cheaper.
+_HEAD_PIECE = 16 * 1024
 
 _SPACE_BEFORE_COLON = re.compile(rb"(?m)^([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]+:")
 # The same, or what may become it when the rest of its line has come.
@@ -51,6 +53,7 @@ class AnswerReader:
         "_chunked",
         "_due",
         "_fed",
+        "_fresh_limit",
         "_held",
         "_in_head",
         "_interims",
@@ -100,6 +103,8 @@ class AnswerReader:
         self._chunked = False
         self._interims = 0
         self._due = inf
+        # What `limit` said, until it is asked for: it need not be reckoned back from `_due`.
+        self._fresh_limit: float | None = None
         # Bytes of a head that goes to the parser when it is whole; None when each piece goes at once.
         self._held: bytearray | None = None
         if self._pieces_of_head:
@@ -159,12 +164,19 @@ class AnswerReader:
 
     def limit(self, timeout: float | None, deadline: float | None) -> None:
         """From now on the head must be whole within `timeout` seconds and before `deadline`."""
-        due = inf if timeout is None else monotonic() + timeout
-        self._due = due if deadline is None or due < deadline else deadline
+        if deadline is None:
+            self._fresh_limit = timeout
+            self._due = inf if timeout is None else monotonic() + timeout
+        else:
+            self._fresh_limit = None
+            self._due = deadline if timeout is None else min(monotonic() + timeout, deadline)
 
     @property
     def left(self) -> float | None:
         """The seconds that are left for the head; None for no limit."""
+        fresh, self._fresh_limit = self._fresh_limit, None
+        if fresh is not None:
+            return fresh
         return None if self._due == inf else max(self._due - monotonic(), 0.0)
 
     def read_head(self, head_request: bool, interim: Interim | None, hop: bytes) -> Inbound:
@@ -180,7 +192,7 @@ class AnswerReader:
             if left == 0.0:
                 # Bytes that come one by one do not stop the clock.
                 raise TimeoutError("timed out")
-            data = self._stream.recv(PIECE, left)
+            data = self._stream.recv(_HEAD_PIECE, left)
             if not data:
                 raise EOFError("connection closed")
             self.started = True
@@ -258,7 +270,8 @@ class AnswerReader:
     def _judge(self, data: bytes, head_request: bool, hop: bytes) -> Inbound:
         """Check the head as a whole and find out how the body is framed."""
         limits = self._limits
-        version = self._parser.get_http_version()
+        # The parser makes a new string of it, which the usual head need not pay.
+        version = "1.1" if data.startswith(b"HTTP/1.1 ") and self._fed == len(data) else self._parser.get_http_version()
         if version not in ("1.1", "1.0"):
             raise BadResponse(f"HTTP/{version}")
         if self.reason not in _USUAL_REASONS and _NOT_REASON.search(self.reason) is not None:

@@ -100,7 +100,9 @@ class EndpointPool(HTTPConnectionPool):
                 return None
             idle.pop()
             limit = connection.idle_limit
-            if (limit is None or age < limit) and connection.stream.is_quiet():
+            # The hub tells of a disturbed connection at its next turn (`_disturbed`). What
+            # may be sent again does not pay a system call to be told within this one.
+            if (limit is None or age < limit) and (replayable or connection.stream.is_quiet()):
                 return connection
             self.discard(connection)
         return None
@@ -361,10 +363,14 @@ class EndpointPool(HTTPConnectionPool):
             content_length=None if judged.chunked else judged.content_length,
             bodyless=bodyless,
         )
-        body = AnswerBody(self, connection, upload, shareable, timeouts.idle, self._address)
         if reader.complete:
             pieces = reader.pieces
             response.data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            if upload is None and shareable and reader.persistent:
+                self.give_back(connection)
+                return response
+        body = AnswerBody(self, connection, upload, shareable, timeouts.idle, self._address)
+        if reader.complete:
             body.finish()
         else:
             if reader.pieces:
