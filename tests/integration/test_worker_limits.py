@@ -173,6 +173,21 @@ class TestClientsThatLeave:
         ended = worker.ended("/count?cut")
         assert (ended["status"], ended["error"], ended["bytes_in"]) == (None, "client_closed", 3)
 
+    @pytest.mark.parametrize("size", [5, 200_000, 3_000_000])
+    @pytest.mark.parametrize("together", [True, False])
+    def test_after_a_body(self, worker: WorkerProcess, size: int, together: bool) -> None:
+        target = f"/swallow?{size}{together}"
+        client = worker.client()
+        head = f"POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode()
+        client.send(head + b"x" * size if together else head)
+        if not together:
+            time.sleep(0.05)
+            client.send(b"x" * size)
+        time.sleep(0.2)
+        client.reset()
+        ended = worker.ended(target)
+        assert (ended["status"], ended["error"], ended["bytes_in"]) == (None, "client_closed", size)
+
     def test_pipelined_bytes_are_not_an_end(self, worker: WorkerProcess) -> None:
         with worker.client() as client:
             client.send(get("/hold?0.5"))

@@ -144,6 +144,11 @@ class Told:
             count += len(piece)
         return _ok(b"%d" % count)
 
+    def do_swallow(self, request: Request, query: bytes) -> Response:
+        self.do_count(request, query)
+        gevent.sleep(60)
+        return _ok(b"")
+
     def do_refuse(self, request: Request, query: bytes) -> Response:
         return self.answer(BodyTooLarge("as told"), request)
 

@@ -380,11 +380,24 @@ class TestGatewaysAnswers:
         assert sent_before[0].startswith(b"HTTP/1.1 200 OK\r\n")
         assert given.closed == 1
 
-    def test_a_break_is_quiet_and_cuts(self) -> None:
-        app, body = answering(b"x", ConnectionResetError(104, "broke off"))
+    def test_a_break_is_quiet_and_cuts(self, caplog: pytest.LogCaptureFixture) -> None:
+        given = self.Given(Response(200, b"OK", [], data=b"x", stream=Pieces(b"y", ConnectionResetError(104, "broke off"))))
+
+        def app(environ: dict[str, Any], start_response: Start) -> Any:
+            start_response("200 OK", [])
+            return given
+
+        stream, _ = run(app, GET)
+        assert stream.sent.endswith(b"1\r\nx\r\n1\r\ny\r\n")
+        assert not stream.ended
+        assert given.closed == 1
+        assert caplog.records == []
+
+    def test_an_applications_own_error_of_that_kind_is_told(self, caplog: pytest.LogCaptureFixture) -> None:
+        app, _ = answering(b"x", ConnectionResetError(104, "broke off"))
         stream, _ = run(app, GET)
         assert not stream.ended
-        assert body.closed == 1
+        assert len(caplog.records) == 1
 
     def test_an_error_of_ours_before_the_head_has_its_status(self) -> None:
         def app(environ: dict[str, Any], start_response: Start) -> list[bytes]:
