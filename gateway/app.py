@@ -80,12 +80,11 @@ class Gateway(Flask):
         self.settings = config
         self.server = config.server
         self.draining = False
-        self._name = (config.server.name or _default_name()).encode("latin-1")
+        name = _name(config.server.name, "")
         self._own_prefix = config.server.own_prefix.encode("latin-1") if config.server.own_prefix else None
-        self._outbound = Outbound(config.server, self._name, Trust(config.server.trusted_proxies), _RequestIds())
+        self._outbound = Outbound(config.server, name, Trust(config.server.trusted_proxies), _RequestIds())
         self._forwarder = Forwarder(self._outbound)
-        via_answers = config.server.via in ("both", "response")
-        self.transport = Transport(b"1.1 " + self._name if via_answers else b"")
+        self.transport = Transport(self._hop(name))
         self._states: dict[str, UpstreamState] = {}
         for upstream in config.upstreams.values():
             self.transport.prepare(upstream)
@@ -95,13 +94,21 @@ class Gateway(Flask):
 
     # -- life ---------------------------------------------------------------------------
 
-    def start(self, worker: int | str = 0) -> None:
-        """Start the greenlets of this worker and wait, bounded, for first answers."""
+    def start(self, worker: int | str = 0, bind: str = "") -> None:
+        """Start the greenlets of this worker and wait, bounded, for first answers. `bind`:
+        the addresses that are listened on, which tell gateways of one host apart."""
+        name = _name(self.server.name, bind)
+        self._outbound.rename(name)
+        self.transport.rename(self._hop(name))
         if self.settings.access_log is not None and self.settings.access_log.path is not None:
             self._access_log = AccessLog(self.settings.access_log, worker)
             self._access_log.start()
         self.store.start()
         self._greenlets.append(gevent.spawn(self._sweep))
+
+    def _hop(self, name: bytes) -> bytes:
+        """Our entry for Via in answers."""
+        return b"1.1 " + name if self.server.via in ("both", "response") else b""
 
     def stop(self) -> None:
         """End the greenlets, close idle connections and write out the log."""
@@ -354,11 +361,13 @@ def _plain(request: Request, status: int, reason: bytes, body: bytes) -> Respons
     )
 
 
-def _default_name() -> str:
-    """gw- and 8 hex digits of a hash of host name and bind: the same for all workers of one
-    gateway and, most likely, for no other."""
-    seed = f"{socket.gethostname()} {os.environ.get('GATEWAY_BIND', '')}"
-    return f"gw-{hashlib.sha256(seed.encode()).hexdigest()[:8]}"
+def _name(given: str | None, bind: str) -> bytes:
+    """By default gw- and 8 hex digits of a hash of host name and bind: the same for all
+    workers of one gateway and, most likely, for no other."""
+    if given is None:
+        seed = f"{socket.gethostname()} {bind}"
+        given = f"gw-{hashlib.sha256(seed.encode()).hexdigest()[:8]}"
+    return given.encode("latin-1")
 
 
 class _RequestIds:

@@ -156,21 +156,25 @@ class Outbound:
     ) -> None:
         self._trust = trust
         self._new_id = new_id
-        self._name = name
         self._via = server.via in ("both", "request")
         self._write_forwarded = server.forwarded
         self._id_name = server.request_id.encode("latin-1")
         self._id_key = self._id_name.lower()
         self._kinds = _Kinds(self._kind)
+        # How many fields were dropped for an underscore in their name.
+        self.underscores = 0
+        self._told: set[bytes] = set()
+        self.rename(name)
+
+    def rename(self, name: bytes) -> None:
+        """Be called `name` in Via from now on."""
+        self._name = name
         self._hop = b" " + name
         # What the gateway adds to a request that came without any forwarding field, by
         # (scheme, HTTP/1.1): peer, host, port, client and request id are filled in.
         self._added = {
             (scheme, http11): self._template(scheme, http11) for scheme in ("http", "https") for http11 in (True, False)
         }
-        # How many fields were dropped for an underscore in their name.
-        self.underscores = 0
-        self._told: set[bytes] = set()
 
     def _template(self, scheme: str, http11: bool) -> bytes:
         via = (b"Via: 1.1 " if http11 else b"Via: 1.0 ") if self._via else b"CDN-Loop: "

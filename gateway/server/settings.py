@@ -78,7 +78,7 @@ def post_worker_init(worker: Any) -> None:
         )
         return
     _reopen_on_usr1(worker, gateway)
-    gateway.start(worker.slot)
+    gateway.start(worker.slot, ",".join(sorted(str(listener) for listener in worker.sockets)))
 
 
 def worker_exit(server: Any, worker: Any) -> None:

@@ -52,7 +52,8 @@ class EndpointPool(HTTPConnectionPool):
         self._upstream = upstream
         self._settings: PoolSettings = upstream.pool
         self._address = address
-        self._hop = hop
+        # Our entry for Via in answers, b"" for none.
+        self.hop = hop
         self._idle: list[Connection] = []
         self._waiting: deque[AsyncResult] = deque()
         # Lent and idle together.
@@ -310,7 +311,7 @@ class EndpointPool(HTTPConnectionPool):
             reader.limit(None, deadline)
             if request.body is not None and request.body.expects_continue:
                 return self._read_head_expecting(reader, request, upload, head_request, deadline)
-        return reader.read_head(head_request, request.interim, self._hop)
+        return reader.read_head(head_request, request.interim, self.hop)
 
     def _read_head_expecting(
         self, reader: AnswerReader, request: Request, upload: Upload, head_request: bool, deadline: float | None
@@ -331,12 +332,12 @@ class EndpointPool(HTTPConnectionPool):
 
         reader.limit(CONTINUE_WAIT, deadline)
         try:
-            return reader.read_head(head_request, interim, self._hop)
+            return reader.read_head(head_request, interim, self.hop)
         except TimeoutError:
             if upload.started or (deadline is not None and time.monotonic() >= deadline):
                 raise
         go()
-        return reader.read_head(head_request, interim, self._hop)
+        return reader.read_head(head_request, interim, self.hop)
 
     def _answer(
         self,

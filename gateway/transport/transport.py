@@ -32,6 +32,12 @@ class Transport(PoolManager):
         self._by_endpoint: dict[PoolKey, EndpointPool] = {}
         self._contexts: dict[tuple[str, TlsSettings], Any] = {}
 
+    def rename(self, hop: bytes) -> None:
+        """Write another entry into Via from now on."""
+        self._hop = hop
+        for pool in self._by_endpoint.values():
+            pool.hop = hop
+
     def prepare(self, upstream: Upstream) -> None:
         """Make what takes long (TLS contexts) ahead of traffic. Raises ConfigError."""
         settings = upstream.tls

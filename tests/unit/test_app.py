@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -224,11 +223,11 @@ def test_a_signals_receiver_closes_the_direct_door(app: Gateway) -> None:
 
 
 @pytest.fixture
-def wrapped() -> Iterator[Gateway]:
+def wrapped() -> Gateway:
     app = Gateway(config())
     inner = app.wsgi_app
     app.wsgi_app = lambda environ, start: inner(environ, start)  # type: ignore[method-assign]
-    yield app
+    return app
 
 
 def test_a_middleware_closes_the_direct_door(wrapped: Gateway) -> None:
@@ -259,3 +258,20 @@ def test_request_ids_are_unique(app: Gateway) -> None:
         ids.add(asked.request_id)
     assert len(ids) == 100
     assert {len(one) for one in ids} == {32}
+
+
+def test_the_name_tells_gateways_of_one_host_apart() -> None:
+    names = set()
+    for bind in ("http://127.0.0.1:8000", "http://127.0.0.1:8001", "http://127.0.0.1:8000"):
+        app = Gateway(config())
+        app.start(0, bind)
+        app.stop()
+        asked = Request(b"GET", b"/", [(b"Host", b"a")], started=0.0, peer="192.0.2.1")
+        head = app._outbound.head(asked, b"/", b"a", b"a").data
+        names.add(head.partition(b"Via: 1.1 ")[2].split(b"\r\n")[0])
+    assert len(names) == 2
+    assert all(len(name) == 11 and name.startswith(b"gw-") for name in names)
+    app = Gateway(config(name="edge"))
+    app.start(0, "http://127.0.0.1:8000")
+    app.stop()
+    assert b"Via: 1.1 edge\r\n" in app._outbound.head(asked, b"/", b"a", b"a").data
