@@ -1,0 +1,276 @@
+"""Group C, upgrades: a tunnel when both sides say so, and never otherwise (RFC 9110 §7.8).
+
+An application cannot do this on gunicorn's own worker, so it is our worker that is asked.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from gateway.testing import Act, Exchange, Truncated, answer, chunked, head
+from tests.conformance.cases import case
+from tests.conformance.harness import check_problem, request
+
+SCENE = "standard"
+pytestmark = pytest.mark.own_worker("gunicorn's worker has no upgrades")
+
+KEY = (b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", b"Sec-WebSocket-Version: 13")
+ASK = (b"Connection: Upgrade", b"Upgrade: websocket", *KEY)
+ACCEPT = (b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+SWITCH = head(101, *ACCEPT, reason=b"Switching Protocols")
+
+
+def echo(exchange: Exchange) -> None:
+    exchange.send(SWITCH)
+    while data := exchange.wire.read_some():
+        exchange.send(data)
+    exchange.wire.half_close()
+
+
+def opened(client, target: bytes = b"/ws", *lines: bytes):
+    response = client.request(request(target, *(lines or ASK)))
+    assert response.status == 101, response
+    return response
+
+
+class TestHandshake:
+    @case("138")
+    @case("152")
+    def test_both_heads(self, scene, upstream):
+        upstream.answer([head(101, *ACCEPT, b"Keep-Alive: timeout=5", b"Proxy-Authenticate: x", b"X-Its: own"), Act.HANG])
+        with scene.client() as client:
+            response = opened(client)
+            assert response.header(b"upgrade").lower() == b"websocket"
+            assert response.header(b"connection").lower() == b"upgrade"
+            assert response.header(b"sec-websocket-accept") == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+            assert response.header(b"x-its") == b"own"
+            assert response.values(b"keep-alive") + response.values(b"proxy-authenticate") == []
+            assert response.values(b"content-length") + response.values(b"transfer-encoding") == []
+        seen = upstream.requests[0]
+        assert seen.header(b"upgrade").lower() == b"websocket"
+        assert seen.header(b"connection").lower() == b"upgrade"
+        assert seen.header(b"sec-websocket-key") == b"dGhlIHNhbXBsZSBub25jZQ=="
+
+    @case("139")
+    @pytest.mark.parametrize(("target", "seen"), [(b"/ws/%2f?a=%zz", b"/ws/%2f?a=%zz"), (b"/strip/ws?x", b"/ws?x"),
+                                                 (b"/based/ws", b"/a%2Fb/ws?sta=tic")])  # fmt: skip
+    def test_target(self, scene, upstream, target, seen):
+        upstream.answer(echo)
+        with scene.client() as client:
+            opened(client, target)
+        assert upstream.requests[0].target == seen
+
+    @case("140")
+    @pytest.mark.parametrize(("target", "host"), [(b"/ws", b"example.test"), (b"/literal", b"inside.test")])
+    def test_host_and_origin(self, scene, upstream, target, host):
+        upstream.answer(echo)
+        with scene.client() as client:
+            opened(client, target, *ASK, b"Origin: https://example.test", b"Sec-WebSocket-Protocol: a, b")
+        seen = upstream.requests[0]
+        assert seen.header(b"host") == host
+        assert seen.header(b"origin") == b"https://example.test"
+        assert seen.header(b"sec-websocket-protocol") == b"a, b"
+        assert seen.header(b"x-forwarded-for") == b"127.0.0.1"
+
+    @case("149")
+    @pytest.mark.parametrize("lines", [
+        (b"Connection: keep-alive, Upgrade", b"Upgrade: websocket"), (b"connection: UPGRADE", b"UPGRADE: WebSocket"),
+        (b"Connection: keep-alive", b"Connection: upgrade", b"Upgrade: websocket")])  # fmt: skip
+    def test_spellings(self, scene, upstream, lines):
+        upstream.answer(echo)
+        with scene.client() as client:
+            opened(client, b"/ws", *lines, *KEY)
+            client.send(b"hi")
+            assert client.read_exactly(2) == b"hi"
+
+    @case("148")
+    @pytest.mark.parametrize("lines", [(b"Upgrade: websocket", *KEY), (b"Connection: Upgrade", *KEY), (b"Connection: close", b"Upgrade: websocket"),
+                                       (b"Connection: Upgrade", b"Upgrade: foo"), (b"Connection: Upgrade", b"Upgrade: h2c"),
+                                       (b"Connection: Upgrade", b"Upgrade:")])  # fmt: skip
+    def test_what_is_no_upgrade_is_a_request(self, scene, upstream, lines):
+        with scene.client() as client:
+            response = client.request(request(b"/plain", *lines))
+            assert response.status in (200, 400)
+        for seen in upstream.requests:
+            assert seen.values(b"upgrade") == []
+
+    @case("148")
+    @pytest.mark.parametrize("method", [b"POST", b"PUT", b"HEAD", b"OPTIONS"])
+    def test_of_another_method(self, scene, upstream, method):
+        upstream.answer([head(101, *ACCEPT), Act.HANG])
+        with scene.client() as client:
+            client.send(request(b"/ws", *ASK, method=method))
+            assert client.read_response(method).status != 101
+
+    @case("148")
+    def test_of_http_1_0(self, scene, upstream):
+        scene.ask(request(b"/ws", *ASK, version=b"HTTP/1.0"))
+        assert upstream.last.values(b"upgrade") == []
+
+    @case("151")
+    @pytest.mark.parametrize("is_chunked", [False, True])
+    @pytest.mark.parametrize("method", [b"GET", b"POST"])
+    def test_with_a_body(self, scene, upstream, method, is_chunked):
+        """No tunnel over an unread body; and the body is never a request."""
+        inner = request(b"/evil")
+        lines = (*ASK, b"Transfer-Encoding: chunked") if is_chunked else (*ASK, b"Content-Length: %d" % len(inner))
+        with scene.client() as client:
+            client.send(request(b"/ws", *lines, method=method) + (chunked(inner) if is_chunked else inner) + request(b"/marker"))
+            assert client.read_response(method).status in (200, 400)
+            try:
+                assert client.read_response().status == 200
+            except (Truncated, ConnectionResetError):
+                pass  # closed
+        assert b"/evil" not in [seen.target for seen in upstream.requests]
+        assert all(seen.values(b"upgrade") == [] for seen in upstream.requests)
+
+
+class TestRefusals:
+    @case("144")
+    @pytest.mark.parametrize("status", [200, 400, 401, 403, 426, 503])
+    def test_pass_as_ordinary_answers(self, scene, upstream, status):
+        upstream.queue(answer(b"no tunnel", b"X: y", status=status))
+        with scene.client() as client:
+            response = client.request(request(b"/ws", *ASK))
+            assert (response.status, response.body, response.header(b"x")) == (status, b"no tunnel", b"y")
+            if [value.lower() for value in response.values(b"connection")] != [b"close"]:
+                assert client.request(request(b"/after")).body == b"ok"
+
+    @case("153")
+    @pytest.mark.parametrize("lines", [(b"Upgrade: foo", b"Connection: Upgrade"), (b"Connection: Upgrade",), (),
+                                       (b"Upgrade: h2c", b"Connection: upgrade"), (b"Upgrade: websocket, foo", b"Connection: upgrade")])  # fmt: skip
+    def test_a_101_of_another_protocol(self, scene, upstream, lines):
+        upstream.answer([head(101, *lines) + b"raw", Act.HANG])
+        with scene.client() as client:
+            check_problem(client.request(request(b"/ws", *ASK)), 502, "bad_response")
+        upstream.wait_aborted()
+
+    @case("157")
+    def test_an_upstream_that_is_down(self, scene):
+        check_problem(scene.ask(request(b"/refused/ws", *ASK)), 502, "connect_refused")
+
+
+class TestBytes:
+    @case("141")
+    def test_of_the_client_behind_its_handshake(self, scene, upstream):
+        upstream.answer(echo)
+        with scene.client() as client:
+            client.send(request(b"/ws", *ASK) + b"early bird")
+            assert client.read_response().status == 101
+            assert client.read_exactly(10) == b"early bird"
+
+    @case("142")
+    def test_of_the_upstream_behind_its_101(self, scene, upstream):
+        upstream.answer([SWITCH + b"early bird", Act.HANG])
+        with scene.client() as client:
+            opened(client)
+            assert client.read_exactly(10) == b"early bird"
+
+    @case("143")
+    def test_large_both_ways(self, scene, upstream):
+        data = os.urandom(3_000_000)
+        upstream.answer(echo)
+        with scene.client() as client:
+            opened(client)
+            sender = threading.Thread(target=client.send, args=(data,), daemon=True)
+            sender.start()
+            assert client.read_exactly(len(data)) == data
+            sender.join(10)
+
+    @case("143")
+    def test_many_small(self, scene, upstream):
+        upstream.answer(echo)
+        with scene.client() as client:
+            opened(client)
+            for number in range(300):
+                client.send(b"%06d" % number)
+                assert client.read_exactly(6) == b"%06d" % number
+
+    @case("143")
+    def test_all_of_it_is_logged(self, scene, upstream):
+        upstream.answer(echo)
+        with scene.client() as client:
+            opened(client, b"/ws-logged")
+            client.send(b"hello")
+            client.read_exactly(5)
+            client.half_close()
+            assert client.ended()
+        record = scene.gateway.logged("/ws-logged")
+        assert (record["status"], record["reason"], record["bytes_in"], record["bytes_out"]) == (101, None, 5, 5)
+
+
+class TestEnds:
+    @case("145")
+    def test_the_client_ends_its_half(self, scene, upstream):
+        def answer_at_the_end(exchange: Exchange) -> None:
+            exchange.send(SWITCH)
+            data = exchange.wire.read_to_end()
+            exchange.send(b"got %d" % len(data))
+            exchange.wire.close()
+
+        upstream.answer(answer_at_the_end)
+        with scene.client() as client:
+            opened(client)
+            client.send(b"x" * 1000)
+            client.half_close()
+            assert client.read_to_end() == b"got 1000"
+
+    @case("145")
+    def test_the_upstream_ends_its_half(self, scene, upstream):
+        got: list[bytes] = []
+        done = threading.Event()
+
+        def half(exchange: Exchange) -> None:
+            exchange.send(SWITCH + b"last words")
+            exchange.wire.half_close()
+            got.append(exchange.wire.read_to_end())
+            done.set()
+
+        upstream.answer(half)
+        with scene.client() as client:
+            opened(client)
+            assert client.read_to_end() == b"last words"
+            client.send(b"still here")
+            client.half_close()
+            assert done.wait(5)
+        assert got == [b"still here"]
+
+    @case("146")
+    @pytest.mark.parametrize("end", ["close", "reset"])
+    def test_the_client_goes(self, scene, upstream, end):
+        upstream.answer([SWITCH, Act.HANG])
+        with scene.client() as client:
+            opened(client)
+            getattr(client, end)()
+        upstream.wait_aborted()
+
+    @case("146")
+    @pytest.mark.parametrize("end", [Act.CLOSE, Act.RESET])
+    def test_the_upstream_goes(self, scene, upstream, end):
+        upstream.answer([SWITCH, b"bye", 0.05, end])
+        with scene.client() as client:
+            opened(client)
+            assert client.read_exactly(3) == b"bye"
+            assert client.ended()
+
+    @case("154")
+    def test_nothing_is_tried_again_behind_a_101(self, scene, upstream):
+        upstream.answer([SWITCH, Act.RESET])
+        with scene.client() as client:
+            client.send(request(b"/ws", *ASK))
+            try:
+                client.read_to_end()
+            except ConnectionResetError:
+                pass  # passed on as it was
+        assert len(upstream.requests) == 1
+
+    @case("147")
+    def test_a_silent_one_ends_at_its_limit(self, scene, upstream):
+        upstream.answer([SWITCH, Act.HANG])
+        with scene.client() as client:
+            opened(client, b"/brief")
+            assert client.ended()
+        upstream.wait_aborted()
