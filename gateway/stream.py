@@ -26,7 +26,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf
 from typing import Any
@@ -118,6 +118,7 @@ class Stream:
         "_raw",
         "_raw_recv",
         "_raw_send",
+        "_raw_sendmsg",
         "_reader",
         "_sock",
         "_watcher",
@@ -137,6 +138,7 @@ class Stream:
         self._raw = sock._sock
         self._raw_recv = self._raw.recv
         self._raw_send = self._raw.send
+        self._raw_sendmsg = self._raw.sendmsg
         self._hub = get_hub()
         self._deadlines = Deadlines.current()
         self._reader: Any = None
@@ -291,6 +293,20 @@ class Stream:
             return 0
         return sent
 
+    def send_parts(self, parts: Sequence[bytes]) -> list[memoryview]:
+        """Send several pieces in a row, without copying them into one; what did not go out
+        without waiting. Raises OSError."""
+        try:
+            sent: int = self._raw_sendmsg(parts)
+        except BlockingIOError:
+            sent = 0
+        rest = []
+        for part in parts:
+            if sent < len(part):
+                rest.append(memoryview(part)[sent:])
+            sent = max(sent - len(part), 0)
+        return rest
+
     def unsent(self) -> int:
         """Bytes that the other side's kernel has not taken yet; 0 where that is not known."""
         try:
@@ -426,6 +442,12 @@ class TlsStream(Stream):
         except ssl.SSLWantReadError as error:
             raise ConnectionAbortedError("the client asks for a TLS renegotiation") from error
         return sent
+
+    def send_parts(self, parts: Sequence[bytes]) -> list[memoryview]:
+        # In one piece: a write that did not go out is tried again with all of its bytes.
+        whole = memoryview(b"".join(parts))
+        sent = self.send_some(whole)
+        return [whole[sent:]] if sent < len(whole) else []
 
     def shutdown_write(self) -> None:
         """Send close_notify, then FIN: without the first, the end may be a cut (RFC 8446 §6.1)."""

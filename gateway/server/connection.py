@@ -523,7 +523,7 @@ class Connection:
         """Send one more piece (not an empty one) of the body."""
         self.sent += len(piece)
         if self._chunked:
-            self._send(b"".join((b"%x\r\n" % len(piece), piece, b"\r\n")))
+            self._send_parts((b"%x\r\n" % len(piece), piece, b"\r\n"))
             return
         if self._told is not None and self.sent > self._told:
             raise BadResponse(f"more body than the {self._told} bytes told")
@@ -550,6 +550,13 @@ class Connection:
             sent = self.stream.send_some(data)
             if sent != len(data):
                 self._send_slowly(memoryview(data)[sent:])
+        except OSError as error:
+            raise ClientClosed(f"client went away inside its answer: {error}") from error
+
+    def _send_parts(self, parts: tuple[bytes, ...]) -> None:
+        try:
+            for rest in self.stream.send_parts(parts):
+                self._send_slowly(rest)
         except OSError as error:
             raise ClientClosed(f"client went away inside its answer: {error}") from error
 

@@ -337,6 +337,13 @@ class TestTls:
             client.send(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
             assert client.read_response().body == body
 
+    def test_a_slow_reader(self, secured: WorkerProcess, context: ssl.SSLContext) -> None:
+        with secured.client(tls=context, receive_buffer=4096) as client:
+            client.send(get("/flood?40"))
+            time.sleep(0.2)
+            body = client.read_response().body
+            assert body == b"x" * 65536 * 40
+
     def test_the_end_is_told(self, secured: WorkerProcess, context: ssl.SSLContext) -> None:
         """Without close_notify, a body that ends with the connection may have been cut."""
         with secured.client(tls=context) as client:

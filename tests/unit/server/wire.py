@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gateway import problem
@@ -49,6 +49,10 @@ class ScriptedStream:
             raise BrokenPipeError("gone")
         self.sent += bytes(data)
         return len(data)
+
+    def send_parts(self, parts: Sequence[bytes]) -> list[memoryview]:
+        self.send_some(b"".join(parts))
+        return []
 
     def watch(self) -> None:
         pass
