@@ -392,6 +392,8 @@ class TlsStream(Stream):
     def __init__(self, sock: Any) -> None:
         super().__init__(sock)
         self._tls = sock._sslobj
+        # A read gives one record at most: whether more is there is never known.
+        self.eager = True
 
     def recv(self, size: int, timeout: float | None) -> bytes:
         deadline = None if timeout is None else monotonic() + timeout

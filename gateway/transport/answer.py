@@ -271,7 +271,8 @@ class AnswerReader:
         """Check the head as a whole and find out how the body is framed."""
         limits = self._limits
         # The parser makes a new string of it, which the usual head need not pay.
-        version = "1.1" if data.startswith(b"HTTP/1.1 ") and self._fed == len(data) else self._parser.get_http_version()
+        usual = self._fed == len(data) and not self._interims and data.startswith(b"HTTP/1.1 ")
+        version = "1.1" if usual else self._parser.get_http_version()
         if version not in ("1.1", "1.0"):
             raise BadResponse(f"HTTP/{version}")
         if self.reason not in _USUAL_REASONS and _NOT_REASON.search(self.reason) is not None:

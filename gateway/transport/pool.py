@@ -102,8 +102,10 @@ class EndpointPool(HTTPConnectionPool):
             idle.pop()
             limit = connection.idle_limit
             # The hub tells of a disturbed connection at its next turn (`_disturbed`). What
-            # may be sent again does not pay a system call to be told within this one.
-            if (limit is None or age < limit) and (replayable or connection.stream.is_quiet()):
+            # may be sent again does not pay a system call to be told within this one, unless
+            # its last read left something behind for sure or perhaps (`eager`).
+            stream = connection.stream
+            if (limit is None or age < limit) and ((replayable and not stream.eager) or stream.is_quiet()):
                 return connection
             self.discard(connection)
         return None

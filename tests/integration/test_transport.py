@@ -355,3 +355,16 @@ class TestNobodyGetsAnothersAnswer:
             assert len(seen) > 80
             line.close()
             soon(lambda: line.counts == (0, 0, 0))
+
+    def test_an_answer_that_fills_the_buffer_hides_nothing(self):
+        """What is behind it was not read, and the next request comes without a turn of the hub."""
+        for size in (16 * 1024, 64 * 1024, 16 * 1024 + 64 * 1024):
+            begun = head(200, b"Content-Length: %d" % size)
+            body = b"x" * (size - len(begun))
+            data = head(200, b"Content-Length: %d" % len(body)) + body
+            assert len(data) == size
+            with FakeUpstream(data + answer(b"stolen")) as fake:
+                line = Line(fake.host, fake.port)
+                for _ in range(3):
+                    assert line.ask().body == body
+                line.close()
