@@ -357,7 +357,7 @@ class Outbound:
         protos = given.get(_XFPROTO)
         proto = protos[0] if protos else scheme
         ports = given.get(_XFPORT)
-        port = ports[0] if ports else (port_of(asked_host) or (b"443" if scheme == b"https" else b"80"))
+        port = ports[0] if ports else (port_of(asked_host) or (b"443" if proto == b"https" else b"80"))
         add(b"X-Forwarded-Proto: " + proto + b"\r\nX-Forwarded-Port: " + port)
         if request.client:
             add(b"X-Real-IP: " + request.client.encode("latin-1"))

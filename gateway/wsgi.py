@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from gateway.errors import BadRequest, BodyTooLarge, ClientClosed, ClientError, GatewayError
+from gateway.errors import BadRequest, BodyTooLarge, ClientClosed, ClientError, GatewayError, UnsupportedCoding
 from gateway.exchange import Headers, Request, Response
 
 if TYPE_CHECKING:
@@ -31,7 +31,11 @@ def request(environ: WSGIEnvironment, started: float, body_limit: int) -> Reques
         return parsed
     headers = _headers(environ)
     length = _content_length(environ)
-    chunked = length is None and bool(environ.get("HTTP_TRANSFER_ENCODING"))
+    coding = environ.get("HTTP_TRANSFER_ENCODING", "")
+    if coding and coding.strip(" \t").lower() != "chunked":
+        # The server may have undone what it knows of it; the rest is not ours to guess.
+        raise UnsupportedCoding(f"Transfer-Encoding {coding[:80]!r}")
+    chunked = bool(coding)
     made = Request(
         environ["REQUEST_METHOD"].encode("latin-1"),
         _target(environ),
@@ -66,7 +70,7 @@ def _content_length(environ: WSGIEnvironment) -> int | None:
     told = environ.get("CONTENT_LENGTH")
     if not told or environ.get("HTTP_TRANSFER_ENCODING"):
         return None
-    if not told.isdigit():
+    if not (told.isascii() and told.isdigit() and len(told) <= 18):
         raise BadRequest(f"Content-Length {told[:40]!r}")
     return int(told)
 
@@ -99,7 +103,8 @@ class WsgiBody:
         if length is not None and hasattr(reader, "unreader"):
             self._pieces: Callable[[], bytes] | None = lambda: self._counted_piece(reader)
         elif reader is not None and hasattr(reader, "parser"):
-            chunks = reader.parser
+            # An empty piece comes when a size arrives before its data: it is not the end.
+            chunks = filter(None, reader.parser)
             self._pieces = lambda: next(chunks, b"")
         else:
             self._pieces = None
@@ -113,19 +118,27 @@ class WsgiBody:
             piece = self._pieces() if self._pieces is not None else self._read()
         except ClientError:
             raise
-        except OSError as error:
-            # gunicorn's errors for a bad or cut chunked body are OSErrors, too.
-            raise (ClientClosed if "NoMoreData" in type(error).__name__ or error.errno else BadRequest)(
-                f"reading the body: {type(error).__name__}: {error}"
-            ) from error
+        except Exception as error:
+            # Servers have exceptions of their own for what is wrong with a body (gunicorn's
+            # ParseException); whatever it is, it is the client's side that failed.
+            self._fail()
+            gone = isinstance(error, OSError) and (error.errno or type(error).__name__ == "NoMoreData")
+            told = f"reading the body: {type(error).__name__}: {error}"
+            raise (ClientClosed(told) if gone else BadRequest(told)) from error
         self._request.bytes_in += len(piece)
         if self._left is not None:
             self._left -= len(piece)
             if not piece:
+                self._fail()
                 raise ClientClosed(f"the body ended with {self._left} bytes to come")
         if self._limit and self._request.bytes_in > self._limit:
             raise BodyTooLarge(f"more than {self._limit} bytes")
         return piece
+
+    def _fail(self) -> None:
+        """Where the next request would begin is not known: gunicorn closes the connection then."""
+        if hasattr(self._input, "failed"):
+            self._input.failed = True
 
     def _read(self) -> bytes:
         size = PIECE if self._left is None else min(PIECE, self._left)
@@ -152,31 +165,36 @@ class WsgiAnswer:
     ) -> None:
         self.response = response
         self._finish = finish
-        self._sent = 0
+        # Bytes of the body that were handed over, for the log.
+        self.sent = 0
+        # Why a server that can tell stopped writing.
+        self.failure: GatewayError | None = None
         self._ended = False
 
     def __iter__(self) -> Iterator[bytes]:
         response = self.response
         error: GatewayError | None = None
         try:
+            if response.status == ClientClosed.status and not response.headers:
+                raise ConnectionResetError(errno.ECONNRESET, "the client is gone: there is nobody to answer")
             if response.bodyless:
                 return
             # The head goes out with the first piece, even an empty one: at once.
-            self._sent += len(response.data)
+            self.sent += len(response.data)
             yield response.data
             stream = response.stream
             while stream is not None:
                 piece = stream.read()
                 if not piece:
                     break
-                self._sent += len(piece)
+                self.sent += len(piece)
                 yield piece
         except GatewayError as failure:
             error = failure
             # The one way to make a WSGI server break the connection: the body is cut.
             raise ConnectionResetError(errno.ECONNRESET, "the upstream's answer broke off") from failure
         except GeneratorExit:
-            error = ClientClosed("the client went away in the middle of the answer")
+            error = self.failure or ClientClosed("the client went away in the middle of the answer")
             raise
         finally:
             self._end(error)
@@ -186,7 +204,7 @@ class WsgiAnswer:
             self._ended = True
             if self.response.stream is not None:
                 self.response.stream.close()
-            self._finish(self._sent, error)
+            self._finish(self.sent, error)
 
     def close(self) -> None:
         """Called by the server in every case (PEP 3333): a body that was not read to its end

@@ -250,7 +250,10 @@ class WsgiApplication:
     def _pass_on(self, iterable: Any, answer: _Answer, connection: Connection, request: Request) -> None:
         ready = getattr(iterable, "response", None)
         if isinstance(ready, Response) and ready.tunnel is not None:
-            connection.open_tunnel(request, ready)
+            try:
+                connection.open_tunnel(request, ready)
+            finally:
+                iterable.sent = connection.sent
             return
         alone = _is_alone(iterable)
         try:
@@ -261,10 +264,16 @@ class WsgiApplication:
                         answer.begin(piece, complete=alone)
                 elif piece:
                     answer.more(piece)
+        except GatewayError as error:
+            if isinstance(ready, Response):
+                iterable.failure = error
+            raise
         except ConnectionResetError as error:
             if not isinstance(ready, Response):
                 raise
             # How a Gateway tells any server that an answer broke off; it has noted why.
+            if ready.status == ClientClosed.status:
+                raise ClientClosed(str(error)) from error
             raise UpstreamTruncated(str(error)) from error
         if not answer.begun:
             answer.begin(complete=True)

@@ -388,7 +388,8 @@ class EndpointPool(HTTPConnectionPool):
         token = judged.upgrade
         if head.upgrade is None or token != head.upgrade or reader.upgraded is None:
             raise BadResponse(f"101 to {token!r}, asked for {head.upgrade!r}")
-        headers = [(b"Connection", b"Upgrade"), (b"Upgrade", token), *judged.headers]
+        # Connection, like all framing, is the door's to write.
+        headers = [(b"Upgrade", token), *judged.headers]
         tunnel = Upgraded(self, connection, reader.upgraded, timeouts.tunnel)
         return Response(101, reader.reason, headers, bodyless=True, tunnel=tunnel)
 
