@@ -226,6 +226,9 @@ class Gateway(Flask):
     def answer(self, error: GatewayError, request: Request | None) -> Response:
         """The one place where an error becomes an answer."""
         if request is not None:
+            if not request.request_id:
+                # A door refused it before it was a request.
+                self._outbound.identify(request)
             request.fail(error)
         return problem.answer(error, request)
 
@@ -285,11 +288,9 @@ class Gateway(Flask):
         except GatewayError as error:
             return self._refuse(error, environ, start_response)
         environ["gateway.request"] = request
-        if self._hooked():
-            return super().wsgi_app(environ, start_response)
-        response = self._admitted(request) or self._handle(request, views=True)
+        response = None if self._hooked() else self._admitted(request) or self._handle(request, views=True)
         if response is None:
-            return super().wsgi_app(environ, start_response)
+            return self._by_flask(request, environ, start_response)
         return self._write(request, response, start_response)
 
     def _admitted(self, request: Request) -> Response | None:
@@ -305,6 +306,24 @@ class Gateway(Flask):
 
         wsgi.start(response, start_response)
         return wsgi.WsgiAnswer(response, finish)
+
+    def _by_flask(
+        self, request: Request, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        """A view's answer, logged like any other; what Flask's hooks let through logs itself."""
+        seen = Response(0, b"", [])
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            seen.status = int(status[:3])
+            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
+
+        def finish(sent: int) -> None:
+            if "gateway.forwarded" not in environ:
+                self.finish(request, seen, sent, None)
+
+        if not request.request_id:
+            self._outbound.identify(request)
+        return wsgi.Counted(super().wsgi_app(environ, start), finish)
 
     def _refuse(
         self, error: GatewayError, environ: WSGIEnvironment, start_response: StartResponse
@@ -326,6 +345,7 @@ class Gateway(Flask):
         if asked.routing_exception is None or isinstance(asked.routing_exception, RequestRedirect):
             return super().dispatch_request()
         request: Request = asked.environ["gateway.request"]
+        asked.environ["gateway.forwarded"] = True
         response = self._admitted(request) or self._handle(request, views=False)
         assert response is not None
         return _flask_response(response, lambda sent, error: self.finish(request, response, sent, error))

@@ -26,6 +26,7 @@ import sys
 import termios
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf
@@ -38,6 +39,10 @@ _READ = 1
 _WRITE = 2
 _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 _RESET = struct.pack("ii", 1, 0)
+# TLS: the most that a record holds, and how many of them are kept at a half-close (more than
+# the kernel holds of one connection).
+_RECORD = 16 * 1024
+_MOST_AHEAD = 1024
 
 monotonic = time.monotonic
 
@@ -385,19 +390,23 @@ class TlsStream(Stream):
     is always tried first: bytes decrypted already do not make the socket readable.
     """
 
-    __slots__ = ("_tls",)
+    __slots__ = ("_ahead", "_tls")
 
     is_tls = True
 
     def __init__(self, sock: Any) -> None:
         super().__init__(sock)
         self._tls = sock._sslobj
+        # What was read before our close_notify went out.
+        self._ahead: deque[bytes] = deque()
         # A read gives one record at most: whether more is there is never known.
         self.eager = True
 
     def recv(self, size: int, timeout: float | None) -> bytes:
         deadline = None if timeout is None else monotonic() + timeout
         while True:
+            if self._ahead:
+                return self._ahead.popleft()
             try:
                 data: bytes = self._tls.read(size)
                 return data
@@ -423,6 +432,8 @@ class TlsStream(Stream):
         return found
 
     def poll(self, size: int) -> bytes | None:
+        if self._ahead:
+            return self._ahead.popleft()
         try:
             data: bytes = self._tls.read(size)
         except ssl.SSLWantReadError:
@@ -453,9 +464,28 @@ class TlsStream(Stream):
 
     def shutdown_write(self) -> None:
         """Send close_notify, then FIN: without the first, the end may be a cut (RFC 8446 §6.1)."""
-        with suppress(OSError):  # it waits for the other side's close_notify, or that side is gone
-            self._tls.shutdown()
+        if self._read_ahead():
+            with suppress(OSError):  # it waits for the other side's close_notify, or that side is gone
+                self._tls.shutdown()
         super().shutdown_write()
+
+    def _read_ahead(self) -> bool:
+        """Take in what has come: `shutdown` looks for the other side's close_notify, and where
+        it finds data instead, that and all that follows is lost. False when there is too much."""
+        for _ in range(_MOST_AHEAD):
+            try:
+                data: bytes = self._tls.read(_RECORD)
+            except OSError:
+                break  # nothing (more) has come; what is wrong, the next read will meet again
+            if not data:
+                break
+            self._ahead.append(data)
+        else:
+            return False
+        if self._ahead and self._reader is not None:
+            # What it waits for will not make the socket readable any more.
+            self._hub.loop.run_callback(self._readable)
+        return True
 
     def _send_rest(self, rest: memoryview, timeout: float | None) -> None:
         while rest:

@@ -8,7 +8,7 @@ into the environ (`gateway.request`), and then nothing is lost.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -210,7 +210,30 @@ class WsgiAnswer:
         """Called by the server in every case (PEP 3333): a body that was not read to its end
         means that the client is gone."""
         unread = self.response.stream is not None and not self.response.bodyless
-        self._end(ClientClosed("the client went away before the answer") if unread else None)
+        gone = self.failure or ClientClosed("the client went away before its answer was complete")
+        self._end(gone if unread else None)
+
+
+class Counted:
+    """An application's iterable whose bytes are counted; `finish` gets their number at its end."""
+
+    def __init__(self, inner: Iterable[bytes], finish: Callable[[int], None]) -> None:
+        self._inner = inner
+        self._finish = finish
+        self._sent = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._inner:
+            self._sent += len(piece)
+            yield piece
+
+    def close(self) -> None:
+        """Called by the server in every case (PEP 3333)."""
+        try:
+            if hasattr(self._inner, "close"):
+                self._inner.close()
+        finally:
+            self._finish(self._sent)
 
 
 def start(response: Response, start_response: StartResponse) -> None:

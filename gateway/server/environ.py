@@ -256,8 +256,10 @@ class WsgiApplication:
                 iterable.sent = connection.sent
             return
         alone = _is_alone(iterable)
+        # Held, so that a failure below is noted before the iterator learns of its end.
+        pieces = iter(iterable)
         try:
-            for piece in iterable:
+            for piece in pieces:
                 if not answer.begun:
                     # PEP 3333: the head waits for the first byte; a gateway's answer does not.
                     if piece or isinstance(ready, Response):

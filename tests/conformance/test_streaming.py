@@ -403,7 +403,7 @@ class TestClientGone:
         upstream.wait_aborted(within=3)
         assert scene.gateway.logged(target.decode())["reason"] == "client_closed"
 
-    @case("121")
+    @case("121-flowing")
     @case("155")
     def test_while_bytes_flow(self, scene, upstream):
         def pour(exchange: Exchange) -> None:

@@ -275,3 +275,26 @@ def test_the_name_tells_gateways_of_one_host_apart() -> None:
     app.start(0, "http://127.0.0.1:8000")
     app.stop()
     assert b"Via: 1.1 edge\r\n" in app._outbound.head(asked, b"/", b"a", b"a").data
+
+
+def test_views_and_refusals_are_logged_once(app: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(
+        app,
+        "finish",
+        lambda asked, response, sent, error: told.append((asked.target.decode(), response.status, sent)),
+    )
+
+    @app.get("/view")
+    def view() -> str:
+        return "seen"
+
+    client = app.test_client()
+    client.get("/view", buffered=True)
+    assert told == [("/view", 200, 4)]
+    client.get("/forwarded", buffered=True)
+    assert told[1][:2] == ("/forwarded", 503)
+    app.before_request_funcs.setdefault(None, []).append(lambda: None)
+    client.get("/view", buffered=True)
+    client.get("/forwarded", buffered=True)
+    assert [(target, status) for target, status, _ in told[2:]] == [("/view", 200), ("/forwarded", 503)]
