@@ -282,36 +282,57 @@ class TestPump:
         ends.done()
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLS 1.2", "TLS 1.3"])
 class TestOverTls:
-    @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-    def test_both_ways_and_the_end_of_the_client(self, tmp_path, version):
+    @pytest.fixture
+    def ends(self, tmp_path, version):
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = context.maximum_version = version
         authority.issue_cert("service.example").configure_cert(context)
         with FakeUpstream(tls=context) as fake:
+            tls = TlsSettings(ca=str(tmp_path / "ca.pem"))
             line = Line(
-                fake.host, fake.port, tls=TlsSettings(ca=str(tmp_path / "ca.pem")), server_name="service.example"
+                fake.host, fake.port, tls=tls, server_name="service.example", timeouts=Timeouts(tunnel=5.0)
             )
-            line.timeouts = Timeouts(tunnel=5.0)
             ends = Ends(line, fake, early_down=b"early")
             assert ends.client.recv(5) == b"early"
-            sending = gevent.spawn(ends.client.sendall, b"u" * PLENTY)
-            got = 0
-            while got < PLENTY:
-                got += len(ends.upstream.recv(1 << 20))
-            finish([sending])
-            sending = gevent.spawn(ends.upstream.sendall, b"d" * PLENTY)
-            got = 0
-            while got < PLENTY:
-                got += len(ends.client.recv(1 << 20))
-            finish([sending])
-            ends.client.shutdown(socket.SHUT_WR)
-            assert ends.upstream.recv(10) == b""
-            with contextlib.suppress(ssl.SSLError):
-                ends.upstream._sslobj.shutdown()
-            ends.upstream.shutdown(socket.SHUT_RDWR)
-            assert ends.client.recv(10) == b""
-            assert ends.over() == (PLENTY, PLENTY + 5)
+            yield ends
+            ends.done()
             line.close()
+            soon(lambda: line.counts == (0, 0, 0))
+
+    def say_goodbye(self, ends):
+        with contextlib.suppress(ssl.SSLError):  # it would wait for the other side's
+            ends.upstream._sslobj.shutdown()
+        ends.upstream.shutdown(socket.SHUT_RDWR)
+
+    def test_both_ways_and_the_end_of_the_client(self, ends):
+        for one, other in ((ends.client, ends.upstream), (ends.upstream, ends.client)):
+            sending = gevent.spawn(one.sendall, b"x" * PLENTY)
+            got = 0
+            while got < PLENTY:
+                got += len(other.recv(1 << 20))
+            finish([sending])
+        ends.client.shutdown(socket.SHUT_WR)
+        assert ends.upstream.recv(10) == b""
+        self.say_goodbye(ends)
+        assert ends.client.recv(10) == b""
+        assert ends.over() == (PLENTY, PLENTY + 5)
+
+    def test_a_half_close_loses_nothing_that_is_on_its_way(self, ends):
+        """OpenSSL gives up on data that it meets while it looks for the other side's close_notify."""
+
+        def send():
+            ends.upstream.sendall(b"d" * PLENTY)
+            self.say_goodbye(ends)
+
+        sending = gevent.spawn(send)
+        gevent.sleep(0.05)  # the client does not read: all buffers between are full
+        assert not sending.dead
+        ends.client.shutdown(socket.SHUT_WR)
+        gevent.sleep(0.02)
+        assert len(drain(ends.client)) == PLENTY
+        finish([sending])
+        assert ends.over() == (0, PLENTY + 5)
