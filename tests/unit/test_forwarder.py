@@ -1,0 +1,349 @@
+"""Forwarder: which endpoint, how often, and what is counted; the pools are scripted, there is no socket."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from gateway.errors import (
+    BadResponse,
+    ClientClosed,
+    ConnectError,
+    ConnectRefused,
+    DeadlineExceeded,
+    DnsError,
+    GatewayError,
+    NoEndpoint,
+    PoolFull,
+    ResponseTimeout,
+    TlsError,
+    UpstreamCut,
+    UpstreamReset,
+    UpstreamStale,
+)
+from gateway.exchange import BufferedBody, Request, Response
+from gateway.forwarder import Forwarder
+from gateway.headers import Outbound
+from gateway.health.state import Candidate, EndpointState, UpstreamState
+from gateway.model import Endpoint, RetryPolicy, Route, ServerSettings, StaticSource, Timeouts, Upstream
+from gateway.retry import Budget
+from gateway.snapshot import Group
+from gateway.target import parse
+from gateway.testing import FakeClock
+from gateway.trust import Trust
+
+ALL = frozenset({"connect", "stale", "reset", "timeout"})
+
+
+class InOrder:
+    """Always the first that is left."""
+
+    def pick(self, candidates, request):
+        return candidates[0]
+
+
+class Body:
+    """An answer's body that is closed or read."""
+
+    def __init__(self):
+        self.on_end = None
+        self.closed = 0
+
+    def close(self):
+        self.closed += 1
+        on_end, self.on_end = self.on_end, None
+        if on_end:
+            on_end()
+
+
+class Pool:
+    """Does the next thing of its script; reads the body as an upload would."""
+
+    def __init__(self, *script):
+        self.script = list(script)
+        self.heads: list[bytes] = []
+        self.bodies: list[bytes] = []
+        self.asked: list[dict] = []
+
+    def send(self, request, head, timeouts, **how):
+        self.heads.append(head.data)
+        self.asked.append(how)
+        what = self.script.pop(0) if self.script else 200
+        if request.body is not None and not isinstance(what, (ConnectError, PoolFull)):
+            body = b""
+            while piece := request.body.read():
+                body += piece
+            self.bodies.append(body)
+        if isinstance(what, BaseException):
+            raise what
+        if isinstance(what, Response):
+            return what
+        return Response(what, b"", [])
+
+
+class World:
+    def __init__(self, *pools, policy=None, host="preserve", total=None, error="", upgrade=("websocket",)):
+        self.pools = pools
+        self.clock = FakeClock()
+        self.route = Route(
+            "r",
+            "u",
+            retry=policy or RetryPolicy(attempts=3, when=ALL),
+            timeouts=Timeouts(total=total),
+            host=host,
+            upgrade=frozenset(name.encode() for name in upgrade),
+        )
+        endpoints = tuple(
+            Endpoint("http", f"10.0.0.{number}", 80, authority=b"svc-%d:80" % number) for number in range(len(pools))
+        )
+        self.candidates = tuple(
+            Candidate(endpoint, EndpointState(), pool) for endpoint, pool in zip(endpoints, pools, strict=True)
+        )
+        self.state = UpstreamState(InOrder(), Budget(self.clock), {})
+        upstream = Upstream("u", StaticSource(endpoints))
+        self.group = Group(upstream, endpoints, error, self.candidates, self.state)
+        outbound = Outbound(ServerSettings(), b"gw", Trust(()), lambda: b"id")
+        self.forwarder = Forwarder(outbound)
+
+    def forward(self, request=None, **kw):
+        self.request = request or ask(**kw)
+        target = parse(b"/x")
+        return self.forwarder.forward(self.request, self.route, self.group, target, b"/x", b"shop.example")
+
+    @property
+    def sent(self):
+        return [len(pool.heads) for pool in self.pools]
+
+    @property
+    def in_flight(self):
+        return [candidate.state.in_flight for candidate in self.candidates]
+
+
+def ask(method=b"GET", body=None, upgrade=None, chunked=False):
+    return Request(
+        method,
+        b"/x",
+        [(b"Host", b"shop.example")],
+        started=time.monotonic(),
+        peer="192.0.2.1",
+        body=BufferedBody(body) if body is not None else None,
+        content_length=len(body) if body is not None and not chunked else None,
+        chunked=chunked,
+        upgrade=upgrade,
+    )
+
+
+class TestOnce:
+    def test_an_answer(self):
+        world = World(Pool(), Pool())
+        assert world.forward().status == 200
+        assert world.sent == [1, 0]
+        assert world.request.endpoint is world.candidates[0].endpoint
+        assert (world.request.attempts, world.in_flight) == (1, [0, 0])
+
+    def test_a_body_that_still_comes_is_in_flight(self):
+        body = Body()
+        world = World(Pool(Response(200, b"", [], stream=body)))
+        response = world.forward()
+        assert world.in_flight == [1]
+        response.stream.close()
+        assert world.in_flight == [0]
+
+    def test_a_tunnel_is_in_flight(self):
+        tunnel = Body()
+        world = World(Pool(Response(101, b"", [], tunnel=tunnel)))
+        world.forward(upgrade=b"websocket")
+        assert world.in_flight == [1]
+        tunnel.close()
+        assert world.in_flight == [0]
+
+    @pytest.mark.parametrize("error", [BadResponse(), ClientClosed(), KeyError("fault"), KeyboardInterrupt()])
+    def test_whatever_is_raised_is_counted_out(self, error):
+        world = World(Pool(error))
+        with pytest.raises(type(error)):
+            world.forward()
+        assert world.in_flight == [0]
+
+    @pytest.mark.parametrize(("error", "kind"), [("", NoEndpoint), ("no such name", DnsError)])
+    def test_no_endpoint(self, error, kind):
+        with pytest.raises(kind):
+            World(error=error).forward()
+
+    @pytest.mark.parametrize(
+        ("host", "told"),
+        [("preserve", b"shop.example"), ("upstream", b"svc-0:80"), ("inside.example", b"inside.example")],
+    )
+    def test_host(self, host, told):
+        world = World(Pool(), host=host)
+        world.forward()
+        assert b"\r\nHost: %b\r\n" % told in world.pools[0].heads[0]
+
+    def test_upgrade_only_where_the_route_has_it(self):
+        for names, there in ((("websocket",), True), ((), False)):
+            world = World(Pool(), upgrade=names)
+            world.forward(upgrade=b"websocket")
+            assert (b"Upgrade: websocket" in world.pools[0].heads[0]) is there
+
+
+class TestAgain:
+    @pytest.mark.parametrize("method", [b"GET", b"POST", b"PATCH"])
+    @pytest.mark.parametrize("error", [ConnectRefused(), TlsError(), PoolFull()])
+    def test_nothing_was_sent_any_method_goes_elsewhere(self, method, error):
+        world = World(Pool(error), Pool())
+        assert world.forward(method=method, body=b"body").status == 200
+        assert world.sent == [1, 1]
+        assert world.pools[1].bodies == [b"body"]
+        assert (world.request.attempts, world.in_flight) == (2, [0, 0])
+
+    @pytest.mark.parametrize("error", [UpstreamStale(), UpstreamReset(), ResponseTimeout()])
+    def test_what_may_have_been_sent_only_when_it_may_be_repeated(self, error):
+        world = World(Pool(error), Pool())
+        assert world.forward().status == 200
+        world = World(Pool(error), Pool())
+        with pytest.raises(type(error)):
+            world.forward(method=b"POST", body=b"x")
+        assert world.sent == [1, 0]
+
+    @pytest.mark.parametrize("error", [UpstreamCut(), BadResponse(), DnsError(), ClientClosed()])
+    def test_never(self, error):
+        world = World(Pool(error), Pool())
+        with pytest.raises(type(error)):
+            world.forward()
+        assert world.sent == [1, 0]
+
+    def test_only_what_the_policy_names(self):
+        world = World(Pool(UpstreamReset()), Pool(), policy=RetryPolicy(attempts=3, when=frozenset({"connect"})))
+        with pytest.raises(UpstreamReset):
+            world.forward()
+
+    def test_every_endpoint_before_one_twice(self):
+        world = World(*[Pool(*[ConnectRefused()] * 9) for _ in range(3)], policy=RetryPolicy(attempts=5, when=ALL))
+        with pytest.raises(ConnectRefused):
+            world.forward()
+        assert sorted(world.sent) == [1, 2, 2]
+        assert world.request.attempts == 5
+
+    def test_the_only_endpoint_is_tried_again(self):
+        world = World(Pool(UpstreamStale()))
+        assert world.forward().status == 200
+        assert world.sent == [2]
+
+    def test_but_not_waited_for_again_when_it_is_full(self):
+        world = World(Pool(PoolFull(), 200))
+        with pytest.raises(PoolFull):
+            world.forward()
+        assert world.sent == [1]
+
+    def test_attempts_are_tries_in_all(self):
+        for attempts in (1, 2, 3):
+            world = World(Pool(*[UpstreamReset()] * 9), policy=RetryPolicy(attempts=attempts, when=ALL))
+            with pytest.raises(UpstreamReset):
+                world.forward()
+            assert world.sent == [attempts]
+
+    def test_a_dead_connection_is_followed_by_a_fresh_one(self):
+        world = World(Pool(UpstreamStale(), 200))
+        world.forward()
+        assert [how["fresh"] for how in world.pools[0].asked] == [False, True]
+
+    def test_the_first_error_is_the_cause_in_the_log(self):
+        world = World(Pool(ConnectRefused("dial tcp one"), ConnectRefused("dial tcp two")))
+        world.route = Route("r", "u", retry=RetryPolicy(attempts=2, when=ALL))
+        with pytest.raises(ConnectRefused) as seen:
+            world.forward()
+        world.request.fail(seen.value)
+        assert world.request.cause == "dial tcp one; then dial tcp two"
+
+
+class TestBodies:
+    def test_a_kept_body_goes_out_whole_each_time(self):
+        policy = RetryPolicy(attempts=3, when=ALL, methods=frozenset({b"PUT"}))
+        world = World(Pool(UpstreamReset()), Pool(UpstreamStale()), Pool(), policy=policy)
+        assert world.forward(method=b"PUT", body=b"body").status == 200
+        assert [pool.bodies for pool in world.pools] == [[b"body"]] * 3
+
+    @pytest.mark.parametrize(("size", "chunked"), [(65, False), (1, True)])
+    def test_one_too_large_or_of_unknown_length_is_not(self, size, chunked):
+        policy = RetryPolicy(attempts=3, when=ALL, buffer=64)
+        world = World(Pool(UpstreamReset()), Pool(), policy=policy)
+        with pytest.raises(UpstreamReset):
+            world.forward(body=b"x" * size, chunked=chunked)
+        assert not world.pools[0].asked[0]["replayable"]
+
+    def test_and_goes_elsewhere_when_nothing_was_sent(self):
+        world = World(Pool(ConnectRefused()), Pool(), policy=RetryPolicy(attempts=2, buffer=1))
+        world.forward(method=b"POST", body=b"x" * 100_000)
+        assert world.pools[1].bodies == [b"x" * 100_000]
+
+
+class TestStatuses:
+    POLICY = RetryPolicy(attempts=3, statuses=frozenset({503}))
+
+    def test_a_named_one_is_tried_elsewhere(self):
+        body = Body()
+        world = World(Pool(Response(503, b"", [], stream=body)), Pool(), policy=self.POLICY)
+        assert world.forward().status == 200
+        assert (body.closed, world.in_flight) == (1, [0, 0])
+
+    def test_the_last_one_is_the_answer(self):
+        world = World(Pool(*[503] * 9), policy=self.POLICY)
+        assert world.forward().status == 503
+        assert world.sent == [3]
+
+    @pytest.mark.parametrize(("method", "status"), [(b"POST", 503), (b"GET", 500)])
+    def test_others_are_not(self, method, status):
+        world = World(Pool(status), Pool(), policy=self.POLICY)
+        assert world.forward(method=method, body=b"x").status == status
+        assert world.sent == [1, 0]
+
+
+class TestBudget:
+    def empty(self, world):
+        while world.state.budget.take(0.0):
+            pass
+
+    def test_an_empty_one_ends_it(self):
+        for what in (UpstreamReset(), UpstreamStale()):
+            world = World(Pool(what), Pool())
+            self.empty(world)
+            with pytest.raises(GatewayError):
+                world.forward()
+            assert world.sent == [1, 0]
+        world = World(Pool(503), Pool(), policy=TestStatuses.POLICY)
+        self.empty(world)
+        assert world.forward().status == 503
+
+    def test_a_refused_connection_is_no_load(self):
+        world = World(Pool(ConnectRefused()), Pool())
+        self.empty(world)
+        assert world.forward().status == 200
+
+    def test_an_outage_does_not_double_the_traffic(self):
+        world = World(Pool(*[UpstreamReset()] * 5000), policy=RetryPolicy(attempts=2, when=ALL, budget=0.2))
+        for _ in range(1000):
+            world.clock.advance(0.001)
+            with pytest.raises(UpstreamReset):
+                world.forward()
+        # A fifth more, and the floor's 30 (and 3 a second) for upstreams with little traffic.
+        assert world.sent[0] <= 1000 * 1.2 + 34
+
+
+class TestTotal:
+    def test_the_deadline_goes_to_each_attempt(self):
+        world = World(Pool(ConnectRefused(), 200), total=7.0)
+        world.forward()
+        assert [how["deadline"] for how in world.pools[0].asked] == [world.request.started + 7.0] * 2
+
+    def test_none(self):
+        world = World(Pool())
+        world.forward()
+        assert world.pools[0].asked[0]["deadline"] is None
+
+    @pytest.mark.parametrize("error", [ConnectRefused("dial"), ResponseTimeout("read head"), PoolFull("pool")])
+    def test_an_error_after_it_is_its_own(self, error):
+        world = World(Pool(error), Pool(), total=0.0)
+        with pytest.raises(DeadlineExceeded) as seen:
+            world.forward()
+        assert error.cause in seen.value.cause
+        assert world.sent == [1, 0]
