@@ -19,7 +19,7 @@ _FIXED = len(_SIGNATURE) + 4
 _LONGEST_LINE = 107
 # Addresses take 216 bytes at most; the rest are TLVs that nobody here reads.
 _LONGEST_BINARY = 4096
-_LINE = re.compile(rb"PROXY (TCP4|TCP6) (\S+) (\S+) ([0-9]{1,5}) ([0-9]{1,5})")
+_LINE = re.compile(rb"PROXY (TCP4|TCP6) ([0-9A-Fa-f.:]+) ([0-9A-Fa-f.:]+) ([0-9]{1,5}) ([0-9]{1,5})")
 _INET, _INET6 = 0x11, 0x21
 
 

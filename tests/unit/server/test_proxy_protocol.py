@@ -64,6 +64,7 @@ def test_only_the_version_that_is_spoken() -> None:
         b"PROXY TCP4 2001:db8::7 2001:db8::1 1 443\r\n",
         b"PROXY TCP6 192.0.2.7 192.0.2.1 1 443\r\n",
         b"PROXY TCP4  192.0.2.7 192.0.2.1 1 443\r\n",
+        b"PROXY TCP4 192.0.2.7\0 192.0.2.1 1 443\r\n",
         b"PROXY UDP4 192.0.2.7 192.0.2.1 1 443\r\n",
         b"PROXY \r\n",
         b"PROXY TCP4 " + b"1" * 200,

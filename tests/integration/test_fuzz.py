@@ -1,0 +1,89 @@
+"""A short run of the fuzzer on both sides; `scripts/fuzz` is the long one."""
+
+from __future__ import annotations
+
+import os
+from random import Random
+
+import pytest
+
+from gateway.errors import BadRequest
+from gateway.server.parser import HeadParser
+from gateway.transport.answer import AnswerReader
+from tests import fuzzing
+
+
+def test_no_input_does_harm() -> None:
+    tally = fuzzing.fuzz(seed=int(os.environ.get("FUZZ_SEED", "3")), number=20_000)
+    assert tally.wrong == []
+    assert tally.inputs == 20_000
+    # It gets past the doors, and is not all well-formed either.
+    ends = tally.ends
+    assert ends["requests: 200"] > 1_000
+    assert ends["requests: bad_request"] > 1_000
+    assert ends["answers: whole, and another"] > 300
+    assert ends["answers: bad_response"] > 1_000
+    assert {"requests: request_timeout", "requests: client_closed", "requests: body_too_large", "requests: header_too_large",
+            "answers: 101", "answers: cut off", "answers: whole, then closed"} <= set(ends)  # fmt: skip
+
+
+def test_an_input_can_be_had_again() -> None:
+    twice = [fuzzing.made(Random("requests:1:7"), fuzzing.REQUESTS) for _ in range(2)]
+    assert twice[0] == twice[1]
+    pieces = fuzzing.cut(Random(1), twice[0])
+    assert b"".join(pieces) == twice[0]
+
+
+class TestItWouldBeSeen:
+    """Faults put in on purpose."""
+
+    def test_a_fault_of_the_parser(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        parse = HeadParser.parse
+
+        def faulty(self: HeadParser, raw: bytes) -> None:
+            if b"\xff" in raw:
+                raise ValueError("a fault")
+            parse(self, raw)
+
+        monkeypatch.setattr(HeadParser, "parse", faulty)
+        assert any("ValueError: a fault" in wrong for wrong in fuzzing.fuzz(1, 2_000).wrong)
+
+    def test_a_traceback_that_became_an_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def faulty(*_: object) -> bytes:
+            raise KeyError("a fault")
+
+        monkeypatch.setattr("gateway.target.normal", faulty)
+        assert any("logged" in wrong for wrong in fuzzing.fuzz(1, 1_000).wrong)
+
+    def test_a_body_that_is_never_at_its_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(AnswerReader, "_end_of_stream", lambda self: None)
+        assert any("Hung" in wrong for wrong in fuzzing.fuzz(1, 2_000).wrong)
+
+    def test_a_connection_that_is_kept_wrongly(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        feed = AnswerReader._feed
+
+        def forgiving(self: AnswerReader, data: bytes) -> None:
+            feed(self, data)
+            if self.complete:
+                self.persistent = True
+
+        monkeypatch.setattr(AnswerReader, "_feed", forgiving)
+        assert fuzzing.fuzz(1, 4_000).wrong
+
+    def test_what_is_left_behind(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        kept: list[object] = []
+        made = BadRequest.__init__
+
+        def keeping(self: BadRequest, cause: str = "") -> None:
+            made(self, cause)
+            if len(kept) < 5_000:
+                kept.append(open(os.devnull))  # noqa: SIM115 - on purpose
+
+        before = fuzzing.holdings()
+        try:
+            monkeypatch.setattr(BadRequest, "__init__", keeping)
+            fuzzing.fuzz(1, 400)
+            assert any("descriptors" in told for told in fuzzing.left_behind(before))
+        finally:
+            for one in kept:
+                one.close()  # type: ignore[attr-defined]
