@@ -1,7 +1,8 @@
 """The gateway with conf/gateway.yaml and the services behind it, until it is told to stop.
 
-Rule: all of it or nothing. When one process ends, or SIGINT or SIGTERM comes, the others
-are ended too; the exit status is 0 when it was asked for, else 1.
+Rule: it starts whole or not at all, and nothing is left behind. A service that ends later is
+told and lived without: that is what a gateway is for. When the gateway ends, or SIGINT or
+SIGTERM comes, all of it ends; the exit status is 0 when it was asked for, else 1.
 """
 
 from __future__ import annotations
@@ -45,8 +46,11 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: asked.append(number))
     with running(commands()) as processes:
-        if wait_until_ready(f"http://127.0.0.1:{port}/-/readyz", processes, asked):
-            print(welcome(port), flush=True)
+        if not wait_until_ready(f"http://127.0.0.1:{port}/-/readyz", processes, asked):
+            if not asked:
+                print(f"scripts/run: not ready; ended: {', '.join(ended(processes)) or 'none'}", file=sys.stderr)
+            return 0 if asked else 1
+        print(welcome(port), flush=True)
         return watch(processes, asked)
 
 
@@ -114,11 +118,19 @@ def ended(processes: dict[str, subprocess.Popen[bytes]]) -> list[str]:
 
 
 def watch(processes: dict[str, subprocess.Popen[bytes]], asked: list[int]) -> int:
-    """Until a signal asks for the end, or a process ends by itself, which is a failure."""
+    """Until a signal asks for the end, or the gateway ends by itself, which is a failure."""
+    told: set[str] = set()
     while not asked:
-        if gone := ended(processes):
+        gone = ended(processes)
+        if any(each.startswith("gateway ") for each in gone):
             print(f"scripts/run: ended by itself: {', '.join(gone)}", file=sys.stderr)
             return 1
+        for each in gone:
+            if each not in told:
+                told.add(each)
+                name = each.split(" ", 1)[0]
+                again = f"{sys.executable} scripts/demo_service.py {name} {SERVICES[name]}"
+                print(f"scripts/run: {each} is gone, the gateway goes on; to start it again: {again}", file=sys.stderr)
         time.sleep(TICK)
     return 0
 
@@ -132,7 +144,7 @@ The gateway listens on {base} (conf/gateway.yaml). Try:
   curl -H 'X-Forwarded-For: 6.6.6.6' {base}/echo/%2Fraw?q=1   # the headers that the service saw
   curl -i {base}/nowhere                        # how the gateway answers for itself
 
-Ctrl-C stops all of it.
+Kill a service (they run on ports 9101 to 9103) and go on asking. Ctrl-C stops all of it.
 """
 
 

@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,13 +106,27 @@ def test_run_says_which_port_is_taken(ports: int) -> None:
             server.close()
 
 
-def test_run_ends_when_a_part_of_it_ends(demo: Server, ports: int) -> None:
-    demo.wait_until(lambda: f"http://127.0.0.1:{ports}" in demo.output(), "scripts/run says where it listens", PATIENCE)
+def parts_of(demo: Server, port: int) -> list[int]:
+    """The processes that scripts/run started: the services and, last, the gateway."""
+    demo.wait_until(lambda: f"http://127.0.0.1:{port}" in demo.output(), "scripts/run says where it listens", PATIENCE)
     assert demo.process is not None
     # scripts/run has become the program that started the parts.
-    parts = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children").read_text().split()
-    os.kill(int(parts[0]), signal.SIGKILL)
+    return [int(pid) for pid in Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children").read_text().split()]
+
+
+def test_run_ends_when_the_gateway_ends(demo: Server, ports: int) -> None:
+    os.kill(parts_of(demo, ports)[-1], signal.SIGKILL)
+    assert demo.process is not None
     assert demo.process.wait(60) == 1
-    assert "ended by itself: hello-1" in demo.output()
-    for port in (ports, *SERVICE_PORTS):
+    assert "ended by itself: gateway" in demo.output()
+    for port in SERVICE_PORTS:
         assert not services.accepts(port)
+
+
+def test_run_lives_without_one_of_two_instances(demo: Server, ports: int) -> None:
+    os.kill(parts_of(demo, ports)[0], signal.SIGKILL)
+    demo.wait_until(lambda: "hello-1 (status -9) is gone" in demo.output(), "it is told", PATIENCE)
+    for _ in range(4):
+        with urllib.request.urlopen(f"http://127.0.0.1:{ports}/hello", timeout=10) as answer:
+            assert json.load(answer)["instance"] == "hello-2"
+    assert demo.stop(signal.SIGTERM) == 0
