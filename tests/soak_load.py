@@ -77,6 +77,7 @@ def app() -> Gateway:
             "upstream_connections": sum(each.pool.open for each in candidates),
             "greenlets": sum(1 for thing in things if isinstance(thing, Greenlet) and not thing.dead),
             "client_connections": sum(1 for thing in things if type(thing) is Connection),
+            "blocks": sys.getallocatedblocks(),
         }
 
     return made
@@ -377,12 +378,14 @@ class Held:
     upstream_connections: int
     greenlets: int
     client_connections: int
+    # What Python's allocator has given out: exact where resident memory only follows.
+    blocks: int
 
     @property
     def told(self) -> str:
         return (
             f"{self.resident / 2**20:.1f} MiB, {self.descriptors} descriptors, {self.in_flight} in flight, "
-            f"{self.upstream_connections} upstream connections, {self.greenlets} greenlets, {self.client_connections} client connections"
+            f"{self.upstream_connections} upstream connections, {self.greenlets} greenlets, {self.client_connections} client connections, {self.blocks} blocks"
         )
 
 

@@ -35,7 +35,7 @@ def test_everything_returns_to_where_it_was(tmp_path: Path) -> None:
 
 class TestItWouldBeSeen:
     def test_what_grew(self) -> None:
-        held = Held(50 * 2**20, 10, 0, 0, 3, 1)
+        held = Held(50 * 2**20, 10, 0, 0, 3, 1, 270_000)
         assert grown(held, held, MARGIN) == []
         assert grown(held, replace(held, resident=50 * 2**20 + MARGIN, descriptors=9), MARGIN) == []
         more = replace(held, resident=60 * 2**20, descriptors=11, in_flight=1, upstream_connections=1, greenlets=4, client_connections=2)
