@@ -223,6 +223,24 @@ class TestClientsThatFail:
         assert b"0\r\n\r\n" not in upstream.connections[0].received
 
     @BOTH
+    def test_so_is_the_break_when_the_answer_is_given_up(self, upstream, line, chunked):
+        ends, never = [], event.Event()
+
+        def early(exchange):
+            exchange.send(head(200, b"Content-Length: 9"))
+            try:
+                exchange.read_body()
+            except (Truncated, OSError) as error:
+                ends.append(type(error))
+            exchange.run([Act.CLOSE])
+
+        upstream.answer(early)
+        response = line.send(post(b"half", never, chunked=chunked, length=8))
+        response.stream.close()
+        soon(lambda: bool(ends))
+        assert ends == [ConnectionResetError]
+
+    @BOTH
     def test_the_break_is_a_reset(self, upstream, line, chunked):
         """A FIN could be taken for the end of a body by who is lax about lengths."""
         ends = []
