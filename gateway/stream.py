@@ -24,7 +24,6 @@ import ssl
 import struct
 import sys
 import termios
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ from contextlib import suppress
 from math import inf
 from typing import Any
 
-from gevent import Timeout, get_hub, getcurrent
+from gevent import Timeout, get_hub, getcurrent, monkey
 from gevent import socket as gsocket
 
 _READ = 1
@@ -52,15 +51,19 @@ class Deadlines:
 
     A stream is looked at when the earliest limit it ever asked for passes, not at each
     change of its limit, so that a connection reused a thousand times within its limit is
-    looked at once. Instants are rounded up to `tick`, which bounds how often the timer runs.
+    looked at once. Instants are rounded up to `tick`, and those further away to about a
+    hundredth of their distance: that bounds how often the timer runs and how many instants
+    there are, however many connections come and go within a limit of an hour.
     """
 
     tick = 0.01
-    _of_thread = threading.local()
+    # The thread's own, not the greenlet's, which gevent's patch would make of it: one for
+    # each connection, kept until its timer runs out.
+    _of_thread = monkey.get_original("threading", "local")()
 
     def __init__(self) -> None:
         self._loop = get_hub().loop
-        self._due: dict[int, list[Stream]] = {}
+        self._due: dict[int, set[Stream]] = {}
         self._heap: list[int] = []
         self._timer = self._loop.timer(0.0, 0.0)
         self._set_for = inf
@@ -75,23 +78,30 @@ class Deadlines:
 
     def arm(self, stream: Stream, deadline: float) -> None:
         """Look at `stream` when `deadline` (monotonic seconds) has passed."""
-        slot = int(deadline / self.tick) + 1
+        if stream.slot:
+            self.forget(stream)
+        exact = int(deadline / self.tick) + 1
+        away = max(exact - int(monotonic() / self.tick), 0) // 100
+        step = 1 << away.bit_length() >> 1 or 1
+        slot = -(-exact // step) * step
         stream.armed = deadline
+        stream.slot = slot
         streams = self._due.get(slot)
         if streams is not None:
-            streams.append(stream)
+            streams.add(stream)
             return
-        self._due[slot] = [stream]
+        self._due[slot] = {stream}
         heapq.heappush(self._heap, slot)
         if slot < self._set_for:
             self._set(slot)
 
     def forget(self, stream: Stream) -> None:
         """A closed stream is not kept until a limit passes that may be an hour away."""
-        streams = self._due.get(int(stream.armed / self.tick) + 1)
+        streams = self._due.get(stream.slot)
+        if streams is not None:
+            streams.discard(stream)
         stream.armed = inf
-        if streams is not None and stream in streams:
-            streams.remove(stream)
+        stream.slot = 0
 
     def _set(self, slot: int) -> None:
         self._timer.stop()
@@ -106,8 +116,10 @@ class Deadlines:
         self._set_for = inf
         while self._heap and self._heap[0] * self.tick <= now:
             for stream in self._due.pop(heapq.heappop(self._heap)):
+                # One of them may have been closed by what another's end set off.
                 if stream.armed <= now:
                     stream.armed = inf
+                    stream.slot = 0
                     stream.expire(now)
         if self._heap:
             self._set(self._heap[0])
@@ -134,6 +146,7 @@ class Stream:
         "closed",
         "eager",
         "on_readable",
+        "slot",
     )
 
     is_tls = False
@@ -154,6 +167,8 @@ class Stream:
         self._deadline = inf
         # When this stream is next looked at by Deadlines; inf when it is not.
         self.armed = inf
+        # Where Deadlines keeps it; 0 for nowhere.
+        self.slot = 0
         self.closed = False
         # The last read filled its buffer: more is likely there already.
         self.eager = False
