@@ -60,6 +60,8 @@ class Forwarder:
                 if not (
                     policy.statuses and attempts.after_status(response.status) and state.budget.take(policy.budget)
                 ):
+                    # What failed before stays as the cause of the second try; the request did not fail.
+                    request.reason = ""
                     return response
                 if response.stream is not None:
                     response.stream.close()

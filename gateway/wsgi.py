@@ -53,16 +53,33 @@ def request(environ: WSGIEnvironment, started: float, body_limit: int) -> Reques
     return made
 
 
+# environ key -> the header's name, b"" for keys that are none; as many as there are in use.
+_names: dict[str, bytes] = {}
+_MOST_NAMES = 2048
+
+
+def _name(key: str) -> bytes:
+    """The header that an environ key is of, its words capitalised as most clients do."""
+    if key.startswith("HTTP_"):
+        spelled = key[5:].replace("_", "-").title()
+    elif key == "CONTENT_TYPE":
+        spelled = "Content-Type"
+    else:
+        spelled = ""
+    name = _SPELLING.get(spelled, spelled).encode("latin-1")
+    if len(_names) < _MOST_NAMES and len(key) <= 64:
+        _names[key] = name
+    return name
+
+
 def _headers(environ: WSGIEnvironment) -> Headers:
     headers: Headers = []
     for key, value in environ.items():
-        if key.startswith("HTTP_"):
-            name = key[5:].replace("_", "-").title()
-        elif key == "CONTENT_TYPE" and value:
-            name = "Content-Type"
-        else:
-            continue
-        headers.append((_SPELLING.get(name, name).encode("latin-1"), value.encode("latin-1")))
+        name = _names.get(key)
+        if name is None:
+            name = _name(key)
+        if name and (value or name != b"Content-Type"):
+            headers.append((name, value.encode("latin-1")))
     return headers
 
 
