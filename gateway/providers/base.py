@@ -81,9 +81,31 @@ class Provider(Protocol):
         ...
 
 
+# After an error the next attempt is soon, then later and later (interface: 1 s to 30 s).
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+
+
 def spread(seconds: float, random: Random) -> float:
     """A wait of about `seconds`, so that many workers drift apart."""
     return seconds * (1 - JITTER + 2 * JITTER * random())
+
+
+@dataclass(slots=True)
+class Backoff:
+    """How long to wait after the attempts that failed in a row."""
+
+    random: Random
+    failures: int = 0
+
+    def failed(self) -> float:
+        """One more failure: the pause before the next attempt, in seconds."""
+        # 2 ** 5 is past the longest pause already; a float must not overflow in a long outage.
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self.failures, 5))
+        self.failures += 1
+        return spread(pause, self.random)
+
+    def succeeded(self) -> None:
+        self.failures = 0
 
 
 @dataclass(slots=True)

@@ -27,20 +27,16 @@ from gateway.model import ConsulSettings, ConsulSource, DiscoverySettings, Endpo
 from gateway.providers.addresses import allowed, host, networks
 from gateway.providers.base import Clock, Emit, Journal, Random, Status, Stop, Update, log, one_line, spread
 from gateway.providers.names import Names, Threads, expand, is_name
+from gateway.registries import RegistryError
 
 # A request is given up after the poll interval, within these bounds.
 LEAST_TIMEOUT, MOST_TIMEOUT = 1.0, 5.0
 # 10,000 instances with a dozen checks each are some 30 MB.
 MOST_BYTES = 64 * 1024 * 1024
 
-
 # So many empty answers are doubted after a failure: checks need their first interval (10 s
 # are usual) before anything passes.
 DOUBTED = 3
-
-
-class RegistryError(Exception):
-    """The registry gave no answer that can be used; the text says why."""
 
 
 class DoubtfulError(RegistryError):

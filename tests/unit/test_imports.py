@@ -41,8 +41,9 @@ ALLOWED: dict[str, set[str]] = {
     # gunicorn reads this one: it needs to know what the file says
     "server.settings": {"errors", "server", "config"},
     # what is learnt from elsewhere
-    "providers": VALUES,
-    "config": VALUES | {"target", "trust", "router"},
+    "registries": VALUES,
+    "providers": VALUES | {"registries"},
+    "config": VALUES | {"target", "trust", "router", "registries"},
     "store": VALUES | {"snapshot", "router", "providers"},
     # what hangs on a route or an upstream
     "balancers": EXCHANGE | {"health"},
@@ -67,7 +68,7 @@ PURE_BUT_TIME = {"forwarder"}
 
 # Library -> who alone may import it. The fakes of testing stand in for anything.
 OWNERS: dict[str, set[str]] = {
-    "urllib3": {"transport"},
+    "urllib3": {"transport", "registries"},
     "gunicorn": {"server"},
     "flask": {"app", "admin"},
     "werkzeug": {"app", "admin"},
@@ -75,9 +76,22 @@ OWNERS: dict[str, set[str]] = {
     "pydantic": {"config"},
     "pydantic_core": {"config"},
     "yaml": {"config"},
-    "consul": {"providers"},
+    "consul": {"providers", "registries"},
     "httptools": {"transport", "server"},
-    "gevent": {"stream", "tunnel", "transport", "server", "providers", "store", "health", "telemetry", "app", "admin"},
+    "gevent": {
+        "stream",
+        "tunnel",
+        "transport",
+        "server",
+        "registries",
+        "providers",
+        "config",
+        "store",
+        "health",
+        "telemetry",
+        "app",
+        "admin",
+    },
 }
 
 
