@@ -121,7 +121,14 @@ class ConsulSource:
     tag: str | None = None
 
 
-Source = StaticSource | ConsulSource
+@dataclass(frozen=True, slots=True)
+class DnsSrvSource:
+    """Endpoints that SRV records name (RFC 2782). `name` is absolute, without the last dot."""
+
+    name: str
+
+
+Source = StaticSource | ConsulSource | DnsSrvSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,8 +258,18 @@ class ConsulSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DnsSettings:
+    """Which DNS servers are asked, each `address:port`; none: the system's. `ttl`: the
+    longest that an answer is kept, in seconds."""
+
+    servers: tuple[str, ...] = ()
+    ttl: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
 class DiscoverySettings:
     consul: ConsulSettings = ConsulSettings()
+    dns: DnsSettings = DnsSettings()
     wait: float = 3.0
     deny: tuple[str, ...] = ("169.254.0.0/16",)
 
