@@ -12,7 +12,8 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sized
-from typing import NoReturn
+from dataclasses import asdict
+from typing import Any, NoReturn
 
 import click
 
@@ -26,6 +27,9 @@ _BIND = re.compile(r"((?P<host>[^:\[\]/]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5
 
 _file = click.argument("file", type=click.Path(dir_okay=False))
 _config = click.option("-c", "--config", "path", metavar="FILE", help="The configuration; see GATEWAY_CONFIG.")
+_json = click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+
+Headers = tuple[tuple[str, str], ...]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,6 +54,27 @@ def routes(path: str | None) -> None:
     rows = [_row(route, match) for route, match in router.Router(found.routes).ordered()]
     for line in _table(("PRIORITY", "HOST", "PATH", "METHODS", "CONDITIONS", "ROUTE", "UPSTREAM"), rows):
         click.echo(line)
+
+
+@main.command()
+@click.argument("method")
+@click.argument("url")
+@_config
+@click.option("-H", "--header", "headers", metavar="'K: V'", multiple=True, callback=lambda *given: _headers(given[2]))
+@click.option("--peer", metavar="ADDRESS", help="Who connects; by default somebody who is trusted by nobody.")
+@_json
+def explain(method: str, url: str, path: str | None, headers: Headers, peer: str | None, as_json: bool) -> None:
+    """Tell what would become of a request: the route that wins, why others lose, what the upstream gets."""
+    from gateway import asking, explain
+
+    found = _loaded(path)
+    given = asking.question(method, url, headers, asking.SOMEWHERE if peer is None else peer)
+    try:
+        told = explain.explain(found, given, config.origins(found.path))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    _print(explain.told(told), told, as_json)
+    raise SystemExit(0 if told.forwarded else 2)
 
 
 @main.command()
@@ -98,6 +123,22 @@ def _loaded(path: str | None) -> Config:
 def _fail(told: str) -> NoReturn:
     click.echo(told, err=True)
     raise SystemExit(1)
+
+
+def _print(lines: Iterable[str], told: Any, as_json: bool) -> None:
+    """What a command found, as text or as JSON."""
+    if as_json:
+        click.echo(json.dumps(asdict(told), indent=2))
+        return
+    for line in lines:
+        click.echo(line)
+
+
+def _headers(given: tuple[str, ...]) -> Headers:
+    fields = [header.partition(":") for header in given]
+    if not all(name and colon for name, colon, _ in fields):
+        raise click.BadParameter("a header is 'Name: value'")
+    return tuple((name, value.strip(" \t")) for name, _, value in fields)
 
 
 def _bind(given: str | None) -> str | None:

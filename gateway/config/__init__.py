@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from gateway.config import advice, build, document, environment, rules, source, verdict
 from gateway.config.document import Leaf, Node
+from gateway.config.origins import Origins
 from gateway.config.scalars import Replacer
 from gateway.config.schema import Document
 from gateway.config.source import find
@@ -26,7 +27,7 @@ from gateway.model import Config
 
 log = logging.getLogger("gateway.config")
 
-__all__ = ["find", "latest", "load", "loads"]
+__all__ = ["find", "latest", "load", "loads", "origins"]
 
 # The last good configuration by path. gunicorn's master loads it before it forks, so that
 # a worker that starts while the file is broken has what its siblings have.
@@ -54,6 +55,14 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Co
     path = find(environ) if path is None else path
     _good[path] = config = loads(source.read(path), path, environ)
     return config
+
+
+def origins(path: str) -> Origins:
+    """Which line of a file says what; of one that cannot be read, none."""
+    try:
+        return Origins.of(source.read(path), path)
+    except ConfigError:
+        return Origins()
 
 
 def loads(text: bytes, name: str, environ: Mapping[str, str] = os.environ) -> Config:

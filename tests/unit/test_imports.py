@@ -32,6 +32,11 @@ ALLOWED: dict[str, set[str]] = {
     "router": VALUES | {"target"},
     "snapshot": VALUES | {"router", "target", "health"},
     "forwarder": EXCHANGE | {"headers", "target", "router", "retry", "snapshot", "balancers", "filters", "health"},
+    # what commands tell, of the same functions
+    "wording": VALUES,
+    "asking": EXCHANGE | {"target", "router", "headers", "wording"},
+    "explain": EXCHANGE
+    | {"asking", "wording", "config", "server", "trust", "headers", "router", "retry", "forwarder", "snapshot", "health"},
     # waiting and bytes
     "stream": {"errors"},
     "tunnel": EXCHANGE | {"stream"},
@@ -61,6 +66,7 @@ ALLOWED: dict[str, set[str]] = {
 
 # They take all they need as arguments: no clock, no socket, no framework.
 PURE = {"errors", "model", "trust", "target", "exchange", "retry", "headers", "problem", "router", "snapshot"}
+PURE |= {"wording", "asking", "explain"}
 BANNED_IN_PURE = {"urllib3", "flask", "gevent", "gunicorn", "os", "socket", "time", "ssl", "threading", "subprocess"}
 
 # It reads the clock, and is otherwise like them: the transport is an argument.
