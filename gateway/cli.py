@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from gateway import config, router
+from gateway.config import environment
 from gateway.config.schema import json_schema
 from gateway.errors import ConfigError
 from gateway.model import Config, Match, Route
@@ -87,9 +88,16 @@ def schema() -> None:
 @_config
 @click.option("-b", "--bind", metavar="HOST:PORT", callback=lambda *given: _bind(given[2]), help="Where to listen.")
 @click.option("-w", "--workers", type=click.IntRange(min=1), metavar="N", help="Number of worker processes.")
-@click.option("--admin", metavar="off", callback=lambda *given: _admin(given[2]), help="The admin listener.")
+@click.option(
+    "--admin",
+    metavar="HOST:PORT|inline|off",
+    callback=lambda *given: _admin(given[2]),
+    help="Where status and metrics are told.",
+)
 def run(path: str | None, bind: str | None, workers: int | None, admin: str | None) -> None:
     """Check the configuration, then serve it with gunicorn."""
+    if admin is not None:
+        os.environ["GATEWAY_ADMIN"] = admin
     found = _loaded(path)
     os.environ["GATEWAY_CONFIG"] = os.path.abspath(found.path)
     # Output that waits in this process would be lost with it.
@@ -151,9 +159,10 @@ def _bind(given: str | None) -> str | None:
 
 
 def _admin(given: str | None) -> str | None:
-    if given not in (None, "off"):
-        raise click.BadParameter("the admin listener is not in this version (off)")
-    return given
+    try:
+        return None if given is None else environment.admin(given)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}") from None
 
 
 def _count(things: Sized, noun: str) -> str:

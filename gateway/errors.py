@@ -92,10 +92,22 @@ class BadPath(ClientError):
     detail = "The path holds a dot segment or an encoded NUL."
 
 
+class Unauthorized(ClientError):
+    status = 401
+    reason = "unauthorized"
+    detail = "This needs a token that was not given or is not the right one."
+
+
 class NoRoute(ClientError):
     status = 404
     reason = "no_route"
     detail = "No route matches this request."
+
+
+class MethodNotAllowed(ClientError):
+    status = 405
+    reason = "method_not_allowed"
+    detail = "That method is not for this path."
 
 
 class RequestTimeout(ClientError):

@@ -128,7 +128,15 @@ class DnsSrvSource:
     name: str
 
 
-Source = StaticSource | ConsulSource | DnsSrvSource
+@dataclass(frozen=True, slots=True)
+class EtcdSource:
+    """Endpoints that stand in etcd, one for each key that begins with `prefix` (which ends
+    with a slash)."""
+
+    prefix: str
+
+
+Source = StaticSource | ConsulSource | DnsSrvSource | EtcdSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +255,15 @@ class AccessLogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AdminSettings:
+    """Where status, metrics and the configuration are told: `HOST:PORT`, `unix:PATH`, or
+    `inline`, under `own_prefix` of the data listeners. `token` "": nobody is asked for one."""
+
+    bind: str = "127.0.0.1:9901"
+    token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ConsulSettings:
     """Where Consul's HTTP API is and how it is asked. `poll` in seconds."""
 
@@ -267,8 +284,20 @@ class DnsSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EtcdSettings:
+    """The members of an etcd cluster and who asks them. `poll` in seconds: how often a member
+    that is watched has to answer, and how often one is asked that cannot be watched."""
+
+    endpoints: tuple[str, ...] = ("http://127.0.0.1:2379",)
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    poll: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
 class DiscoverySettings:
     consul: ConsulSettings = ConsulSettings()
+    etcd: EtcdSettings = EtcdSettings()
     dns: DnsSettings = DnsSettings()
     wait: float = 3.0
     deny: tuple[str, ...] = ("169.254.0.0/16",)
@@ -282,6 +311,7 @@ class Config:
     upstreams: dict[str, Upstream]
     routes: tuple[Route, ...]
     server: ServerSettings = ServerSettings()
+    admin: AdminSettings | None = AdminSettings()
     access_log: AccessLogSettings | None = AccessLogSettings()
     discovery: DiscoverySettings = DiscoverySettings()
     path: str = ""

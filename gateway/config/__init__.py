@@ -74,7 +74,7 @@ def loads(text: bytes, name: str, environ: Mapping[str, str] = os.environ) -> Co
     data = replacer.data(root)
     over, wrong = environment.overrides(environ)
     broken = {(mistake.line, mistake.col) for mistake in replacer.mistakes}
-    draft, found = _checked(root, data)
+    draft, found = _checked(root, data, over)
     mistakes += [*replacer.mistakes, *wrong, *verdict.without_followers(found, broken)]
     if mistakes or draft is None:
         raise ConfigError.found(name, mistakes)
@@ -91,7 +91,7 @@ def loads(text: bytes, name: str, environ: Mapping[str, str] = os.environ) -> Co
     return replace(config, warnings=tuple(warning.told(name) for warning in ordered))
 
 
-def _checked(root: Node, data: Any) -> tuple[rules.Draft | None, list[Mistake]]:
+def _checked(root: Node, data: Any, over: environment.Overrides) -> tuple[rules.Draft | None, list[Mistake]]:
     """The document by the schema and the rules. Parts that the schema refuses are left
     out, so that the rules can still be asked about the others."""
     if not isinstance(data, dict):
@@ -113,6 +113,7 @@ def _checked(root: Node, data: Any) -> tuple[rules.Draft | None, list[Mistake]]:
         document=believed,
         numbers=tuple(number for number in numbers if ("routes", number) not in parts),
         whole=frozenset(Document.model_fields) - {str(part[0]) for part in parts},
+        over=over,
     )
     found += _told(root, (breach for rule in rules.RULES for breach in rule(draft)))
     return draft, found

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from gateway import model
 from gateway.config.environment import Overrides
-from gateway.config.schema import Document, Match, Retry, Rewrite, Route, Section, Upstream
+from gateway.config.schema import Document, Etcd, Match, Retry, Rewrite, Route, Section, Upstream
 
 Settings = TypeVar("Settings")
 
@@ -82,6 +82,10 @@ def upstream(name: str, given: Upstream, base: model.Upstream) -> model.Upstream
 def _source(given: Upstream) -> model.Source:
     if given.consul is not None:
         return model.ConsulSource(given.consul, given.tag)
+    if given.dns_srv is not None:
+        return model.DnsSrvSource(given.dns_srv)
+    if given.etcd is not None:
+        return model.EtcdSource(_folder(given.etcd))
     name = given.tls.server_name if given.tls is not None else None
     return model.StaticSource(
         tuple(
@@ -89,6 +93,11 @@ def _source(given: Upstream) -> model.Source:
             for one in given.endpoints or ()
         )
     )
+
+
+def _folder(path: str) -> str:
+    """`/svc/a` means what is below it, and not `/svc/ab`."""
+    return path if path.endswith("/") else f"{path}/"
 
 
 def _scheme(given: Upstream) -> str:
@@ -101,7 +110,8 @@ def _scheme(given: Upstream) -> str:
 def _tls(given: Upstream, source: model.Source, scheme: str) -> model.TlsSettings | None:
     """The settings of every upstream that speaks TLS; None where none is spoken."""
     schemes = {one.scheme for one in source.endpoints} if isinstance(source, model.StaticSource) else {scheme}
-    if "https" not in schemes:
+    # What stands in etcd may be a URL of either kind, today or tomorrow.
+    if "https" not in schemes and not isinstance(source, model.EtcdSource):
         return None
     return model.TlsSettings() if given.tls is None else overlay(model.TlsSettings(), given.tls)
 
@@ -158,6 +168,7 @@ def config(document: Document, over: Overrides, *, version: str, path: str, line
         upstreams=upstreams,
         routes=routes,
         server=_server(document, over),
+        admin=_admin(document, over),
         access_log=_access_log(document),
         discovery=_discovery(document, over),
         path=path,
@@ -182,6 +193,14 @@ def _server(document: Document, over: Overrides) -> model.ServerSettings:
     )
 
 
+def _admin(document: Document, over: Overrides) -> model.AdminSettings | None:
+    given = document.admin
+    if over.admin == "off" or (given is None and over.admin is None):
+        return None
+    base = model.AdminSettings() if given is None else overlay(model.AdminSettings(), given)
+    return model.AdminSettings(bind=over.admin or base.bind, token=over.admin_token or base.token)
+
+
 def _access_log(document: Document) -> model.AccessLogSettings | None:
     given = document.access_log
     if given is None:
@@ -189,6 +208,10 @@ def _access_log(document: Document) -> model.AccessLogSettings | None:
     return model.AccessLogSettings(
         path=given.path, format=given.format, redact=frozenset(name.lower() for name in given.redact)
     )
+
+
+def _etcd(given: Etcd) -> model.EtcdSettings:
+    return model.EtcdSettings(tuple(given.endpoints), given.username, given.password, given.poll)
 
 
 def _discovery(document: Document, over: Overrides) -> model.DiscoverySettings:
@@ -200,6 +223,8 @@ def _discovery(document: Document, over: Overrides) -> model.DiscoverySettings:
             address=over.consul_address or consul.address,
             token=over.consul_token or consul.token,
         ),
+        etcd=_etcd(given.etcd),
+        dns=model.DnsSettings(servers=tuple(given.dns.servers), ttl=given.dns.ttl),
         wait=given.wait,
         deny=tuple(given.deny),
     )

@@ -23,6 +23,9 @@ class Overrides:
     trusted_proxies: tuple[str, ...] | None
     consul_address: str | None
     consul_token: str | None
+    # Where the admin listener is, as `gateway run --admin` has it; "off": nowhere.
+    admin: str | None
+    admin_token: str | None
 
 
 def overrides(environ: Mapping[str, str]) -> tuple[Overrides, list[Mistake]]:
@@ -43,12 +46,19 @@ def overrides(environ: Mapping[str, str]) -> tuple[Overrides, list[Mistake]]:
         trusted_proxies=read("GATEWAY_TRUSTED_PROXIES", _trusted),
         consul_address=read("CONSUL_HTTP_ADDR", _address),
         consul_token=environ.get("CONSUL_HTTP_TOKEN") or None,
+        admin=read("GATEWAY_ADMIN", admin),
+        admin_token=read("GATEWAY_ADMIN_TOKEN", kinds.bearer_token),
     )
     return found, mistakes
 
 
 def _trusted(value: str) -> tuple[str, ...]:
     return tuple(kinds.trusted(word) for word in re.split(r"[\s,]+", value.strip()))
+
+
+def admin(value: str) -> str:
+    """What GATEWAY_ADMIN and `gateway run --admin` take."""
+    return value if value == "off" else kinds.admin_bind(value)
 
 
 def _address(value: str) -> str:

@@ -230,6 +230,8 @@ DurationOrNever = Annotated[float | None, PlainValidator(duration_or_never), Wit
 DurationOrNone = Annotated[float, PlainValidator(duration_or_none), WithJsonSchema(_or_null(_DURATION_SCHEMA))]
 # Shorter than this is no time to finish a request in, and gunicorn counts whole seconds.
 Graceful = Annotated[float, PlainValidator(at_least(1.0)), WithJsonSchema(_LENGTH_SCHEMA)]
+# No answer is kept for less, so that nothing can be asked for more often.
+Kept = Annotated[float, PlainValidator(at_least(1.0)), WithJsonSchema(_LENGTH_SCHEMA)]
 # A registry asked more often than that by every worker is a registry under attack.
 Poll = Annotated[float, PlainValidator(at_least(0.1)), WithJsonSchema(_LENGTH_SCHEMA)]
 Size = Annotated[int, PlainValidator(size), WithJsonSchema(_or_null(_SIZE_SCHEMA))]
@@ -434,6 +436,63 @@ def registry(value: object) -> str:
     return got.rstrip("/")
 
 
+def dns_server(value: object) -> str:
+    got = text(value)
+    try:
+        return urls.dns_server(got)
+    except ValueError:
+        raise refused("the address of a DNS server", value, "10.0.0.53, 10.0.0.53:8600, [2001:db8::53]:53") from None
+
+
+# RFC 2181 §11 lets any octet stand in a name; these are what services are called by.
+_DNS_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?\Z")
+
+
+def dns_name(value: object) -> str:
+    """A name of the DNS, absolute: in lower case, without the dot at its end."""
+    got = text(value)
+    if not _DNS_NAME.match(got) or len(got.removesuffix(".")) > 253:
+        raise refused("a DNS name", value, "such as _http._tcp.orders.example.internal")
+    return got.removesuffix(".").lower()
+
+
+_ADMIN_BIND = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*):(?P<port>[0-9]{1,5})\Z")
+
+
+def admin_bind(value: object) -> str:
+    """Where the admin listener is: an address to bind, a unix socket, or the word inline."""
+    got = text(value)
+    if got == "inline" or (got.startswith("unix:/") and got.isprintable()):
+        return got
+    found = _ADMIN_BIND.match(got)
+    if found is None or int(found["port"]) > 65535:
+        raise refused("HOST:PORT, unix:/PATH or inline", value, "such as 127.0.0.1:9901")
+    host = found["host"].removeprefix("[").removesuffix("]")
+    try:
+        if host:
+            urls.host(host)
+    except ValueError as error:
+        raise wrong(f"{error} (such as 127.0.0.1:9901)") from None
+    return got
+
+
+def admin_is_local(bind: str) -> bool:
+    """Whether only this machine reaches that address."""
+    if bind.startswith("unix:"):
+        return True
+    host = bind.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    return host == "localhost" or (urls.is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def bearer_token(value: object) -> str:
+    """What goes behind `Authorization: Bearer `, or nothing."""
+    got = text(value)
+    if got and not PRINTABLE.match(got):
+        # What was given is a secret, and stays out of the message.
+        raise wrong("must be printable ASCII without spaces")
+    return got
+
+
 def endpoint(value: object) -> Endpoint:
     try:
         return urls.endpoint(text(value))
@@ -441,6 +500,8 @@ def endpoint(value: object) -> Endpoint:
         raise wrong(f"{error} (such as http://10.0.0.9:8080, https://name/base?key=value)") from None
 
 
+AdminBind = Annotated[str, PlainValidator(admin_bind), WithJsonSchema({"type": "string", "minLength": 1})]
+BearerToken = Annotated[str, PlainValidator(bearer_token), WithJsonSchema({"type": "string"})]
 ServerName = Annotated[str | None, PlainValidator(optional(server_name)), WithJsonSchema({"type": ["string", "null"]})]
 MatchHost = Annotated[str, PlainValidator(match_host), WithJsonSchema({"type": "string"})]
 HostPolicy = Annotated[str, PlainValidator(host_policy), WithJsonSchema({"type": "string"})]
@@ -456,4 +517,6 @@ OwnPrefix = Annotated[str | None, PlainValidator(own_prefix), WithJsonSchema({"t
 Trusted = Annotated[str, PlainValidator(trusted), WithJsonSchema({"type": "string"})]
 Network = Annotated[str, PlainValidator(network), WithJsonSchema({"type": "string"})]
 Registry = Annotated[str, PlainValidator(registry), WithJsonSchema({"type": "string", "format": "uri"})]
+DnsServer = Annotated[str, PlainValidator(dns_server), WithJsonSchema({"type": "string"})]
+DnsName = Annotated[str, PlainValidator(dns_name), WithJsonSchema({"type": "string"})]
 EndpointUrl = Annotated[Endpoint, PlainValidator(endpoint), WithJsonSchema({"type": "string", "format": "uri"})]

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway import target
+from gateway.config import kinds
 from gateway.config.document import Node, locate
+from gateway.config.environment import Overrides
 from gateway.config.schema import Document, Match, Rewrite, Route, StaticEndpoint, Upstream
 from gateway.config.urls import is_address
 from gateway.config.verdict import Path
@@ -24,13 +26,15 @@ from gateway.config.verdict import Path
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A document before it is believed. `numbers`: the place in the file of each route
-    of `document`. `whole`: the top-level sections in which nothing is broken."""
+    of `document`. `whole`: the top-level sections in which nothing is broken. `over`: what
+    the environment sets instead."""
 
     root: Node
     data: dict[str, Any]
     document: Document
     numbers: tuple[int, ...]
     whole: frozenset[str]
+    over: Overrides
 
     def routes(self) -> Iterator[tuple[Path, Route]]:
         for number, route in zip(self.numbers, self.document.routes, strict=True):
@@ -106,18 +110,34 @@ def unique_headers(draft: Draft) -> Breaches:
 # -- upstreams -------------------------------------------------------------------------
 
 
+SOURCES = ("consul", "dns_srv", "etcd", "endpoints")
+
+
 def one_source(draft: Draft) -> Breaches:
     """An upstream's endpoints come from one source, and the keys that go with it."""
     for path, upstream in draft.upstreams():
-        if (upstream.consul is None) == (upstream.endpoints is None):
-            yield Breach(path, "needs exactly one of consul, endpoints", key=True)
-        elif upstream.endpoints is not None:
+        if sum(getattr(upstream, source) is not None for source in SOURCES) != 1:
+            yield Breach(path, f"needs exactly one of {', '.join(SOURCES)}", key=True)
+            continue
+        if upstream.consul is None and upstream.tag is not None:
+            yield Breach((*path, "tag"), "is for consul", key=True)
+        if upstream.endpoints is not None:
             if not upstream.endpoints:
                 yield Breach((*path, "endpoints"), "is empty (at least one URL)")
-            if upstream.tag is not None:
-                yield Breach((*path, "tag"), "is for consul", key=True)
             if upstream.scheme is not None:
                 yield Breach((*path, "scheme"), "is for discovered endpoints; here each URL has its own", key=True)
+
+
+def etcd_login(draft: Draft) -> Breaches:
+    """etcd has at least one member, and a password somebody's name."""
+    if "discovery" not in draft.whole:
+        return
+    path: Path = ("discovery", "etcd")
+    given = draft.document.discovery.etcd
+    if not given.endpoints:
+        yield Breach((*path, "endpoints"), "is empty (at least one URL)")
+    if (given.username is None) != (given.password is None):
+        yield Breach(path, "username and password go together", key=True)
 
 
 _UNNAMED = "https over consul needs tls.server_name, the name to verify"
@@ -131,11 +151,15 @@ def tls_is_used(draft: Draft) -> Breaches:
             if upstream.tls is not None and schemes == {"http"}:
                 yield Breach((*path, "tls"), "no endpoint of this upstream is https", key=True)
         elif upstream.tls is None:
-            if upstream.scheme == "https":
+            # The target of an SRV record and what stands in etcd are names that can be verified.
+            if upstream.scheme == "https" and upstream.consul is not None:
                 yield Breach((*path, "scheme"), _UNNAMED, key=True)
+        elif upstream.etcd is not None:
+            # Any URL there may be https, whatever `scheme` says of the others.
+            continue
         elif upstream.scheme == "http":
             yield Breach((*path, "tls"), "is for scheme: https", key=True)
-        elif upstream.tls.server_name is None:
+        elif upstream.tls.server_name is None and upstream.dns_srv is None:
             yield Breach((*path, "tls"), _UNNAMED, key=True)
 
 
@@ -278,11 +302,33 @@ def outside_own_prefix(draft: Draft) -> Breaches:
                     yield Breach((*at, key), f"is under server.own_prefix {own}, which the gateway answers itself")
 
 
+# Guessing must not pay where everybody may try (inline).
+SHORTEST_TOKEN = 16
+
+
+def guarded_admin(draft: Draft) -> Breaches:
+    """Nobody but those who may reads what the gateway knows."""
+    given, over = draft.document.admin, draft.over
+    if "admin" not in draft.whole or over.admin == "off" or (given is None and over.admin is None):
+        return
+    bind = over.admin or (given.bind if given is not None else "")
+    token = over.admin_token or (given.token if given is not None else "")
+    where = f"GATEWAY_ADMIN {bind}" if over.admin else bind
+    if bind == "inline":
+        if len(token) < SHORTEST_TOKEN:
+            yield Breach(("admin", "bind"), f"{where} needs a token of {SHORTEST_TOKEN} characters or more")
+        if "server" in draft.whole and draft.document.server.own_prefix is None:
+            yield Breach(("admin", "bind"), f"{where} needs server.own_prefix, under which it would be")
+    elif not token and not kinds.admin_is_local(bind):
+        yield Breach(("admin", "bind"), f"{where} can be reached by others and needs a token (127.0.0.1:9901)")
+
+
 RULES: tuple[Callable[[Draft], Breaches], ...] = (
     known_upstreams,
     unique_names,
     unique_headers,
     one_source,
+    etcd_login,
     tls_is_used,
     tls_files,
     unique_endpoints,
@@ -292,4 +338,5 @@ RULES: tuple[Callable[[Draft], Breaches], ...] = (
     cuttable_prefix,
     distinct_routes,
     outside_own_prefix,
+    guarded_admin,
 )

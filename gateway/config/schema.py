@@ -14,10 +14,14 @@ from pydantic_core import CoreSchema
 
 from gateway.config import kinds
 from gateway.config.kinds import (
+    AdminBind,
     AsWritten,
     Attempts,
+    BearerToken,
     BytePattern,
     Count,
+    DnsName,
+    DnsServer,
     Duration,
     DurationOrNever,
     DurationOrNone,
@@ -30,6 +34,7 @@ from gateway.config.kinds import (
     HeaderValue,
     HostPolicy,
     IdleCount,
+    Kept,
     MatchHost,
     MatchPath,
     Method,
@@ -98,11 +103,6 @@ def _with_url(value: object) -> object:
     return {"url": value} if isinstance(value, str) else value
 
 
-def _no_admin(value: object) -> None:
-    if value is not None:
-        raise kinds.wrong("the admin listener is not in this version (null)")
-
-
 def _no_filters(value: object) -> list[str]:
     if not isinstance(value, list):
         raise kinds.refused("a list", value)
@@ -159,7 +159,12 @@ class Server(Section):
     forwarded: Flag = key(False, "write RFC 7239 Forwarded also when the request had none")
 
 
-# -- access log, discovery -------------------------------------------------------------
+# -- admin, access log, discovery ------------------------------------------------------
+
+
+class Admin(Section):
+    bind: AdminBind = key("127.0.0.1:9901", "HOST:PORT, unix:PATH, or inline: under own_prefix where data is served")
+    token: BearerToken = key("", "asked of whoever wants to know; of 16 characters or more with inline")
 
 
 class AccessLog(Section):
@@ -181,9 +186,23 @@ class Consul(Section):
     stale: Flag = key(True, "let any server answer, not the leader alone")
 
 
+class Etcd(Section):
+    endpoints: list[Registry] = key(["http://127.0.0.1:2379"], "the members of the cluster")
+    username: OptionalText = key(None, "who asks; null: nobody in particular")
+    password: OptionalText = key(None, "the password of username")
+    poll: Poll = key("5s", "how often a watched member must answer, and one that cannot be watched is asked")
+
+
+class Dns(Section):
+    servers: list[DnsServer] = key([], "DNS servers, in the order in which they are asked; none: the system's")
+    ttl: Kept = key("30s", "the longest that an answer is kept; a record's shorter TTL wins")
+
+
 class Discovery(Section):
-    later = frozenset({"etcd", "dns", "snapshot"})
+    later = frozenset({"snapshot"})
     consul: Consul = key({}, "where Consul is and how it is asked")
+    etcd: Etcd = key({}, "where etcd is and how it is asked")
+    dns: Dns = key({}, "which DNS servers are asked, and how long answers are kept")
     wait: DurationOrNone = key("3s", "at start, for first answers")
     deny: list[Network] = key(["169.254.0.0/16"], "networks that are never an endpoint")
 
@@ -252,9 +271,11 @@ class StaticEndpoint(Section):
 
 
 class Upstream(Section):
-    later = Defaults.later | {"dns_srv", "etcd", "wsgi", "fallback"}
+    later = Defaults.later | {"wsgi", "fallback"}
     consul: Filled | None = key(None, "the service's name in Consul")
     tag: Filled | None = key(None, "only instances with this tag")
+    etcd: Filled | None = key(None, "the path in etcd below which each key is one endpoint")
+    dns_srv: DnsName | None = key(None, "the name of SRV records, absolute")
     endpoints: Annotated[
         list[Annotated[StaticEndpoint, BeforeValidator(_with_url), OrText()]] | None,
         Field(description="URLs, or {url, weight}"),
@@ -318,9 +339,7 @@ class Document(Section):
         description="of this format"
     )
     server: Server = key({}, "the client's side")
-    admin: Annotated[None, PlainValidator(_no_admin), WithJsonSchema({"type": "null"})] = key(
-        None, "the admin listener; null: none"
-    )
+    admin: Admin | None = key({}, "where status and metrics are told; null: nowhere")
     access_log: AccessLog | None = key({}, "one line for each request; null: none")
     discovery: Discovery = key({}, "where endpoints are found")
     defaults: Defaults = key({}, "what upstreams and routes begin with")

@@ -179,8 +179,11 @@ def test_binds(bind: str, good: Path, executed: list[list[str]]) -> None:
         ("-b", "unix:"),
         ("-w", "0"),
         ("-w", "two"),
-        ("--admin", "127.0.0.1:9901"),
-        ("--admin", "inline"),
+        ("--admin", "9901"),
+        ("--admin", "127.0.0.1:65536"),
+        ("--admin", "unix:admin.sock"),
+        ("--admin", "on"),
+        ("--admin", ""),
         ("--reload",),
     ],
 )
@@ -191,9 +194,27 @@ def test_what_run_refuses(arguments: tuple[str, ...], good: Path, executed: list
     assert executed == []
 
 
-def test_admin_is_refused_by_name(good: Path) -> None:
-    told = gateway("run", "-c", good, "--admin", "inline").stderr
-    assert "the admin listener is not in this version (off)" in told
+@pytest.mark.parametrize("admin", ["127.0.0.1:9901", "[::1]:0", "localhost:1", "unix:/run/gateway/admin.sock", "off"])
+def test_where_admin_is_goes_along_in_the_environment(
+    admin: str, good: Path, executed: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_ADMIN", "127.0.0.1:1")
+    gateway("run", "-c", good, "--admin", admin)
+    assert len(executed) == 1
+    assert os.environ["GATEWAY_ADMIN"] == admin
+
+
+@pytest.mark.parametrize("admin", ["inline", "0.0.0.0:9901", ":9901", "admin.example:9901"])
+def test_admin_that_others_reach_needs_a_token(
+    admin: str, good: Path, executed: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_ADMIN", "")
+    found = gateway("run", "-c", good, "--admin", admin)
+    assert found.exit_code == 1
+    assert "needs a token" in found.stderr
+    assert executed == []
+    told = gateway("run", "-c", good, "--admin", admin, GATEWAY_ADMIN_TOKEN="sixteen-or-more!")
+    assert isinstance(told.exception, Replaced)
 
 
 WATCH = """

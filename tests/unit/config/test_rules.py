@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gateway import config
 from gateway.config.rules import RULES
 from gateway.errors import ConfigError
+from gateway.model import AdminSettings, TlsSettings
 from gateway.router import Router
 from tests.unit.config.reading import at, mistake, mistakes, read, route, upstream, with_route, with_upstream
 
@@ -79,9 +80,9 @@ def test_a_header_is_named_once_in_whatever_case() -> None:
 # -- upstreams -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["{}", "{host: preserve}", "{consul: s, endpoints: [http://h]}", "{consul: null}"])
+@pytest.mark.parametrize("text", ["{}", "{host: preserve}", "{consul: s, endpoints: [http://h]}", "{consul: null}", "{consul: s, dns_srv: a.b}"])
 def test_one_source_of_endpoints(text: str) -> None:
-    assert mistake(with_upstream(text)) == "f:3:3: upstreams.u: needs exactly one of consul, endpoints"
+    assert mistake(with_upstream(text)) == "f:3:3: upstreams.u: needs exactly one of consul, dns_srv, etcd, endpoints"
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,8 @@ def test_one_source_of_endpoints(text: str) -> None:
     [
         ("{endpoints: []}", "f:3:18: upstreams.u.endpoints: is empty (at least one URL)"),
         ("{endpoints: [http://h], tag: a}", "f:3:30: upstreams.u.tag: is for consul"),
+        ("{dns_srv: a.b, tag: a}", "f:3:21: upstreams.u.tag: is for consul"),
+        ("{dns_srv: a.b, scheme: http, tls: {}}", "f:3:35: upstreams.u.tls: is for scheme: https"),
         (
             "{endpoints: [http://h], scheme: http}",
             "f:3:30: upstreams.u.scheme: is for discovered endpoints; here each URL has its own",
@@ -115,6 +118,13 @@ def test_https_over_consul() -> None:
     assert found.tls is not None
     assert found.tls.server_name == "s.example"
     assert upstream("{consul: s, scheme: https, tls: {server_name: 10.0.0.1, verify: false}}").scheme == "https"
+
+
+def test_https_over_srv_records_verifies_their_targets() -> None:
+    for text in ("{dns_srv: a.b, tls: {}}", "{dns_srv: a.b, scheme: https}"):
+        found = upstream(text)
+        assert found.scheme == "https"
+        assert found.tls == TlsSettings()
 
 
 @pytest.mark.parametrize("name", ["''", "a b", "a:80", "'*.a'", "http://a", "é.example", "5", "1.2.3"])
@@ -315,17 +325,17 @@ def test_rules_do_not_follow_from_what_the_schema_refused() -> None:
         """\
         version: 1
         upstreams:
-          a: {dns_srv: _http._tcp.a}
+          a: {etcd: /a/}
           b: {endpoints: [ftp://x], tag: t}
         routes:
           - {name: a, upstream: a, match: {prefix: nope}, rewrite: {}}
         """
     )
-    assert keys(told) == ["upstreams.a.dns_srv", "upstreams.b.endpoints[0]", "routes[0].match.prefix"]
+    assert keys(told) == ["upstreams.a.etcd", "upstreams.b.endpoints[0]", "routes[0].match.prefix"]
 
 
 def test_every_rule_is_asked() -> None:
-    assert len(RULES) == len({rule.__name__ for rule in RULES}) == 13
+    assert len(RULES) == len({rule.__name__ for rule in RULES}) == 15
 
 
 WORDS = st.sampled_from(
@@ -343,3 +353,56 @@ def test_the_router_takes_whatever_is_accepted(kind: str, word: str, host: str, 
     except ConfigError:
         return
     assert len(Router(found.routes).ordered()) == 1
+
+
+# -- admin -----------------------------------------------------------------------------
+
+LONG = "sixteen-or-more!"
+
+
+@pytest.mark.parametrize(
+    ("admin", "environ"),
+    [
+        ("{bind: inline}", {}),
+        ("{bind: inline, token: fifteen-letters}", {}),
+        ("{bind: inline}", {"GATEWAY_ADMIN_TOKEN": "fifteen-letters"}),
+        ('{bind: "0.0.0.0:9901"}', {}),
+        ('{bind: ":9901"}', {}),
+        ('{bind: "[::]:9901"}', {}),
+        ('{bind: "10.0.0.1:9901"}', {}),
+        ('{bind: "localhost.example.com:9901"}', {}),
+        ("null", {"GATEWAY_ADMIN": "inline"}),
+        ("{}", {"GATEWAY_ADMIN": "0.0.0.0:1"}),
+    ],
+)
+def test_admin_for_others_needs_a_token(admin: str, environ: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="needs a token"):
+        config.loads(f"version: 1\nadmin: {admin}\n".encode(), "f", environ)
+
+
+@pytest.mark.parametrize(
+    ("admin", "environ", "expected"),
+    [
+        ("{}", {}, AdminSettings("127.0.0.1:9901", "")),
+        ("null", {}, None),
+        (f"{{bind: inline, token: {LONG}}}", {}, AdminSettings("inline", LONG)),
+        ("{bind: inline}", {"GATEWAY_ADMIN_TOKEN": LONG}, AdminSettings("inline", LONG)),
+        ('{bind: "[::]:9901", token: x}', {}, AdminSettings("[::]:9901", "x")),
+        ('{bind: "[::1]:9901"}', {}, AdminSettings("[::1]:9901", "")),
+        ('{bind: "127.8.8.8:0"}', {}, AdminSettings("127.8.8.8:0", "")),
+        ("{bind: unix:/run/a.sock}", {}, AdminSettings("unix:/run/a.sock", "")),
+        ('{bind: "0.0.0.0:1"}', {"GATEWAY_ADMIN": "off"}, None),
+        ("null", {"GATEWAY_ADMIN": "127.0.0.1:2"}, AdminSettings("127.0.0.1:2", "")),
+        ("{token: file}", {"GATEWAY_ADMIN_TOKEN": "environment"}, AdminSettings("127.0.0.1:9901", "environment")),
+    ],
+)
+def test_environment_beats_file_for_admin(
+    admin: str, environ: dict[str, str], expected: AdminSettings | None
+) -> None:
+    assert config.loads(f"version: 1\nadmin: {admin}\n".encode(), "f", environ).admin == expected
+
+
+def test_inline_needs_a_prefix() -> None:
+    text = f"version: 1\nserver: {{own_prefix: null}}\nadmin: {{bind: inline, token: {LONG}}}\n"
+    with pytest.raises(ConfigError, match="own_prefix, under which"):
+        config.loads(text.encode(), "f", {})

@@ -64,6 +64,7 @@ def sections() -> Iterator[tuple[str, str, type[schema.Section]]]:
         "server.timeouts",
         "server.limits",
         "discovery.consul",
+        "discovery.dns",
         "defaults.timeouts",
         "defaults.pool",
         "defaults.retry",
@@ -97,6 +98,7 @@ def sections() -> Iterator[tuple[str, str, type[schema.Section]]]:
     yield "routes[0].match", with_route("match: {KEY: 1}"), schema.Match
     yield "routes[0].match[1]", with_route("match: [{}, {KEY: 1}]"), schema.Match
     yield "routes[0].rewrite", with_route("rewrite: {KEY: 1}"), schema.Rewrite
+    yield "admin", "version: 1\nadmin: {KEY: 1}\n", schema.Admin
     yield "", "version: 1\nKEY: 1\n", schema.Document
 
 
@@ -145,8 +147,6 @@ def test_what_is_not_there_yet_is_refused_by_name(path: str, text: str, key: str
 
 def test_what_interface_reserves_is_in_later() -> None:
     assert schema.Upstream.later == {
-        "dns_srv",
-        "etcd",
         "wsgi",
         "fallback",
         "eject",
@@ -156,7 +156,7 @@ def test_what_interface_reserves_is_in_later() -> None:
         "slow_start",
     }
     assert schema.Defaults.later == {"eject", "health", "breaker", "concurrency", "slow_start"}
-    assert schema.Discovery.later == {"etcd", "dns", "snapshot"}
+    assert schema.Discovery.later == {"snapshot"}
     assert schema.Route.later == {"split", "mirror", "redirect", "respond"}
 
 
@@ -177,10 +177,16 @@ def test_a_balancer_that_never_was_is_not_merely_late() -> None:
     assert "must be round_robin" in mistake("version: 1\ndefaults: {balance: random}\n")
 
 
-@pytest.mark.parametrize("value", ["{bind: x}", "inline", "off", "{}"])
-def test_admin_is_only_null(value: str) -> None:
-    assert mistake(f"version: 1\nadmin: {value}\n") == "f:2:8: admin: the admin listener is not in this version (null)"
-    assert read("version: 1\nadmin: null\n").routes == ()
+@pytest.mark.parametrize(
+    "bind", ["x", "9901", "unix:", "unix:here", "127.0.0.1:", "127.0.0.1:99999", "::1:80", "INLINE", "a b:1", "127.1:80"]
+)
+def test_where_admin_cannot_be(bind: str) -> None:
+    assert mistake(f'version: 1\nadmin: {{bind: "{bind}"}}\n').startswith("f:2:15: admin.bind: ")
+
+
+def test_a_token_is_what_a_header_can_hold_and_is_not_repeated() -> None:
+    told = mistake('version: 1\nadmin: {token: "my secret"}\n')
+    assert told == "f:2:16: admin.token: must be printable ASCII without spaces"
 
 
 def test_filters_are_only_empty() -> None:
@@ -402,10 +408,40 @@ def test_discovery() -> None:
     ).discovery
     assert found == model.DiscoverySettings(
         model.ConsulSettings("https://consul.example:8501", "t", "dc2", 1.0, False),
-        0.0,
-        ("169.254.0.0/16", "fe80::/10"),
+        wait=0.0,
+        deny=("169.254.0.0/16", "fe80::/10"),
     )
     assert read("version: 1\ndiscovery: {deny: []}\n").discovery.deny == ()
+
+
+def test_dns_servers_and_srv_names() -> None:
+    config = read("version: 1\ndiscovery: {dns: {servers: [10.0.0.53, '::1', '[::1]:5353', 127.0.0.1:8600], ttl: 5s}}\n")
+    servers = ("10.0.0.53:53", "[::1]:53", "[::1]:5353", "127.0.0.1:8600")
+    assert config.discovery.dns == model.DnsSettings(servers, 5.0)
+    assert read(LEAST).discovery.dns == model.DnsSettings((), 30.0)
+    assert upstream("{dns_srv: _HTTP._tcp.Orders.example.internal.}").source == model.DnsSrvSource(
+        "_http._tcp.orders.example.internal"
+    )
+
+
+@pytest.mark.parametrize(
+    "server", ["", "ns.example", "10.0.0", "10.0.0.1:0", "10.0.0.1:65536", "::1%eth0", "udp://1.1.1.1"]
+)
+def test_a_dns_server_is_an_address(server: str) -> None:
+    told = mistake(f"version: 1\ndiscovery: {{dns: {{servers: ['{server}']}}}}\n")
+    assert "discovery.dns.servers[0]: must be the address of a DNS server, not " in told
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "a..b", "a b", "é.example", "a:80", f"{'a' * 64}.b", ".".join(["a" * 60] * 5)]
+)
+def test_a_name_of_srv_records_is_one(name: str) -> None:
+    assert "upstreams.u.dns_srv: must be a DNS name, not " in mistake(with_upstream(f"{{dns_srv: '{name}'}}"))
+
+
+def test_answers_of_dns_are_kept_for_a_second_at_least() -> None:
+    told = mistake("version: 1\ndiscovery: {dns: {ttl: 500ms}}\n")
+    assert told == "f:2:24: discovery.dns.ttl: must be a duration of at least 1000ms, not 500ms"
 
 
 @pytest.mark.parametrize(
