@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway import config
 from gateway.config.rules import RULES
 from gateway.errors import ConfigError
-from gateway.model import AdminSettings, TlsSettings
+from gateway.model import AdminSettings, EtcdSource, TlsSettings
 from gateway.router import Router
 from tests.unit.config.reading import at, mistake, mistakes, read, route, upstream, with_route, with_upstream
 
@@ -118,6 +118,30 @@ def test_https_over_consul() -> None:
     assert found.tls is not None
     assert found.tls.server_name == "s.example"
     assert upstream("{consul: s, scheme: https, tls: {server_name: 10.0.0.1, verify: false}}").scheme == "https"
+
+
+def test_an_upstream_in_etcd() -> None:
+    for text in ("{etcd: /svc/a}", "{etcd: /svc/a/}"):
+        found = upstream(text)
+        assert found.source == EtcdSource("/svc/a/")
+        # A URL there may be https.
+        assert (found.scheme, found.tls) == ("http", TlsSettings())
+    assert upstream("{etcd: a, scheme: https}").scheme == "https"
+    assert upstream("{etcd: a, scheme: http, tls: {server_name: b.example}}").tls == TlsSettings(server_name="b.example")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{endpoints: []}", "f:2:31: discovery.etcd.endpoints: is empty (at least one URL)"),
+        ("{endpoints: [http://u:p@h]}", "f:2:32: discovery.etcd.endpoints[0]: holds a user name or password (such as http://127.0.0.1:8500)"),
+        ("{username: u}", "f:2:13: discovery.etcd: username and password go together"),
+        ("{password: p}", "f:2:13: discovery.etcd: username and password go together"),
+        ("{password: p, username: [u]}", 'f:2:43: discovery.etcd.username: must be text, not a list'),
+    ],
+)
+def test_members_of_etcd_and_who_asks(text: str, expected: str) -> None:
+    assert mistake(f"version: 1\ndiscovery: {{etcd: {text}}}\n") == expected
 
 
 def test_https_over_srv_records_verifies_their_targets() -> None:
@@ -325,13 +349,13 @@ def test_rules_do_not_follow_from_what_the_schema_refused() -> None:
         """\
         version: 1
         upstreams:
-          a: {etcd: /a/}
+          a: {wsgi: a.b}
           b: {endpoints: [ftp://x], tag: t}
         routes:
           - {name: a, upstream: a, match: {prefix: nope}, rewrite: {}}
         """
     )
-    assert keys(told) == ["upstreams.a.etcd", "upstreams.b.endpoints[0]", "routes[0].match.prefix"]
+    assert keys(told) == ["upstreams.a.wsgi", "upstreams.b.endpoints[0]", "routes[0].match.prefix"]
 
 
 def test_every_rule_is_asked() -> None:

@@ -65,6 +65,7 @@ def sections() -> Iterator[tuple[str, str, type[schema.Section]]]:
         "server.limits",
         "discovery.consul",
         "discovery.dns",
+        "discovery.etcd",
         "defaults.timeouts",
         "defaults.pool",
         "defaults.retry",
@@ -402,12 +403,14 @@ def test_discovery() -> None:
         version: 1
         discovery:
           consul: {address: "https://consul.example:8501/", token: t, datacenter: dc2, poll: 1s, stale: false}
+          etcd: {endpoints: ["http://a:2379/", "https://b"], username: gw, password: secret, poll: 2s}
           wait: 0
           deny: [169.254.0.0/16, "fe80::/10"]
         """
     ).discovery
     assert found == model.DiscoverySettings(
         model.ConsulSettings("https://consul.example:8501", "t", "dc2", 1.0, False),
+        model.EtcdSettings(("http://a:2379", "https://b"), "gw", "secret", 2.0),
         wait=0.0,
         deny=("169.254.0.0/16", "fe80::/10"),
     )
@@ -441,7 +444,7 @@ def test_a_name_of_srv_records_is_one(name: str) -> None:
 
 def test_answers_of_dns_are_kept_for_a_second_at_least() -> None:
     told = mistake("version: 1\ndiscovery: {dns: {ttl: 500ms}}\n")
-    assert told == "f:2:24: discovery.dns.ttl: must be a duration of at least 1000ms, not 500ms"
+    assert told == "f:2:24: discovery.dns.ttl: must be a duration of at least 1000ms, not \"500ms\""
 
 
 @pytest.mark.parametrize(
