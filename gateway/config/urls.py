@@ -94,6 +94,14 @@ def host(text: str) -> str:
     return _ipv6(text) if ":" in text else _name(text)
 
 
+def dns_server(text: str) -> str:
+    """`address:port` of a DNS server, the port 53 when none is written."""
+    host, port = _host_and_port(f"[{text}]" if text.count(":") > 1 and "[" not in text else text)
+    if not is_address(host):
+        raise ValueError(f"is no address: {text!r}")
+    return f"[{host}]:{port or 53}" if ":" in host else f"{host}:{port or 53}"
+
+
 def is_address(host: str) -> bool:
     """Whether a host is an IP address, not a name."""
     try:

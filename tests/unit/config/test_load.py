@@ -147,7 +147,7 @@ def test_all_mistakes_at_once_in_the_order_of_the_file() -> None:
           drain: ${WAIT}
         upstreams:
           users: {endpoints: [http://169.254.169.254/, http://u:p@h]}
-          orders: {dns_srv: _http._tcp}
+          orders: {dns_srv: _http..tcp}
           stock: {}
         """)
     told = mistakes(text)
@@ -161,7 +161,7 @@ def test_all_mistakes_at_once_in_the_order_of_the_file() -> None:
         f"{at(text, 'header: 6s')}: server.timeouts.header",
         f"{at(text, '${WAIT}')}: server.drain",
         f"{at(text, 'http://u')}: upstreams.users.endpoints[1]",
-        f"{at(text, 'dns_srv')}: upstreams.orders.dns_srv",
+        f"{at(text, '_http..tcp')}: upstreams.orders.dns_srv",
         f"{at(text, 'stock')}: upstreams.stock",
     ]
 
