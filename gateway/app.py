@@ -14,7 +14,8 @@ import random
 import socket
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
@@ -27,6 +28,7 @@ from werkzeug.routing import RequestRedirect
 from gateway import config as files
 from gateway import problem, target, wsgi
 from gateway.balancers import BALANCERS
+from gateway.config.watch import ConfigStatus
 from gateway.errors import BadRequest, GatewayError, NoRoute, UnsupportedMethod
 from gateway.exchange import Request, Response
 from gateway.forwarder import Forwarder
@@ -34,6 +36,7 @@ from gateway.headers import Outbound, check_max_forwards
 from gateway.health.state import Candidate, UpstreamState
 from gateway.model import Config, Endpoint, Upstream
 from gateway.retry import Budget
+from gateway.router import Router
 from gateway.snapshot import Snapshot
 from gateway.store import Store
 from gateway.telemetry.access_log import AccessLog
@@ -47,6 +50,8 @@ log = logging.getLogger("gateway")
 
 # How often idle connections are looked at.
 SWEEP = 1.0
+# Sections of the configuration that a process keeps for life.
+FIXED = ("server", "admin", "access_log")
 
 
 class InternalError(GatewayError):
@@ -86,8 +91,12 @@ class Gateway(Flask):
         self._forwarder = Forwarder(self._outbound)
         self.transport = Transport(self._hop(name))
         self._states: dict[str, UpstreamState] = {}
+        # Upstreams with endpoints that are gone but for the requests that still use them.
+        self._leaving: set[str] = set()
         for upstream in config.upstreams.values():
             self.transport.prepare(upstream)
+        self.config_status = ConfigStatus(config.version, config.path, time.time())
+        self._later: list[str] = []
         self.store = Store(config, self._join, self._swapped)
         self._access_log: AccessLog | None = None
         self._greenlets: list[Any] = []
@@ -128,6 +137,32 @@ class Gateway(Flask):
         while True:
             gevent.sleep(SWEEP)
             self.transport.expire()
+            self._forget(self.store.current)
+
+    # -- configurations ----------------------------------------------------------------
+
+    def reconfigure(self, config: Config) -> None:
+        """Put another configuration in force while requests go on; its new upstreams are looked
+        up first. What gunicorn or the whole process was set up with stays until the workers
+        are replaced. Raises ConfigError, and changes nothing, when it cannot be used."""
+        router: Router = gevent.get_hub().threadpool.apply(self._ready_for, (config,))
+        later = [name for name in FIXED if getattr(config, name) != getattr(self.settings, name)]
+        if later and later != self._later:
+            log.warning("changed and in force after the next SIGHUP or restart: %s", ", ".join(later))
+        self._later = later
+        fixed = {name: getattr(self.settings, name) for name in FIXED}
+        self.store.reconfigure(replace(config, **fixed), router)
+
+    def _ready_for(self, config: Config) -> Router:
+        """What takes long and needs no hub: TLS contexts, the router."""
+        for upstream in config.upstreams.values():
+            self.transport.prepare(upstream)
+        return Router(config.routes)
+
+    def trouble(self, error: str) -> None:
+        """A newer configuration cannot be used, and why; "" when that is over."""
+        at = time.time() if error else None
+        self.config_status = replace(self.config_status, error=error, error_at=at)
 
     # -- snapshots ----------------------------------------------------------------------
 
@@ -144,12 +179,34 @@ class Gateway(Flask):
         )
         return candidates, state
 
-    def _swapped(self, snapshot: Snapshot) -> None:
+    def _swapped(self, old: Snapshot | None, new: Snapshot, changed: Collection[str]) -> None:
         """What no snapshot names any more drains: its idle connections go at once."""
-        candidates = [candidate for group in snapshot.groups.values() for candidate in group.candidates]
-        self.transport.keep(candidate.pool for candidate in candidates)
-        for name, group in snapshot.groups.items():
-            self._states[name].forget({candidate.endpoint.key for candidate in group.candidates})
+        for name in changed:
+            before = old.groups.get(name) if old is not None else None
+            after = new.groups.get(name)
+            kept = {id(candidate.pool) for candidate in after.candidates} if after is not None else set()
+            for candidate in before.candidates if before is not None else ():
+                if id(candidate.pool) not in kept:
+                    assert before is not None
+                    self.transport.drop(before.upstream, candidate.endpoint)
+        self._leaving.update(changed)
+        self._forget(new)
+        if old is not None and old.version != new.version:
+            self.config_status = ConfigStatus(new.version, new.config.path, time.time())
+        if old is not None and old.config is not new.config:
+            self.transport.prune(new.config.upstreams.values())
+
+    def _forget(self, snapshot: Snapshot) -> None:
+        """Drop what is known of endpoints that are gone, once their last request has ended."""
+        groups = snapshot.groups
+        for name in list(self._leaving):
+            state = self._states[name]
+            keep = {candidate.endpoint.key for candidate in groups[name].candidates} if name in groups else set()
+            state.forget(keep)
+            if len(state.endpoints) == len(keep):
+                self._leaving.discard(name)
+                if name not in groups:
+                    del self._states[name]
 
     # -- the straight line --------------------------------------------------------------
 
@@ -216,9 +273,8 @@ class Gateway(Flask):
         if name == b"readyz":
             if self.draining:
                 return _plain(request, 503, b"Service Unavailable", b"draining\n")
-            waiting = list(self.store.waiting)
-            if waiting:
-                told = b"not_ready: no answer yet for %d upstream(s)\n" % len(waiting)
+            if not self.store.ready:
+                told = b"not_ready: no answer yet for %d upstream(s)\n" % len(list(self.store.waiting))
                 return _plain(request, 503, b"Service Unavailable", told)
             return _plain(request, 200, b"OK", b"ready\n")
         raise NoRoute(f"{path[:80]!r} is none of the gateway's own paths")

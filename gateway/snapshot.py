@@ -6,13 +6,16 @@ input gives an equal snapshot. A request takes the snapshot once and never looks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from gateway.errors import DnsError, GatewayError, NoEndpoint
 from gateway.health.state import Candidate, UpstreamState
 from gateway.model import Config, Endpoint, StaticSource, Upstream
 from gateway.router import Router
+
+# Lines of one change in the log: the first answers of a thousand upstreams are no news.
+LINES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,29 +58,45 @@ class Snapshot:
 Join = Callable[[Upstream, tuple[Endpoint, ...]], tuple[tuple[Candidate, ...], UpstreamState]]
 
 
+def group(upstream: Upstream, known: Known, before: Group | None, join: Join) -> Group:
+    """The group of one upstream. `before`, when nothing is different; its candidates, when
+    only the error is. `join` gives endpoints what is learnt about them and the way to them."""
+    endpoints = known.endpoints or ()
+    if before is not None and before.upstream == upstream and before.endpoints == endpoints:
+        return before if before.error == known.error else replace(before, error=known.error)
+    candidates, state = join(upstream, tuple(one for one in endpoints if one.weight > 0))
+    return Group(upstream, endpoints, known.error, candidates, state)
+
+
 def build(config: Config, router: Router, known: Mapping[str, Known], join: Join) -> Snapshot:
-    """The snapshot for `config` and what is `known` by upstream. `join` gives endpoints what
-    is learnt about them and the way to reach them."""
-    groups: dict[str, Group] = {}
-    for name, upstream in config.upstreams.items():
-        what = known.get(name, Known())
-        endpoints = what.endpoints or ()
-        candidates, state = join(upstream, tuple(one for one in endpoints if one.weight > 0))
-        groups[name] = Group(upstream, endpoints, what.error, candidates, state)
+    """The snapshot for `config` and what is `known` by upstream."""
+    groups = {
+        name: group(upstream, known.get(name, Known()), None, join) for name, upstream in config.upstreams.items()
+    }
     return Snapshot(config.version, config, groups, router)
 
 
-def differences(old: Snapshot, new: Snapshot) -> list[str]:
-    """What changed, a line each, for the log."""
-    lines: list[str] = []
-    if old.version != new.version:
-        lines.append(f"configuration {old.version} -> {new.version}")
-    for name in new.groups.keys() | old.groups.keys():
-        before = set(old.groups[name].endpoints) if name in old.groups else set()
-        after = set(new.groups[name].endpoints) if name in new.groups else set()
-        gone = sorted(endpoint.address for endpoint in before - after)
-        come = sorted(endpoint.address for endpoint in after - before)
-        if gone or come:
-            told = [f"+{address}" for address in come] + [f"-{address}" for address in gone]
-            lines.append(f"upstream {name}: {' '.join(told[:20])}{' …' if len(told) > 20 else ''} ({len(after)} now)")
-    return sorted(lines)
+def differences(old: Snapshot, new: Snapshot, names: Iterable[str] | None = None) -> list[str]:
+    """What changed, a line each, for the log; `names`: the upstreams that may have."""
+    lines = [
+        _difference(name, _endpoints(old, name), _endpoints(new, name))
+        for name in sorted(new.groups.keys() | old.groups.keys() if names is None else names)
+    ]
+    told = [line for line in lines if line]
+    if len(told) > LINES:
+        told[LINES:] = [f"and {len(told) - LINES} upstreams more"]
+    return [f"configuration {old.version} -> {new.version}", *told] if old.version != new.version else told
+
+
+def _endpoints(snapshot: Snapshot, name: str) -> tuple[Endpoint, ...]:
+    return snapshot.groups[name].endpoints if name in snapshot.groups else ()
+
+
+def _difference(name: str, before: tuple[Endpoint, ...], after: tuple[Endpoint, ...]) -> str:
+    if before == after:
+        return ""
+    gone = sorted({endpoint.address for endpoint in set(before) - set(after)})
+    come = sorted({endpoint.address for endpoint in set(after) - set(before)})
+    told = [f"+{address}" for address in come] + [f"-{address}" for address in gone]
+    shown = " ".join(told[:20]) or "another order"
+    return f"upstream {name}: {shown}{' …' if len(told) > 20 else ''} ({len(after)} now)"

@@ -9,7 +9,7 @@ from gateway.model import ConsulSource, DiscoverySettings, StaticSource, Upstrea
 from gateway.providers import consul, static
 from gateway.providers.base import Clock, Emit, Provider, Random, Status, Stop, Update
 
-__all__ = ["Emit", "Provider", "Status", "Stop", "Update", "make"]
+__all__ = ["Emit", "Provider", "Status", "Stop", "Update", "depends_on", "make"]
 
 
 def make(
@@ -25,3 +25,12 @@ def make(
             return consul.make(upstream, source, settings, clock, random)
         case StaticSource(endpoints):
             return static.make(upstream, endpoints, settings, clock, random)
+
+
+def depends_on(upstream: Upstream, settings: DiscoverySettings) -> tuple[object, ...]:
+    """All that the provider of an upstream is made of: while it stays equal, the provider goes
+    on when the configuration changes."""
+    asked: object = settings.dns
+    if isinstance(upstream.source, ConsulSource):
+        asked = settings.consul
+    return (upstream.source, upstream.scheme, upstream.tls, settings.deny, asked)

@@ -20,6 +20,11 @@ from gateway.transport.pool import EndpointPool, TlsEndpointPool
 PoolKey = tuple[str, tuple[str, str, int, bytes], str | None, TlsSettings | None]
 
 
+def _key(upstream: Upstream, endpoint: Endpoint) -> PoolKey:
+    settings = (upstream.tls or TlsSettings()) if endpoint.scheme == "https" else None
+    return (upstream.name, endpoint.key, endpoint.server_name, settings)
+
+
 class Transport(PoolManager):
     """urllib3's PoolManager with our pools plugged in. `hop` is our entry for Via in answers."""
 
@@ -54,11 +59,10 @@ class Transport(PoolManager):
 
     def pool(self, upstream: Upstream, endpoint: Endpoint) -> EndpointPool:
         """The pool of an endpoint, made when it is first asked for. Opens nothing."""
-        settings = (upstream.tls or TlsSettings()) if endpoint.scheme == "https" else None
-        key = (upstream.name, endpoint.key, endpoint.server_name, settings)
+        key = _key(upstream, endpoint)
         found = self._by_endpoint.get(key)
         if found is None or found.retired:
-            found = self._by_endpoint[key] = self._make(upstream, endpoint, settings)
+            found = self._by_endpoint[key] = self._make(upstream, endpoint, key[3])
         found.configure(upstream)
         return found
 
@@ -80,6 +84,18 @@ class Transport(PoolManager):
             if id(pool) not in wanted:
                 del self._by_endpoint[key]
                 pool.retire()
+
+    def drop(self, upstream: Upstream, endpoint: Endpoint) -> None:
+        """Retire the pool of an endpoint that no snapshot names any more."""
+        pool = self._by_endpoint.pop(_key(upstream, endpoint), None)
+        if pool is not None:
+            pool.retire()
+
+    def prune(self, upstreams: Iterable[Upstream]) -> None:
+        """Forget the TLS contexts of all others than these upstreams."""
+        if self._contexts:
+            named = {(upstream.name, upstream.tls or TlsSettings()) for upstream in upstreams}
+            self._contexts = {key: context for key, context in self._contexts.items() if key in named}
 
     def expire(self) -> None:
         """Close connections that have been idle for too long, everywhere."""

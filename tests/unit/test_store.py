@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from typing import Any
 
+import gevent
 import pytest
 
 from gateway.errors import DnsError, NoEndpoint
 from gateway.health.state import Candidate, EndpointState, UpstreamState
-from gateway.model import Config, ConsulSource, Endpoint, Match, Route, StaticSource, Upstream
+from gateway.model import (
+    Config,
+    ConsulSettings,
+    ConsulSource,
+    DiscoverySettings,
+    Endpoint,
+    Match,
+    Route,
+    StaticSource,
+    Timeouts,
+    Upstream,
+)
 from gateway.providers import Update
 from gateway.retry import Budget
 from gateway.snapshot import Snapshot
 from gateway.store import Store
+from gateway.testing import FakeProvider
 
 ONE = Endpoint("http", "10.0.0.1", 80)
 TWO = Endpoint("http", "10.0.0.2", 80)
@@ -23,19 +38,24 @@ class Joined:
 
     def __init__(self) -> None:
         self.states: dict[str, UpstreamState] = {}
-        self.swapped: list[Snapshot] = []
+        self.swapped: list[tuple[Snapshot | None, Snapshot, set[str]]] = []
+        self.joined: list[str] = []
 
     def join(self, upstream: Upstream, endpoints: tuple[Endpoint, ...]) -> tuple[tuple[Candidate, ...], UpstreamState]:
+        self.joined.append(upstream.name)
         balancer: Any = None
         state = self.states.setdefault(upstream.name, UpstreamState(balancer, Budget(lambda: 0.0), {}))
         return tuple(Candidate(one, state.endpoint(one), None) for one in endpoints), state
+
+    def swap(self, old: Snapshot | None, new: Snapshot, changed: Collection[str]) -> None:
+        self.swapped.append((old, new, set(changed)))
 
 
 def store(*upstreams: Upstream) -> tuple[Store, Joined]:
     joined = Joined()
     routes = tuple(Route(name=one.name, upstream=one.name, matches=(Match(prefix="/" + one.name),)) for one in upstreams)
     config = Config("v1", {one.name: one for one in upstreams}, routes)
-    return Store(config, joined.join, joined.swapped.append), joined
+    return Store(config, joined.join, joined.swap), joined
 
 
 CONSUL = Upstream("users", ConsulSource("user-svc"))
@@ -52,7 +72,7 @@ def test_literal_addresses_are_there_from_the_start() -> None:
     assert addresses(kept, "legacy") == ["10.0.0.1", "10.0.0.2"]
     assert kept.providers == {}
     assert list(kept.waiting) == []
-    assert joined.swapped == [kept.current]
+    assert joined.swapped == [(None, kept.current, {"legacy"})]
 
 
 def test_a_discovered_upstream_is_waited_for() -> None:
@@ -165,3 +185,282 @@ def test_what_is_gone_is_forgotten_when_its_last_request_ended() -> None:
     state.forget({TWO.key})
     assert state.endpoints == {}
     assert state.endpoint(TWO) is not two
+
+
+# -- another configuration ----------------------------------------------------------------
+
+
+def version(name: str, *upstreams: Upstream, discovery: DiscoverySettings | None = None) -> Config:
+    routes = tuple(Route(name=one.name, upstream=one.name, matches=(Match(prefix="/" + one.name),)) for one in upstreams)
+    return Config(name, {one.name: one for one in upstreams}, routes, discovery=discovery or DiscoverySettings())
+
+
+def test_a_configuration_is_applied_whole() -> None:
+    kept, joined = store(CONSUL, STATIC)
+    old = kept.current
+    fresh = Upstream("fresh", StaticSource((TWO,)))
+    kept.reconfigure(version("v2", STATIC, fresh))
+    assert kept.current.version == kept.config.version == "v2"
+    assert sorted(kept.current.groups) == ["fresh", "legacy"]
+    assert kept.current.router is not old.router
+    assert joined.swapped[-1] == (old, kept.current, {"fresh", "users"})
+    assert old.version == "v1"
+    assert sorted(old.groups) == ["legacy", "users"]
+    # What did not change is the very same object: nothing was made anew.
+    assert kept.current.groups["legacy"] is old.groups["legacy"]
+
+
+def test_an_upstream_that_stays_keeps_its_provider_and_what_it_said() -> None:
+    kept, _ = store(CONSUL)
+    kept.emit(Update("users", (ONE,)))
+    kept.apply()
+    provider, group = kept.providers["users"], kept.current.groups["users"]
+    kept.reconfigure(version("v2", CONSUL, STATIC))
+    assert kept.providers["users"] is provider
+    assert kept.current.groups["users"] is group
+
+
+def test_settings_of_an_upstream_change_without_a_new_provider() -> None:
+    kept, joined = store(CONSUL)
+    kept.emit(Update("users", (ONE,)))
+    kept.apply()
+    provider, state = kept.providers["users"], kept.current.groups["users"].candidates[0].state
+    slower = replace(CONSUL, timeouts=Timeouts(response=99.0))
+    kept.reconfigure(version("v2", slower))
+    assert kept.providers["users"] is provider
+    assert kept.current.groups["users"].upstream is slower
+    assert kept.current.groups["users"].candidates[0].state is state
+    assert addresses(kept) == ["10.0.0.1"]
+    assert joined.swapped[-1][2] == {"users"}
+
+
+def test_another_registry_keeps_the_endpoints_until_it_answers() -> None:
+    kept, _ = store(CONSUL)
+    kept.emit(Update("users", (ONE,)))
+    kept.apply()
+    provider = kept.providers["users"]
+    moved = DiscoverySettings(consul=ConsulSettings(address="http://10.9.9.9:8500"))
+    kept.reconfigure(version("v2", CONSUL, discovery=moved))
+    assert kept.providers["users"] is not provider
+    assert addresses(kept) == ["10.0.0.1"]
+
+
+def test_another_service_does_not_keep_the_endpoints() -> None:
+    kept, _ = store(CONSUL)
+    kept.emit(Update("users", (ONE,)))
+    kept.apply()
+    kept.reconfigure(version("v2", Upstream("users", ConsulSource("other-svc"))))
+    assert addresses(kept) == []
+    assert list(kept.waiting) == ["users"]
+
+
+def test_what_is_said_of_an_upstream_that_is_gone_is_nothing() -> None:
+    kept, joined = store(CONSUL, STATIC)
+    kept.reconfigure(version("v2", STATIC))
+    number = len(joined.swapped)
+    kept.emit(Update("users", (ONE,)))
+    assert not kept.apply()
+    assert len(joined.swapped) == number
+
+
+def test_a_change_of_one_upstream_makes_one_group() -> None:
+    many = [Upstream(f"u{number}", ConsulSource(f"s{number}")) for number in range(50)]
+    kept, joined = store(*many)
+    for one in many:
+        kept.emit(Update(one.name, (ONE,)))
+    kept.apply()
+    joined.joined.clear()
+    kept.emit(Update("u7", (TWO,)))
+    kept.apply()
+    assert joined.joined == ["u7"]
+    assert joined.swapped[-1][2] == {"u7"}
+    assert addresses(kept, "u7") == ["10.0.0.2"]
+    assert addresses(kept, "u8") == ["10.0.0.1"]
+
+
+def test_once_ready_always_ready() -> None:
+    kept, _ = store(CONSUL)
+    assert not kept.ready
+    kept.emit(Update("users", ()))
+    kept.apply()
+    assert kept.ready
+    kept.reconfigure(version("v2", CONSUL, Upstream("more", ConsulSource("more-svc"))))
+    assert list(kept.waiting) == ["more"]
+    assert kept.ready
+
+
+def test_without_a_version_nothing_is_ready() -> None:
+    joined = Joined()
+    kept = Store(Config("", {}, ()), joined.join, joined.swap)
+    assert not kept.ready
+    kept.reconfigure(version("v1", STATIC))
+    assert kept.ready
+
+
+def test_a_configuration_that_cannot_be_joined_leaves_the_old_one() -> None:
+    kept, joined = store(CONSUL, STATIC)
+    old, providers = kept.current, dict(kept.providers)
+
+    def refuse(upstream: Upstream, endpoints: tuple[Endpoint, ...]) -> Any:
+        raise RuntimeError("no")
+
+    kept._join = refuse
+    with pytest.raises(RuntimeError):
+        kept.reconfigure(version("v2", Upstream("fresh", StaticSource((TWO,)))))
+    assert kept.current is old
+    assert kept.providers == providers
+    kept._join = joined.join
+    kept.emit(Update("users", (ONE,)))
+    assert kept.apply()
+
+
+def test_discovered_endpoints_may_be_refused(caplog: pytest.LogCaptureFixture) -> None:
+    kept, _ = store(CONSUL, STATIC)
+    kept.refusal = lambda endpoint: "it is our own" if endpoint == ONE else ""
+    for _ in range(3):
+        kept.emit(Update("users", (ONE, TWO)))
+        kept.apply()
+    assert addresses(kept) == ["10.0.0.2"]
+    assert addresses(kept, "legacy") == ["10.0.0.1", "10.0.0.2"]
+    assert caplog.text.count("upstream users: not an endpoint: it is our own") == 1
+
+
+def test_endpoints_from_before_a_restart_serve_until_there_is_an_answer() -> None:
+    kept, _ = store(CONSUL, STATIC)
+    kept.restore({"users": (ONE,), "legacy": (), "gone": (TWO,)})
+    assert addresses(kept) == ["10.0.0.1"]
+    assert addresses(kept, "legacy") == ["10.0.0.1", "10.0.0.2"]
+    assert kept.ready
+    kept.emit(Update("users", None, "refused"))
+    kept.apply()
+    assert addresses(kept) == ["10.0.0.1"]
+    kept.emit(Update("users", (TWO,)))
+    kept.apply()
+    kept.restore({"users": (ONE,)})
+    assert addresses(kept) == ["10.0.0.2"]
+
+
+# -- with greenlets -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def providers(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[FakeProvider]]:
+    """Every provider that was made, by upstream."""
+    made: dict[str, list[FakeProvider]] = {}
+
+    def make(upstream: Upstream, settings: DiscoverySettings) -> FakeProvider | None:
+        if isinstance(upstream.source, StaticSource):
+            return None
+        made.setdefault(upstream.name, []).append(FakeProvider(upstream.name))
+        return made[upstream.name][-1]
+
+    monkeypatch.setattr("gateway.store.make", make)
+    return made
+
+
+@pytest.fixture
+def running(providers: dict[str, list[FakeProvider]]) -> Iterator[Store]:
+    kept, _ = store(STATIC)
+    kept.start()
+    yield kept
+    kept.stop()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    with gevent.Timeout(10, AssertionError("not within 10 s")):
+        while not holds():
+            gevent.sleep(0.001)
+
+
+PATIENT = DiscoverySettings(wait=60.0)
+HASTY = DiscoverySettings(wait=0.0)
+
+
+def test_a_new_upstream_is_looked_up_before_it_is_used(running: Store, providers: dict[str, list[FakeProvider]]) -> None:
+    running.reconfigure(version("v2", STATIC, CONSUL, discovery=PATIENT))
+    until(lambda: bool(providers.get("users")) and providers["users"][0].running.is_set())
+    gevent.sleep(0.05)
+    assert running.current.version == "v1"
+    providers["users"][0].fail("no leader")
+    gevent.sleep(0.05)
+    assert running.current.version == "v1"
+    providers["users"][0].give(ONE)
+    until(lambda: running.current.version == "v2")
+    assert addresses(running) == ["10.0.0.1"]
+
+
+def test_the_look_up_is_waited_for_so_long_and_no_longer(
+    running: Store, providers: dict[str, list[FakeProvider]]
+) -> None:
+    running.reconfigure(version("v2", STATIC, CONSUL, discovery=HASTY))
+    until(lambda: running.current.version == "v2")
+    assert isinstance(running.current.groups["users"].absence(), NoEndpoint)
+    providers["users"][0].give(ONE)
+    until(lambda: addresses(running) == ["10.0.0.1"])
+
+
+def test_of_several_configurations_the_last_wins(running: Store, providers: dict[str, list[FakeProvider]]) -> None:
+    versions: list[str] = []
+    running._on_swap = lambda old, new, changed: versions.append(new.version)
+    for number in range(2, 12):
+        source = Upstream("users", ConsulSource(f"svc-{number}"))
+        running.reconfigure(version(f"v{number}", STATIC, CONSUL, replace(source, name="more"), discovery=PATIENT))
+    until(lambda: all(one[-1].running.is_set() for one in providers.values()))
+    # The look-up that all of them want is made once, the others are given up.
+    assert len(providers["users"]) == 1
+    until(lambda: [one.running.is_set() for one in providers["more"]] == [False] * 9 + [True])
+    providers["users"][0].give(ONE)
+    providers["more"][-1].give(TWO)
+    until(lambda: running.current.version == "v11")
+    assert versions == ["v11"]
+
+
+def test_a_storm_does_not_put_a_configuration_off_for_ever(running: Store) -> None:
+    soon = DiscoverySettings(wait=0.2)
+    seen = set()
+    with gevent.Timeout(10, AssertionError("never applied")):
+        for number in range(10_000):
+            running.reconfigure(version(f"w{number}", STATIC, CONSUL, discovery=soon))
+            gevent.sleep(0.01)
+            seen.add(running.current.version)
+            if len(seen) > 2:
+                break
+    assert "v1" in seen
+
+
+def test_a_provider_that_is_not_needed_any_more_ends(
+    running: Store, providers: dict[str, list[FakeProvider]]
+) -> None:
+    running.reconfigure(version("v2", CONSUL, discovery=HASTY))
+    until(lambda: running.current.version == "v2")
+    provider = providers["users"][0]
+    until(provider.running.is_set)
+    running.reconfigure(version("v3", STATIC, discovery=HASTY))
+    until(lambda: running.current.version == "v3")
+    until(lambda: not provider.running.is_set())
+    running.reconfigure(version("v4", STATIC, CONSUL, discovery=PATIENT))
+    until(lambda: len(providers["users"]) == 2)
+    running.stop()
+    until(lambda: not providers["users"][1].running.is_set())
+
+
+def test_what_is_said_while_a_snapshot_is_made_is_not_lost(
+    running: Store, providers: dict[str, list[FakeProvider]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.store.SLICE", 0.0)
+    running.reconfigure(version("v2", STATIC, CONSUL, discovery=HASTY))
+    until(lambda: running.current.version == "v2")
+    join = running._join
+    said: list[bool] = []
+
+    def meanwhile(upstream: Upstream, endpoints: tuple[Endpoint, ...]) -> Any:
+        if upstream.name == "zebra":
+            providers["users"][0].give(TWO)
+            said.append(True)
+        return join(upstream, endpoints)
+
+    running._join = meanwhile
+    zebra = Upstream("zebra", StaticSource((ONE,)))
+    running.reconfigure(version("v3", CONSUL, zebra, discovery=HASTY))
+    until(lambda: addresses(running) == ["10.0.0.2"])
+    assert said == [True]
