@@ -29,6 +29,15 @@ _BIND = re.compile(r"((?P<host>[^:\[\]/]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5
 _file = click.argument("file", type=click.Path(dir_okay=False))
 _config = click.option("-c", "--config", "path", metavar="FILE", help="The configuration; see GATEWAY_CONFIG.")
 _json = click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+_header = click.option(
+    "-H",
+    "--header",
+    "headers",
+    metavar="'K: V'",
+    multiple=True,
+    callback=lambda *given: _headers(given[2]),
+    help="A header of the request; may be repeated.",
+)
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -61,7 +70,7 @@ def routes(path: str | None) -> None:
 @click.argument("method")
 @click.argument("url")
 @_config
-@click.option("-H", "--header", "headers", metavar="'K: V'", multiple=True, callback=lambda *given: _headers(given[2]))
+@_header
 @click.option("--peer", metavar="ADDRESS", help="Who connects; by default somebody who is trusted by nobody.")
 @_json
 def explain(method: str, url: str, path: str | None, headers: Headers, peer: str | None, as_json: bool) -> None:

@@ -112,6 +112,44 @@ def test_schema_is_json() -> None:
     assert json.loads(found.stdout)["properties"]["version"]["const"] == 1
 
 
+# -- explain -----------------------------------------------------------------------------
+
+
+def test_explain_tells_who_wins_and_what_is_sent(good: Path) -> None:
+    found = gateway("explain", "POST", "http://a/posts/1?v=2", "-H", "X-Beta: 1", "-H", "X-Empty:", "-c", good)
+    assert (found.exit_code, found.stderr) == (0, "")
+    assert f"route      posts  {good}:5" in found.stdout
+    assert "  POST /posts/1?v=2 HTTP/1.1\n  Host: a\n  X-Beta: 1\n  X-Empty: \n" in found.stdout
+    assert "the path /posts/1 is not /u" in found.stdout
+
+
+def test_explain_as_json(good: Path) -> None:
+    found = gateway("explain", "--json", "GET", "/x", "--peer", "10.9.9.9", GATEWAY_CONFIG=str(good))
+    told = json.loads(found.stdout)
+    assert (found.exit_code, told["route"], told["forwarded"]) == (0, "rest", True)
+    assert "X-Real-IP: 10.9.9.9" in told["sent"][0]["lines"]
+
+
+def test_explain_ends_with_2_when_nothing_is_forwarded(good: Path, bad: Path) -> None:
+    found = gateway("explain", "GET", "/../x", "-c", good)
+    assert found.exit_code == 2
+    assert "400 bad_path" in found.stdout
+    assert gateway("explain", "GET", "/", "-c", bad).exit_code == 1
+
+
+@pytest.mark.parametrize("header", ["no colon", ": no name", ""])
+def test_explain_refuses_what_is_no_header(header: str, good: Path) -> None:
+    found = gateway("explain", "GET", "/", "-c", good, "-H", header)
+    assert found.exit_code == 2
+    assert "a header is 'Name: value'" in found.stderr
+
+
+def test_explain_refuses_two_lines_in_one(good: Path) -> None:
+    found = gateway("explain", "GET", "/", "-c", good, "-H", "A: b\r\nC: d")
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert "holds no line end" in found.stderr
+
+
 # -- run ---------------------------------------------------------------------------------
 
 
