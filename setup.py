@@ -35,6 +35,7 @@ setup(
         "flask>=3.1,<3.2",
         "python-consul2>=0.1.5,<0.2",
         "httptools>=0.9,<0.10",
+        "dnspython>=2.7,<3",
         "pydantic>=2.10,<3",
         "requests>=2.32,<3",
         "PyYAML>=6,<7",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import time
 
-from gateway.model import ConsulSource, DiscoverySettings, StaticSource, Upstream
-from gateway.providers import consul, static
+from gateway.model import ConsulSource, DiscoverySettings, DnsSrvSource, StaticSource, Upstream
+from gateway.providers import consul, dns_srv, static
 from gateway.providers.base import Clock, Emit, Provider, Random, Status, Stop, Update
 
 __all__ = ["Emit", "Provider", "Status", "Stop", "Update", "depends_on", "make"]
@@ -23,6 +23,8 @@ def make(
     match upstream.source:
         case ConsulSource() as source:
             return consul.make(upstream, source, settings, clock, random)
+        case DnsSrvSource() as source:
+            return dns_srv.make(upstream, source, settings, clock, random)
         case StaticSource(endpoints):
             return static.make(upstream, endpoints, settings, clock, random)
 

@@ -1,15 +1,16 @@
 """Names among endpoints: looked up off the hub, each address one endpoint, the weight shared.
 
-Rule: a name that cannot be looked up keeps the addresses that it last had. A look-up runs on
-a thread of its own, at most one a name at any time; waiting for it is bounded, and one that
-is slower than that is not asked again but collected in a later round.
+Rule: a name that cannot be looked up keeps the addresses that it last had. The system's
+look-up runs on a thread of its own, at most one a name at any time; waiting for it is bounded,
+and one that is slower than that is not asked again but collected in a later round. DNS servers
+that the configuration names are asked by us, and say how long an answer is good.
 """
 
 from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import gevent
@@ -17,9 +18,11 @@ from gevent import monkey
 from gevent.event import AsyncResult
 from gevent.threadpool import ThreadPool
 
-from gateway.model import Endpoint
+from gateway.model import DnsSettings, Endpoint
 from gateway.providers.addresses import address
-from gateway.providers.base import Clock
+from gateway.providers.base import JITTER, Backoff, Clock, Random, spread
+from gateway.registries import RegistryError
+from gateway.registries.dns import LEAST_TTL, Addresses, shared
 
 # An answer is kept for 30 s at most (what interface.md promises): it is asked again in the
 # first round after this, and rounds are never more than 10 s apart.
@@ -76,30 +79,60 @@ class Threads:
         return self._pool.spawn(_getaddrinfo, name.encode("idna"), None, 0, socket.SOCK_STREAM, 0, flags)
 
 
+# What a look-up says: addresses, with the time that they are good for where that is known.
+LookUp = Callable[[str], Addresses | tuple[str, ...]]
+
+
 @dataclass(slots=True)
 class _Known:
+    backoff: Backoff | None
     addresses: tuple[str, ...] = ()
-    asked: float = -math.inf
+    due: float = -math.inf
     error: str = ""
 
 
 class Names:
-    """The addresses of some names, as fresh as `FRESH` says and as old as they must be."""
+    """The addresses of some names, as fresh as was said of them (`FRESH` where nothing was) and
+    as old as they must be.
 
-    def __init__(self, look_up: Callable[[str], tuple[str, ...]], clock: Clock) -> None:
+    With `random` the names have a pace of their own, which `due` tells: an answer's TTL, and
+    after a failure 1 s to 30 s. Without it a name that failed is asked for in the next round.
+    """
+
+    def __init__(self, look_up: LookUp, clock: Clock, random: Random | None = None) -> None:
         self._look_up = look_up
         self._clock = clock
+        self._random = random
         self._known: dict[str, _Known] = {}
 
-    def refresh(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Ask for what is not fresh, all at once; returns an error for each name that failed.
+    @property
+    def paced(self) -> bool:
+        return self._random is not None
 
+    def refresh(
+        self, names: Iterable[str], told: Mapping[str, tuple[str, ...]] | None = None, until: float = -math.inf
+    ) -> tuple[str, ...]:
+        """Ask for what is due, all at once; returns an error for each name that failed.
+
+        `told`: addresses that came along with another answer, and are good `until` then.
         Names that are not wanted any more are forgotten.
         """
-        self._known = {name: self._known.get(name) or _Known() for name in names}
-        due = [name for name, known in self._known.items() if known.asked + FRESH <= self._clock()]
-        gevent.joinall([gevent.spawn(self._ask, name) for name in due], raise_error=True)
+        self._known = {name: self._known.get(name) or _Known(self._backoff()) for name in names}
+        for name in self._known.keys() & (told or {}).keys():
+            self._keep(self._known[name], (told or {})[name], until)
+        # Rounds are never closer than the least TTL: what is due before the next one is due now.
+        now = self._clock() + (LEAST_TTL if self.paced else 0.0)
+        asking = [gevent.spawn(self._ask, name) for name, known in self._known.items() if known.due <= now]
+        try:
+            gevent.joinall(asking, raise_error=True)
+        finally:
+            gevent.killall(asking, block=False)
         return tuple(known.error for known in self._known.values() if known.error)
+
+    @property
+    def due(self) -> float:
+        """When the next name is to be asked for, by the clock."""
+        return min((known.due for known in self._known.values()), default=math.inf)
 
     def addresses(self, name: str) -> tuple[str, ...]:
         """What is known of a name; empty when it was never answered."""
@@ -109,12 +142,42 @@ class Names:
     def _ask(self, name: str) -> None:
         known = self._known[name]
         try:
-            known.addresses = self._look_up(name)
-        except LookupFailed as error:
+            found = self._look_up(name)
+        except (LookupFailed, RegistryError) as error:
             known.error = str(error)
+            known.due = self._clock() + (known.backoff.failed() if known.backoff else 0.0)
             return
-        known.error = ""
-        known.asked = self._clock()
+        if isinstance(found, Addresses):
+            hosts = sorted({*found.hosts, *_of_version(known.addresses, found.unknown)})
+            self._keep(known, tuple(hosts), self._good_for(found.ttl))
+        else:
+            self._keep(known, found, self._clock() + FRESH)
+
+    @staticmethod
+    def _keep(known: _Known, addresses: tuple[str, ...], until: float) -> None:
+        known.addresses, known.due, known.error = addresses, until, ""
+        if known.backoff:
+            known.backoff.succeeded()
+
+    def _good_for(self, ttl: float) -> float:
+        """When an answer is old; a little early, so that workers drift apart."""
+        early = spread(ttl / (1 + JITTER), self._random) if self._random else ttl
+        return self._clock() + max(LEAST_TTL, early)
+
+    def _backoff(self) -> Backoff | None:
+        return Backoff(self._random) if self._random else None
+
+
+def make(settings: DnsSettings, clock: Clock, random: Random) -> Names:
+    """Names that are looked up as the configuration says."""
+    if settings.servers:
+        return Names(shared(settings).addresses, clock, random)
+    return Names(Threads(), clock)
+
+
+def _of_version(addresses: Iterable[str], version: int | None) -> tuple[str, ...]:
+    """Those of one version of IP; none when there is no version."""
+    return tuple(host for host in addresses if version == (6 if ":" in host else 4))
 
 
 def is_name(endpoint: Endpoint) -> bool:

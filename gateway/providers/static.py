@@ -13,8 +13,10 @@ from dataclasses import replace
 
 from gateway.model import DiscoverySettings, Endpoint, Upstream
 from gateway.providers.addresses import allowed, host, networks
-from gateway.providers.base import Clock, Emit, Journal, Random, Status, Stop, Update, spread
-from gateway.providers.names import Names, Threads, expand, is_name
+from gateway.providers.base import JITTER, Clock, Emit, Journal, Random, Status, Stop, Update, spread
+from gateway.providers.names import Names, expand, is_name
+from gateway.providers.names import make as make_names
+from gateway.registries.dns import LEAST_TTL
 
 # With its jitter under the 30 s that an answer may be kept.
 INTERVAL = 27.0
@@ -38,6 +40,8 @@ class StaticProvider:
         self._endpoints = endpoints
         self._deny = networks(settings.deny)
         self._names = names
+        self._interval = min(INTERVAL, settings.dns.ttl / (1 + JITTER))
+        self._clock = clock
         self._random = random
         self._journal = Journal(upstream, clock)
         self._failures = 0
@@ -49,7 +53,7 @@ class StaticProvider:
     def run(self, emit: Emit, stop: Stop) -> None:
         while not stop.is_set():
             emit(self._round())
-            stop.wait(spread(self._pause(), self._random))
+            stop.wait(self._pause())
 
     def _round(self) -> Update:
         self._journal.attempt()
@@ -69,9 +73,11 @@ class StaticProvider:
         return Update(self.upstream, endpoints, error)
 
     def _pause(self) -> float:
+        if self._names.paced:
+            return max(LEAST_TTL, self._names.due - self._clock())
         if self._failures == 0:
-            return INTERVAL
-        return min(INTERVAL, FIRST_RETRY * 2.0 ** min(self._failures - 1, 10))
+            return spread(self._interval, self._random)
+        return spread(min(self._interval, FIRST_RETRY * 2.0 ** min(self._failures - 1, 10)), self._random)
 
 
 def make(
@@ -85,4 +91,4 @@ def make(
     if not any(map(is_name, endpoints)):
         return None
     spelt = tuple(replace(e, host=host(e.host) or e.host) for e in endpoints)
-    return StaticProvider(upstream, spelt, settings, Names(Threads(), clock), clock, random)
+    return StaticProvider(upstream, spelt, settings, make_names(settings.dns, clock, random), clock, random)

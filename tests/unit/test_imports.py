@@ -37,6 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     "asking": EXCHANGE | {"target", "router", "headers", "wording"},
     "explain": EXCHANGE
     | {"asking", "wording", "config", "server", "trust", "headers", "router", "retry", "forwarder", "snapshot", "health"},
+    "overlap": VALUES | {"target"},
+    "diff": EXCHANGE | {"asking", "wording", "overlap", "target", "router", "telemetry"},
     # waiting and bytes
     "stream": {"errors"},
     "tunnel": EXCHANGE | {"stream"},
@@ -66,7 +68,7 @@ ALLOWED: dict[str, set[str]] = {
 
 # They take all they need as arguments: no clock, no socket, no framework.
 PURE = {"errors", "model", "trust", "target", "exchange", "retry", "headers", "problem", "router", "snapshot"}
-PURE |= {"wording", "asking", "explain"}
+PURE |= {"wording", "asking", "explain", "overlap", "diff"}
 BANNED_IN_PURE = {"urllib3", "flask", "gevent", "gunicorn", "os", "socket", "time", "ssl", "threading", "subprocess"}
 
 # It reads the clock, and is otherwise like them: the transport is an argument.
@@ -83,6 +85,7 @@ OWNERS: dict[str, set[str]] = {
     "pydantic_core": {"config"},
     "yaml": {"config"},
     "consul": {"providers", "registries"},
+    "dns": {"registries"},
     "httptools": {"transport", "server"},
     "gevent": {
         "stream",
