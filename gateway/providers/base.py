@@ -9,11 +9,15 @@ the store, and never raises because of what a registry does.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
+
+import gevent
 
 from gateway.model import Endpoint, Upstream
+from gateway.registries import one_line as one_line
 
 log = logging.getLogger("gateway.providers")
 
@@ -64,6 +68,33 @@ class Stop(Protocol):
     def wait(self, timeout: float) -> object: ...
 
 
+class Stopped(gevent.GreenletExit):  # type: ignore[misc]
+    """`stop` was set while something was waited for."""
+
+
+@contextmanager
+def until_set(stop: Stop) -> Iterator[None]:
+    """Whatever is waited for inside is given up at once when `stop` is set: a question that a
+    registry takes its time to answer must not hold up a worker that leaves."""
+    link = getattr(stop, "rawlink", None)
+    if link is None:
+        yield
+        return
+    here = gevent.getcurrent()
+
+    def end(_: Any) -> None:
+        # Called by the hub, which nothing but a waiting greenlet lets run (gevent.Timeout does the same).
+        here.throw(Stopped())
+
+    link(end)
+    try:
+        yield
+    except Stopped:
+        pass
+    finally:
+        stop.unlink(end)  # type: ignore[attr-defined]
+
+
 Emit = Callable[[Update], None]
 
 
@@ -108,6 +139,30 @@ class Backoff:
         self.failures = 0
 
 
+# However fast a registry changes, each provider asks it at this rate at most, after a few
+# questions at once: a deployment's changes come through one by one, a flapping service's do not.
+QUESTIONS_A_SECOND, BURST = 2.0, 3
+
+
+class TokenBucket:
+    """Says how long to wait before the next question."""
+
+    def __init__(self, clock: Clock, rate: float = QUESTIONS_A_SECOND, burst: int = BURST) -> None:
+        self._clock = clock
+        self._rate = rate
+        self._burst = burst
+        self._tokens = float(burst)
+        self._filled = clock()
+
+    def take(self) -> float:
+        """One question: the pause before it, in seconds."""
+        now = self._clock()
+        self._tokens = min(float(self._burst), self._tokens + (now - self._filled) * self._rate)
+        self._filled = now
+        self._tokens -= 1
+        return max(0.0, -self._tokens / self._rate)
+
+
 @dataclass(slots=True)
 class Journal:
     """Keeps a provider's `Status` and tells the log what changed: each trouble once, when it
@@ -138,9 +193,3 @@ class Journal:
         for reason in sorted(now - self._refused):
             log.warning("upstream %s: not an endpoint: %s", self.upstream.name, reason)
         self._refused = now
-
-
-def one_line(text: object, limit: int = 200) -> str:
-    """Foreign text made fit for a log line: printable, on one line, short."""
-    line = "".join(c if c.isprintable() else " " for c in str(text)[: limit + 1])
-    return line if len(line) <= limit else line[: limit - 1] + "…"

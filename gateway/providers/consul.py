@@ -1,140 +1,52 @@
-"""Endpoints that Consul's health API reports as passing, asked every `poll` seconds.
+"""Endpoints that Consul's health API reports as passing, watched with blocking queries.
 
 Rule: an answer counts only when it is Consul's and whole. Whatever else happens (refused,
 late, 500, 403, a login page, half a list) is an error, and an error is not an update. An
 empty list is doubted when the registry has just been away or has lost its memory, because
 on its return every service is critical or unknown for a while: `Belief` says for how long.
 
-python-consul2 builds the query (`Consul.Health`); its client is not used, because there the
-environment beats the arguments, proxies and redirects are followed with the token, and
-nothing is bounded.
+The registry is asked to answer when something changed, or after `poll` seconds. One that
+does not wait, or gives nothing to wait with, is asked every `poll` seconds.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeGuard
-from urllib.parse import quote, urlencode
+from typing import Any, Protocol, TypeGuard
 
-import gevent
-import requests
-from consul.base import Consul, Response
-
-from gateway.model import ConsulSettings, ConsulSource, DiscoverySettings, Endpoint, Upstream
+from gateway.model import ConsulSource, DiscoverySettings, Endpoint, Upstream
 from gateway.providers.addresses import allowed, host, networks
-from gateway.providers.base import Clock, Emit, Journal, Random, Status, Stop, Update, log, one_line, spread
+from gateway.providers.base import (
+    JITTER,
+    QUESTIONS_A_SECOND,
+    Backoff,
+    Clock,
+    Emit,
+    Journal,
+    Random,
+    Status,
+    Stop,
+    TokenBucket,
+    Update,
+    log,
+    one_line,
+    spread,
+    until_set,
+)
 from gateway.providers.names import Names, Threads, expand, is_name
-from gateway.registries import RegistryError
+from gateway.registries import RefusedError, RegistryError
+from gateway.registries.consul import Answer, ConsulApi
 
-# A request is given up after the poll interval, within these bounds.
-LEAST_TIMEOUT, MOST_TIMEOUT = 1.0, 5.0
-# 10,000 instances with a dozen checks each are some 30 MB.
-MOST_BYTES = 64 * 1024 * 1024
-
-# So many empty answers are doubted after a failure: checks need their first interval (10 s
-# are usual) before anything passes.
+# An empty answer after a failure is doubted for so many polls: checks need their first
+# interval (10 s are usual) before anything passes.
 DOUBTED = 3
-
-
-class DoubtfulError(RegistryError):
-    """An empty answer that may well be the registry's fault."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One answer of the health API. `index` is None when the registry gave none."""
-
-    payload: object
-    index: int | None
-    known_leader: bool
-
-
-class HealthApi:
-    """GET /v1/health/service/<name>?passing over one connection that is kept.
-
-    Has the attributes that `Consul.Health` asks of its agent: `http`, `token`, `dc`.
-    """
-
-    def __init__(self, settings: ConsulSettings, timeout: float) -> None:
-        self.http = self
-        self.token = settings.token or None
-        self.dc = settings.datacenter
-        address = settings.address.rstrip("/")
-        self._address = address if "://" in address else f"http://{address}"
-        # For logs: without user and password.
-        self._shown = self._address.rsplit("@", 1)[-1]
-        self._stale = settings.stale
-        self._timeout = timeout
-        self._session = requests.Session()
-        # No proxies, no .netrc: the registry is where the configuration says.
-        self._session.trust_env = False
-        self._health = Consul.Health(self)
-        self._headers: Mapping[str, str] = {}
-
-    def passing(self, source: ConsulSource) -> Answer:
-        """Raises `RegistryError` when there is no whole answer in time."""
-        late = gevent.Timeout(self._timeout)
-        try:
-            with late:
-                _, payload = self._health.service(source.service, passing=True, tag=source.tag)
-        except gevent.Timeout as timeout:
-            if timeout is not late:
-                raise
-            raise RegistryError(f"{self._shown}: no answer in {self._timeout:g} s") from None
-        except OSError as error:
-            # requests' own errors are OSErrors, too.
-            raise RegistryError(f"{self._shown}: {_root(error)}") from error
-        index = self._headers.get("X-Consul-Index", "")
-        return Answer(
-            payload=payload,
-            index=int(index) if index.isascii() and index.isdigit() else None,
-            known_leader=self._headers.get("X-Consul-KnownLeader", "true").lower() != "false",
-        )
-
-    def get(
-        self,
-        callback: Callable[[Response], Any],
-        path: str,
-        params: list[tuple[str, str]] | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> Any:
-        """What `Consul.Health` calls to have its query sent and its answer decoded."""
-        query = [*(params or ()), *([("stale", "")] if self._stale else ())]
-        url = f"{self._address}{quote(path)}?{urlencode(query)}"
-        timeout = self._timeout
-        with self._session.get(url, headers=headers, timeout=timeout, allow_redirects=False, stream=True) as answer:
-            body = self._body(answer)
-            if answer.status_code != requests.codes.ok:
-                raise RegistryError(f"{self._shown}: HTTP {answer.status_code}: {one_line(_text(body))}")
-            self._headers = answer.headers
-        try:
-            # The library insists on an index, which a poll has no use for.
-            return callback(Response(answer.status_code, {"X-Consul-Index": None}, body, body))
-        except (ValueError, RecursionError) as error:
-            raise RegistryError(f"{self._shown}: not JSON: {one_line(_text(body))}") from error
-
-    def _body(self, answer: requests.Response) -> bytes:
-        body = bytearray()
-        for piece in answer.iter_content(65536):
-            body += piece
-            if len(body) > MOST_BYTES:
-                raise RegistryError(f"{self._shown}: the answer is larger than {MOST_BYTES} bytes")
-        return bytes(body)
-
-
-def _text(body: bytes) -> str:
-    return body[:1000].decode("utf-8", "replace")
-
-
-def _root(error: BaseException) -> str:
-    """The cause under the layers of requests and urllib3, whose texts name objects by address."""
-    found: BaseException = error
-    while found.__context__ is not None:
-        found = found.__context__
-    return one_line(f"{type(found).__name__}: {found}")
+# Names among the addresses are looked up again after each answer, and no answer tells when
+# they change: they are not waited for longer than this.
+NAMES_WAIT = 10.0
 
 
 # -- decoding -------------------------------------------------------------------------
@@ -214,41 +126,63 @@ class Belief:
     - the server knows no leader: it may not have read its own log yet;
     - the index went back: the registry counts from 1 again and has forgotten everything. This
       holds until it names an instance;
-    - the registry was away until now: then `DOUBTED` times.
+    - the registry was away until now: then for `patience` seconds.
     """
 
+    patience: float
     index: int | None = None
     some_known: bool = False
     forgot: bool = False
-    doubts: int = 0
+    away: bool = False
+    # Since when answers after a failure have been empty.
+    since: float | None = None
 
     def failed(self) -> None:
         """No answer at all."""
-        self.doubts = DOUBTED
+        self.away, self.since = True, None
 
-    def judge(self, answer: Answer, empty: bool) -> None:
-        """Raises `DoubtfulError` when an empty answer is not to be believed."""
+    def doubt(self, answer: Answer, empty: bool, now: float) -> str:
+        """Why an empty answer is not to be believed; "" when it is."""
         before = self.index
         if answer.index is not None:
             self.index = answer.index
         if not empty:
-            self.some_known, self.forgot, self.doubts = True, False, 0
-            return
+            self.some_known, self.forgot, self.away = True, False, False
+            return ""
         if not self.some_known:
-            return
+            return ""
         if before is not None and answer.index is not None and answer.index < before:
             self.forgot = True
         if self.forgot:
-            raise DoubtfulError(f"an empty answer from a registry that lost its memory (index {answer.index})")
+            return f"an empty answer from a registry that lost its memory (index {answer.index})"
         if not answer.known_leader:
-            raise DoubtfulError("an empty answer from a server that knows no leader")
-        if self.doubts > 0:
-            self.doubts -= 1
-            raise DoubtfulError("an empty answer from a registry that was away until now")
-        self.some_known = False
+            return "an empty answer from a server that knows no leader"
+        if self.away:
+            if self.since is None:
+                self.since = now
+            if now - self.since < self.patience:
+                return "an empty answer from a registry that was away until now"
+        self.some_known = self.away = False
+        return ""
+
+
+def following(asked: int | None, got: int | None) -> int | None:
+    """The index to wait for next; None: ask without waiting. An index that goes back means that
+    the registry counts anew (developer.hashicorp.com/consul/api-docs/features/blocking)."""
+    if got is None or (asked is not None and got < asked):
+        return None
+    return got
 
 
 # -- the loop -------------------------------------------------------------------------
+
+
+class Registry(Protocol):
+    """What is needed of `ConsulApi`."""
+
+    def passing(self, source: ConsulSource, index: int | None, wait: float) -> Answer: ...
+
+    def close(self) -> None: ...
 
 
 class ConsulProvider:
@@ -257,7 +191,8 @@ class ConsulProvider:
     def __init__(
         self,
         upstream: Upstream,
-        ask: Callable[[], Answer],
+        source: ConsulSource,
+        registry: Registry,
         settings: DiscoverySettings,
         names: Names,
         clock: Clock,
@@ -265,55 +200,109 @@ class ConsulProvider:
     ) -> None:
         self.upstream = upstream.name
         self._of = upstream
-        self._ask = ask
+        self._source = source
+        self._registry = registry
         self._poll = settings.consul.poll
         self._deny = networks(settings.deny)
         self._names = names
+        self._clock = clock
         self._random = random
         self._journal = Journal(upstream, clock)
-        self._belief = Belief()
+        self._belief = Belief(DOUBTED * self._poll)
+        self._backoff = Backoff(random)
+        # Whoever set a shorter poll wants more.
+        self._bucket = TokenBucket(clock, max(QUESTIONS_A_SECOND, 1 / self._poll))
+        self._index: int | None = None
+        self._said: Update | None = None
+        # The last answer: its fingerprint, what it said, and why entries were left out.
+        self._digest = b""
+        self._told: tuple[Endpoint, ...] = ()
+        self._bad: tuple[str, ...] = ()
+        self._named = False
+        self._endpoints: tuple[Endpoint, ...] = ()
 
     @property
     def status(self) -> Status:
         return self._journal.status
 
     def run(self, emit: Emit, stop: Stop) -> None:
-        while not stop.is_set():
-            emit(self._round())
-            stop.wait(spread(self._poll, self._random))
+        try:
+            with until_set(stop):
+                while not stop.is_set():
+                    pause = self._round(emit)
+                    # The next question counts, whether or not it has to wait anyway.
+                    stop.wait(max(pause, self._bucket.take()))
+        finally:
+            self._registry.close()
 
-    def _round(self) -> Update:
+    def _round(self, emit: Emit) -> float:
+        """One question and what follows from it; the pause before the next."""
+        began = self._clock()
+        asked, wait = self._index, min(self._poll, NAMES_WAIT) if self._named else self._poll
         self._journal.attempt()
         try:
-            endpoints = self._endpoints()
-        except DoubtfulError as error:
-            return self._failed(str(error))
+            answer = self._registry.passing(self._source, asked, wait)
+            doubt = self._read(answer)
         except RegistryError as error:
-            self._belief.failed()
-            return self._failed(str(error))
+            return self._failed(str(error), emit, refused=isinstance(error, RefusedError))
         except Exception as error:
-            # A poll that dies is worse than whatever this was: it would never be noticed.
+            # A watch that dies is worse than whatever this was: it would never be noticed.
             log.exception("upstream %s: discovery failed for a reason of our own", self.upstream)
-            return self._failed(one_line(f"{type(error).__name__}: {error}"))
-        self._journal.success()
-        return Update(self.upstream, endpoints)
+            return self._failed(one_line(f"{type(error).__name__}: {error}"), emit, refused=True)
+        self._backoff.succeeded()
+        if doubt:
+            self._journal.failure(doubt)
+            self._say(Update(self.upstream, None, doubt), emit)
+        else:
+            self._journal.success()
+            self._say(Update(self.upstream, self._endpoints), emit)
+        self._index = following(asked, answer.index)
+        took = self._clock() - began
+        if answer.index is None or (answer.index == asked and took < wait):
+            # There is nothing to wait with, or nobody waited.
+            return max(0.0, spread(self._poll, self._random) - took)
+        return 0.0
 
-    def _failed(self, error: str) -> Update:
+    def _failed(self, error: str, emit: Emit, refused: bool) -> float:
+        self._belief.failed()
         self._journal.failure(error)
-        return Update(self.upstream, None, error)
+        self._say(Update(self.upstream, None, error), emit)
+        # What happened meanwhile is not to be waited for.
+        self._index = None
+        pause = self._backoff.failed()
+        if refused:
+            return pause
+        # A registry that is away is asked as often as an idle one: its return is seen within
+        # one poll, and is no greater load to it than being watched.
+        return min(pause, spread(self._poll / (1 + JITTER), self._random))
 
-    def _endpoints(self) -> tuple[Endpoint, ...]:
-        answer = self._ask()
-        told, bad = decode(answer.payload, self._of)
-        self._belief.judge(answer, empty=not told)
+    def _say(self, update: Update, emit: Emit) -> None:
+        if update != self._said:
+            self._said = update
+            emit(update)
+
+    def _read(self, answer: Answer) -> str:
+        """Take what an answer says; returns why it is doubted, "" when it is believed."""
+        digest = hashlib.blake2b(answer.body, digest_size=16).digest()
+        news = digest != self._digest
+        if news:
+            self._told, self._bad = decode(answer.payload(), self._of)
+            self._named = any(map(is_name, self._told))
+            self._digest = digest
+        doubt = self._belief.doubt(answer, not self._told, self._clock())
+        if news or self._named:
+            self._judge()
+        return doubt
+
+    def _judge(self) -> None:
+        """From what the registry said to what may be dialled."""
         # An agent may be told a name in the place of an address.
-        errors = self._names.refresh(e.host for e in told if is_name(e))
-        found = expand(told, self._names.addresses)
+        errors = self._names.refresh(e.host for e in self._told if is_name(e))
+        found = expand(self._told, self._names.addresses)
         if errors and not found:
             raise RegistryError("; ".join(errors))
-        endpoints, refused = allowed(found, self._deny)
-        self._journal.refused((*bad, *errors, *refused))
-        return endpoints
+        self._endpoints, refused = allowed(found, self._deny)
+        self._journal.refused((*self._bad, *errors, *refused))
 
 
 def make(
@@ -323,5 +312,5 @@ def make(
     clock: Clock = time.monotonic,
     random: Random = random.random,
 ) -> ConsulProvider:
-    api = HealthApi(settings.consul, min(max(settings.consul.poll, LEAST_TIMEOUT), MOST_TIMEOUT))
-    return ConsulProvider(upstream, lambda: api.passing(source), settings, Names(Threads(), clock), clock, random)
+    api = ConsulApi(settings.consul)
+    return ConsulProvider(upstream, source, api, settings, Names(Threads(), clock), clock, random)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model import ConsulSource, Endpoint, TlsSettings, Upstream
-from gateway.providers.consul import RegistryError, decode
+from gateway.providers.consul import decode
+from gateway.registries import RegistryError
 
 USERS = Upstream("users", ConsulSource("user-svc"))
 

@@ -1,5 +1,6 @@
 """The loops of both providers with scripted answers and a clock that nothing waits for."""
 
+import json
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +10,15 @@ import pytest
 from gateway import providers
 from gateway.model import ConsulSettings, ConsulSource, DiscoverySettings, Endpoint, StaticSource, Upstream
 from gateway.providers.base import Update, one_line, spread
-from gateway.providers.consul import Answer, ConsulProvider, RegistryError
+from gateway.providers.consul import ConsulProvider, following
 from gateway.providers.names import LookupFailed, Names
 from gateway.providers.static import INTERVAL, StaticProvider
+from gateway.registries import RefusedError, RegistryError
+from gateway.registries.consul import Answer
 from gateway.testing import FakeClock
 
-SERVICE = Upstream("users", ConsulSource("user-svc"))
+SOURCE = ConsulSource("user-svc")
+SERVICE = Upstream("users", SOURCE)
 
 
 class Rounds:
@@ -43,19 +47,39 @@ def at(*hosts: str) -> tuple[Endpoint, ...]:
     return tuple(Endpoint("http", host, 80, authority=f"{host}:80".encode()) for host in hosts)
 
 
+def said(payload: object, index: int | None = 7, known_leader: bool = True) -> Answer:
+    return Answer(json.dumps(payload).encode(), index, known_leader, lambda: payload)
+
+
 def good(*entries: object, index: int | None = 7, known_leader: bool = True) -> Answer:
-    return Answer(list(entries), index, known_leader)
+    return said(list(entries), index, known_leader)
 
 
 class Registry:
-    def __init__(self, *answers: Answer | Exception) -> None:
-        self.answers = list(answers)
+    """Gives one answer after the other. One that comes when nothing has changed comes when the wait
+    is over, unless `waits` is False."""
 
-    def __call__(self) -> Answer:
+    def __init__(self, clock: FakeClock, *answers: Answer | Exception, waits: bool = True) -> None:
+        self.clock = clock
+        self.answers = list(answers)
+        self.asked: list[tuple[int | None, float]] = []
+        self.at: list[float] = []
+        self.waits = waits
+        self.closed = False
+
+    def passing(self, source: ConsulSource, index: int | None, wait: float) -> Answer:
+        assert source == SOURCE
+        self.asked.append((index, wait))
+        self.at.append(self.clock())
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
+        if self.waits and index is not None and answer.index == index:
+            self.clock.advance(wait)
         return answer
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def unknown(name: str) -> tuple[str, ...]:
@@ -63,32 +87,139 @@ def unknown(name: str) -> tuple[str, ...]:
 
 
 def consul(
-    *answers: Answer | Exception, look_up: Callable[[str], tuple[str, ...]] = unknown, **settings: Any
-) -> tuple[ConsulProvider, list[Update], Rounds]:
-    clock = FakeClock()
+    *answers: Answer | Exception,
+    look_up: Callable[[str], tuple[str, ...]] = unknown,
+    waits: bool = True,
+    random: float = 0.5,
+    **settings: Any,
+) -> tuple[ConsulProvider, list[Update], Registry]:
+    clock = FakeClock(0.0)
+    registry = Registry(clock, *answers, waits=waits)
     discovery = DiscoverySettings(**settings)
-    provider = ConsulProvider(SERVICE, Registry(*answers), discovery, Names(look_up, clock), clock, lambda: 0.5)
+    provider = ConsulProvider(
+        SERVICE, SOURCE, registry, discovery, Names(look_up, clock), clock, lambda: random
+    )
     told: list[Update] = []
-    rounds = Rounds(len(answers), clock)
-    provider.run(told.append, rounds)
-    return provider, told, rounds
+    provider.run(told.append, Rounds(len(answers), clock))
+    assert registry.closed
+    return provider, told, registry
 
 
 # -- Consul -----------------------------------------------------------------------------
 
 
-def test_it_asks_at_once_and_then_every_poll() -> None:
-    _, told, rounds = consul(good(instance()), good(), consul=ConsulSettings(poll=5.0))
+def test_it_asks_at_once_and_then_waits_for_changes() -> None:
+    _, told, registry = consul(good(instance()), good(index=8), good(index=8), consul=ConsulSettings(poll=5.0))
     assert told == [Update("users", at("10.0.0.1")), Update("users", ())]
-    assert rounds.waits == [5.0, 5.0]
+    assert registry.asked == [(None, 5.0), (7, 5.0), (8, 5.0)]
+    assert registry.at == [0, 0, 0]
+
+
+def test_an_idle_registry_is_asked_once_a_poll_and_nothing_is_told_twice() -> None:
+    _, told, registry = consul(*[good(instance())] * 6)
+    assert registry.at == [0, 0, 5, 10, 15, 20]
+    assert told == [Update("users", at("10.0.0.1"))]
+
+
+@pytest.mark.parametrize(("drawn", "gap"), [(0.0, 4.5), (0.5, 5.0), (1.0, 5.5)])
+def test_a_registry_that_does_not_wait_is_polled(drawn: float, gap: float) -> None:
+    _, _, registry = consul(*[good(instance())] * 4, waits=False, random=drawn)
+    assert registry.at == pytest.approx([0, 0, gap, 2 * gap])
+
+
+def test_without_an_index_it_polls() -> None:
+    _, _, registry = consul(*[good(instance(), index=None)] * 4)
+    assert registry.asked == [(None, 5.0)] * 4
+    assert registry.at == [0, 5, 10, 15]
+
+
+def test_an_index_that_goes_back_begins_anew() -> None:
+    one = instance()
+    _, _, registry = consul(good(one, index=90), good(one, index=8), good(one, index=8), good(one, index=9))
+    assert [index for index, _ in registry.asked] == [None, 90, None, 8]
+
+
+@pytest.mark.parametrize(
+    ("asked", "got", "next_"), [(None, 7, 7), (7, 7, 7), (7, 9, 9), (7, 6, None), (7, None, None), (None, None, None)]
+)
+def test_which_index_follows(asked: int | None, got: int | None, next_: int | None) -> None:
+    assert following(asked, got) == next_
+
+
+def test_the_same_data_at_another_index_is_no_update() -> None:
+    _, told, _ = consul(good(instance()), good(instance(), index=8), good(instance(), index=9))
+    assert told == [Update("users", at("10.0.0.1"))]
+
+
+def test_what_is_told_is_not_decoded_again_while_it_stays_the_same() -> None:
+    decoded: list[int] = []
+    body = json.dumps([instance()]).encode()
+
+    def decode() -> object:
+        decoded.append(1)
+        return [instance()]
+
+    consul(*[Answer(body, 7, True, decode)] * 5)
+    assert len(decoded) == 1
+
+
+def test_fast_churn_is_asked_for_twice_a_second_and_ends_with_the_last_state() -> None:
+    """Something new whenever it asks, for 30 s: 4 questions at once, then 2 a second."""
+    changes = [good(instance(port=n), index=n) for n in range(1, 65)]
+    _, told, registry = consul(*changes)
+    assert registry.at == [0, 0, 0, *[n / 2 for n in range(61)]]
+    assert told[-1].endpoints is not None
+    assert [e.port for e in told[-1].endpoints] == [64]
+
+
+def test_who_polls_faster_may_ask_faster() -> None:
+    changes = [good(instance(port=n), index=n) for n in range(1, 10)]
+    _, _, registry = consul(*changes, consul=ConsulSettings(poll=0.1))
+    assert registry.at[4:] == pytest.approx([0.1 * n for n in range(1, 6)])
+
+
+def test_a_registry_that_is_away_is_asked_at_least_once_a_poll() -> None:
+    _, _, registry = consul(*[RegistryError("away")] * 40)
+    gaps = [after - before for before, after in zip(registry.at, registry.at[1:], strict=False)]
+    assert gaps[:3] == pytest.approx([1, 2, 4])
+    assert all(4 <= gap <= 5 for gap in gaps[3:])
+    assert {index for index, _ in registry.asked} == {None}
+
+
+def test_a_registry_that_refuses_is_asked_less_and_less() -> None:
+    _, _, registry = consul(*[RefusedError("HTTP 403")] * 8)
+    gaps = [after - before for before, after in zip(registry.at, registry.at[1:], strict=False)]
+    assert gaps == pytest.approx([1, 2, 4, 8, 16, 30, 30])
+
+
+def test_after_an_error_it_asks_without_waiting_and_soon() -> None:
+    _, _, registry = consul(good(instance()), RegistryError("away"), good(instance()), good(instance()))
+    assert [index for index, _ in registry.asked] == [None, 7, None, 7]
+    assert registry.at == [0, 0, 1, 1]
+
+
+def test_names_are_not_waited_for_longer_than_they_are_fresh() -> None:
+    poll = ConsulSettings(poll=60.0)
+    _, _, registry = consul(
+        *[good(instance("a.internal"))] * 2, good(instance(), index=8), good(instance(), index=9),
+        look_up=lambda _: ("10.0.0.1",), consul=poll,
+    )  # fmt: skip
+    assert [wait for _, wait in registry.asked] == [60.0, 10.0, 10.0, 60.0]
+
+
+def test_a_name_that_moves_is_followed_while_the_registry_says_the_same() -> None:
+    moves = [("10.0.0.1",), ("10.0.0.2",)]
+    answers = [good(instance("a.internal"))] * 8
+    _, told, _ = consul(*answers, look_up=lambda _: moves.pop(0))
+    assert [[e.host for e in update.endpoints or ()] for update in told] == [["10.0.0.1"], ["10.0.0.2"]]
 
 
 def test_an_error_is_not_an_update_and_not_the_end() -> None:
     provider, told, _ = consul(
         good(instance()), RegistryError("HTTP 500"), RegistryError("HTTP 500"), good(instance("10.0.0.2"))
     )
-    assert [u.endpoints for u in told] == [at("10.0.0.1"), None, None, at("10.0.0.2")]
-    assert [u.failed for u in told] == [False, True, True, False]
+    assert [u.endpoints for u in told] == [at("10.0.0.1"), None, at("10.0.0.2")]
+    assert [u.failed for u in told] == [False, True, False]
     assert told[1].error == "HTTP 500"
     assert provider.status.last_error == ""
 
@@ -101,8 +232,8 @@ def test_a_fault_of_our_own_is_not_the_end_either(caplog: pytest.LogCaptureFixtu
 
 def test_status_tells_when_and_why() -> None:
     clock = FakeClock(100.0)
-    registry = Registry(good(instance()), RegistryError("no"))
-    provider = ConsulProvider(SERVICE, registry, DiscoverySettings(), Names(unknown, clock), clock, lambda: 0.5)
+    registry = Registry(clock, good(instance(), index=None), RegistryError("no"))
+    provider = ConsulProvider(SERVICE, SOURCE, registry, DiscoverySettings(), Names(unknown, clock), clock, lambda: 0.5)
     assert (provider.status.last_attempt, provider.status.last_success) == (None, None)
     provider.run(lambda _: None, Rounds(2, clock))
     assert (provider.status.last_attempt, provider.status.last_success, provider.status.last_error) == (
@@ -113,7 +244,7 @@ def test_status_tells_when_and_why() -> None:
 
 
 def test_what_is_not_a_list_is_an_error() -> None:
-    _, told, _ = consul(Answer({"a": 1}, 1, True))
+    _, told, _ = consul(said({"a": 1}))
     assert told[0].failed
 
 
@@ -180,21 +311,28 @@ def test_instances_are_believed_at_any_index() -> None:
     assert [u.endpoints for u in told] == [at("10.0.0.1"), at("10.0.0.2"), ()]
 
 
-def test_an_empty_answer_after_a_failure_is_doubted_three_times() -> None:
-    empty = good()
-    _, told, _ = consul(good(instance()), RegistryError("away"), empty, empty, empty, empty)
-    assert [u.endpoints for u in told] == [at("10.0.0.1"), None, None, None, None, ()]
+def test_an_empty_answer_after_a_failure_is_doubted_for_three_polls() -> None:
+    away, empty, one = RegistryError("away"), good(), good(instance())
+    for empties, last in ((3, None), (4, ())):
+        _, told, registry = consul(one, away, *[empty] * empties)
+        assert registry.at[2:] == [1, 1, 6, 11][:empties]
+        assert told[-1].endpoints == last
 
 
-def test_what_is_doubted_is_counted_anew_after_each_failure_and_not_after_instances() -> None:
+def test_changes_while_an_empty_answer_is_doubted_do_not_make_it_believed_sooner() -> None:
+    _, told, _ = consul(good(instance()), RegistryError("away"), *[good(index=n) for n in range(8, 20)])
+    assert [u.endpoints for u in told] == [at("10.0.0.1"), None, None]
+
+
+def test_how_long_is_counted_anew_after_each_failure_and_not_after_instances() -> None:
     away, empty, one = RegistryError("away"), good(), good(instance())
     _, told, _ = consul(one, away, empty, empty, away, empty, empty, empty, one, empty)
-    assert [u.endpoints for u in told] == [at("10.0.0.1"), *[None] * 7, at("10.0.0.1"), ()]
+    assert [u.endpoints for u in told] == [at("10.0.0.1"), *[None] * 4, at("10.0.0.1"), ()]
 
 
 def test_nothing_is_doubted_while_nothing_is_known() -> None:
     _, told, _ = consul(RegistryError("away"), good(), good(index=1), RegistryError("away"), good(known_leader=False))
-    assert [u.endpoints for u in told] == [None, (), (), None, ()]
+    assert [u.endpoints for u in told] == [None, (), None, ()]
 
 
 def test_the_first_answer_may_be_empty() -> None:
