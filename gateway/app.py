@@ -28,7 +28,7 @@ from werkzeug.routing import RequestRedirect
 from gateway import config as files
 from gateway import problem, target, wsgi
 from gateway.balancers import BALANCERS
-from gateway.config.watch import ConfigStatus
+from gateway.config.watch import ConfigStatus, off_hub
 from gateway.errors import BadRequest, GatewayError, NoRoute, UnsupportedMethod
 from gateway.exchange import Request, Response
 from gateway.forwarder import Forwarder
@@ -37,10 +37,12 @@ from gateway.health.state import Candidate, UpstreamState
 from gateway.model import Config, Endpoint, Upstream
 from gateway.retry import Budget
 from gateway.router import Router
-from gateway.snapshot import Snapshot
+from gateway.snapshot import Group, Snapshot
 from gateway.store import Store
 from gateway.telemetry.access_log import AccessLog
 from gateway.transport import Transport
+from gateway.transport.pool import EndpointPool
+from gateway.transport.transport import PoolKey, pool_key
 from gateway.trust import Trust
 
 if TYPE_CHECKING:
@@ -145,7 +147,7 @@ class Gateway(Flask):
         """Put another configuration in force while requests go on; its new upstreams are looked
         up first. What gunicorn or the whole process was set up with stays until the workers
         are replaced. Raises ConfigError, and changes nothing, when it cannot be used."""
-        router: Router = gevent.get_hub().threadpool.apply(self._ready_for, (config,))
+        router = off_hub(lambda: self._ready_for(config))
         later = [name for name in FIXED if getattr(config, name) != getattr(self.settings, name)]
         if later and later != self._later:
             log.warning("changed and in force after the next SIGHUP or restart: %s", ", ".join(later))
@@ -173,39 +175,48 @@ class Gateway(Flask):
         if state is None:
             balancer = BALANCERS[upstream.balance](random.random)
             state = self._states[upstream.name] = UpstreamState(balancer, Budget(time.monotonic), {})
-        candidates = tuple(
-            Candidate(endpoint, state.endpoint(endpoint), self.transport.pool(upstream, endpoint))
-            for endpoint in endpoints
-        )
-        return candidates, state
+        return tuple(self._candidate(upstream, state, endpoint) for endpoint in endpoints), state
+
+    def _candidate(self, upstream: Upstream, state: UpstreamState, endpoint: Endpoint) -> Candidate:
+        known = state.endpoint(endpoint)
+        pool = self.transport.known(upstream, endpoint)
+        if pool is not None:
+            return Candidate(endpoint, known, pool)
+        return Candidate(endpoint, known, make=lambda: self._pool(upstream, endpoint))
+
+    def _pool(self, upstream: Upstream, endpoint: Endpoint) -> EndpointPool:
+        """The pool of an endpoint, for its first request. That may belong to a snapshot which
+        is in force no more: then the newer settings count, or nothing is kept."""
+        key = pool_key(upstream, endpoint)
+        group = self.store.current.groups.get(upstream.name)
+        if group is not None and key in _pool_keys(group):
+            return self.transport.pool(group.upstream, endpoint)
+        pool = self.transport.pool(upstream, endpoint)
+        self.transport.drop([key])
+        return pool
 
     def _swapped(self, old: Snapshot | None, new: Snapshot, changed: Collection[str]) -> None:
         """What no snapshot names any more drains: its idle connections go at once."""
-        for name in changed:
-            before = old.groups.get(name) if old is not None else None
-            after = new.groups.get(name)
-            kept = {id(candidate.pool) for candidate in after.candidates} if after is not None else set()
-            for candidate in before.candidates if before is not None else ():
-                if id(candidate.pool) not in kept:
-                    assert before is not None
-                    self.transport.drop(before.upstream, candidate.endpoint)
         self._leaving.update(changed)
         self._forget(new)
-        if old is not None and old.version != new.version:
-            self.config_status = ConfigStatus(new.version, new.config.path, time.time())
-        if old is not None and old.config is not new.config:
+        if old is None:
+            return
+        for name in changed:
+            self.transport.drop(_pool_keys(old.groups.get(name)) - _pool_keys(new.groups.get(name)))
+        if old.config is not new.config:
             self.transport.prune(new.config.upstreams.values())
+            self.config_status = ConfigStatus(new.version, new.config.path, time.time())
 
     def _forget(self, snapshot: Snapshot) -> None:
         """Drop what is known of endpoints that are gone, once their last request has ended."""
-        groups = snapshot.groups
         for name in list(self._leaving):
-            state = self._states[name]
-            keep = {candidate.endpoint.key for candidate in groups[name].candidates} if name in groups else set()
-            state.forget(keep)
-            if len(state.endpoints) == len(keep):
+            group, state = snapshot.groups.get(name), self._states[name]
+            candidates = group.candidates if group is not None else ()
+            if len(state.endpoints) > len(candidates):
+                state.forget({candidate.endpoint.key for candidate in candidates})
+            if len(state.endpoints) <= len(candidates):
                 self._leaving.discard(name)
-                if name not in groups:
+                if group is None:
                     del self._states[name]
 
     # -- the straight line --------------------------------------------------------------
@@ -435,6 +446,12 @@ def _plain(request: Request, status: int, reason: bytes, body: bytes) -> Respons
     return Response(
         status, reason, headers, content_length=len(body), data=b"" if bodyless else body, bodyless=bodyless
     )
+
+
+def _pool_keys(group: Group | None) -> set[PoolKey]:
+    if group is None:
+        return set()
+    return {pool_key(group.upstream, candidate.endpoint) for candidate in group.candidates}
 
 
 def _name(given: str | None, bind: str) -> bytes:

@@ -78,14 +78,13 @@ def build(config: Config, router: Router, known: Mapping[str, Known], join: Join
 
 def differences(old: Snapshot, new: Snapshot, names: Iterable[str] | None = None) -> list[str]:
     """What changed, a line each, for the log; `names`: the upstreams that may have."""
-    lines = [
-        _difference(name, _endpoints(old, name), _endpoints(new, name))
-        for name in sorted(new.groups.keys() | old.groups.keys() if names is None else names)
-    ]
-    told = [line for line in lines if line]
-    if len(told) > LINES:
-        told[LINES:] = [f"and {len(told) - LINES} upstreams more"]
-    return [f"configuration {old.version} -> {new.version}", *told] if old.version != new.version else told
+    lines = [f"configuration {old.version} -> {new.version}"] if old.version != new.version else []
+    among = new.groups.keys() | old.groups.keys() if names is None else names
+    different = [name for name in sorted(among) if _endpoints(old, name) != _endpoints(new, name)]
+    lines += [_difference(name, _endpoints(old, name), _endpoints(new, name)) for name in different[:LINES]]
+    if len(different) > LINES:
+        lines.append(f"and {len(different) - LINES} upstreams more")
+    return lines
 
 
 def _endpoints(snapshot: Snapshot, name: str) -> tuple[Endpoint, ...]:
@@ -93,8 +92,6 @@ def _endpoints(snapshot: Snapshot, name: str) -> tuple[Endpoint, ...]:
 
 
 def _difference(name: str, before: tuple[Endpoint, ...], after: tuple[Endpoint, ...]) -> str:
-    if before == after:
-        return ""
     gone = sorted({endpoint.address for endpoint in set(before) - set(after)})
     come = sorted({endpoint.address for endpoint in set(after) - set(before)})
     told = [f"+{address}" for address in come] + [f"-{address}" for address in gone]

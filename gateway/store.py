@@ -148,7 +148,9 @@ class Store:
         self.apply()
 
     def apply(self) -> bool:
-        """Make a snapshot of what is known and put it in force; False when it is the same."""
+        """Make a snapshot of what is known and put it in force; False when it is the same.
+
+        It ends after a `SLICE` of time; what it did not come to is left for the next call."""
         self._changed.clear()
         coming = self._coming
         if coming is not None and coming.due():
@@ -159,20 +161,24 @@ class Store:
                 _end(coming.feeds, self._feeds)
                 raise
         old = self.current
-        dirty, self._dirty = self._dirty, set()
+        began = time.monotonic()
+        seen: list[str] = []
         changed = {}
-        pause = self._pauses()
-        for name in dirty:
+        while self._dirty and (not seen or time.monotonic() - began < SLICE):
+            name = self._dirty.pop()
             before = old.groups[name]
             after = group(before.upstream, self._feeds[name].known, before, self._join)
             if after is not before:
                 changed[name] = after
-            pause()
+            seen.append(name)
         if changed:
             groups = dict(old.groups)
             groups.update(changed)
             self._swap(old, Snapshot(old.version, old.config, groups, old.router), changed)
-        self._note_answers(dirty)
+        self._note_answers(seen)
+        if self._dirty:
+            # The rest is for the next turn: upstreams do not depend on one another.
+            self._changed.set()
         return bool(changed)
 
     def _swap(self, old: Snapshot | None, new: Snapshot, changed: Collection[str]) -> None:
@@ -310,6 +316,9 @@ class Store:
             gevent.sleep(COALESCE)
             try:
                 self.apply()
+                while self._dirty:
+                    gevent.sleep(0)
+                    self.apply()
             except Exception:
                 # What is in force stays; the next update tries again.
                 log.exception("no snapshot could be made of the latest update")

@@ -7,6 +7,7 @@ its last request has ended.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +32,32 @@ class EndpointState:
         self.in_flight -= 1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """An endpoint in one snapshot, with what is known of it and the way to reach it."""
+    """An endpoint in one snapshot, with what is known of it and the way to reach it.
 
-    endpoint: Endpoint
-    state: EndpointState
-    # The transport's pool; whatever it is, only the forwarder calls it.
+    `pool` is the transport's; whatever it is, only the forwarder calls it. Where `make` is
+    given, it is made when it is first looked at: of thousands of endpoints most never get a
+    request in one worker.
+    """
+
+    __slots__ = ("_make", "endpoint", "pool", "state")
     pool: Any
+
+    def __init__(
+        self, endpoint: Endpoint, state: EndpointState, pool: Any = None, make: Callable[[], Any] | None = None
+    ) -> None:
+        self.endpoint = endpoint
+        self.state = state
+        self._make = make
+        if make is None:
+            self.pool = pool
+
+    def __getattr__(self, name: str) -> Any:
+        # Only asked for what is not there: the pool, once.
+        if name != "pool" or self._make is None:
+            raise AttributeError(name)
+        self.pool = self._make()
+        return self.pool
 
 
 @dataclass(slots=True, eq=False)

@@ -20,9 +20,15 @@ from gateway.transport.pool import EndpointPool, TlsEndpointPool
 PoolKey = tuple[str, tuple[str, str, int, bytes], str | None, TlsSettings | None]
 
 
-def _key(upstream: Upstream, endpoint: Endpoint) -> PoolKey:
+def pool_key(upstream: Upstream, endpoint: Endpoint) -> PoolKey:
+    """Where this is equal, connections may be shared."""
     settings = (upstream.tls or TlsSettings()) if endpoint.scheme == "https" else None
     return (upstream.name, endpoint.key, endpoint.server_name, settings)
+
+
+def _tls(upstream: Upstream) -> TlsSettings | None:
+    """How an upstream speaks TLS; None when it speaks none."""
+    return upstream.tls or (TlsSettings() if upstream.scheme == "https" else None)
 
 
 class Transport(PoolManager):
@@ -45,9 +51,7 @@ class Transport(PoolManager):
 
     def prepare(self, upstream: Upstream) -> None:
         """Make what takes long (TLS contexts) ahead of traffic. Raises ConfigError."""
-        settings = upstream.tls
-        if settings is None and upstream.scheme == "https":
-            settings = TlsSettings()
+        settings = _tls(upstream)
         if settings is not None:
             self._context(upstream.name, settings)
 
@@ -59,7 +63,7 @@ class Transport(PoolManager):
 
     def pool(self, upstream: Upstream, endpoint: Endpoint) -> EndpointPool:
         """The pool of an endpoint, made when it is first asked for. Opens nothing."""
-        key = _key(upstream, endpoint)
+        key = pool_key(upstream, endpoint)
         found = self._by_endpoint.get(key)
         if found is None or found.retired:
             found = self._by_endpoint[key] = self._make(upstream, endpoint, key[3])
@@ -85,16 +89,24 @@ class Transport(PoolManager):
                 del self._by_endpoint[key]
                 pool.retire()
 
-    def drop(self, upstream: Upstream, endpoint: Endpoint) -> None:
-        """Retire the pool of an endpoint that no snapshot names any more."""
-        pool = self._by_endpoint.pop(_key(upstream, endpoint), None)
-        if pool is not None:
-            pool.retire()
+    def known(self, upstream: Upstream, endpoint: Endpoint) -> EndpointPool | None:
+        """The pool of an endpoint, if it was ever asked for."""
+        found = self._by_endpoint.get(pool_key(upstream, endpoint))
+        if found is not None:
+            found.configure(upstream)
+        return found
+
+    def drop(self, keys: Iterable[PoolKey]) -> None:
+        """Retire the pools of endpoints that no snapshot names any more."""
+        for key in keys:
+            pool = self._by_endpoint.pop(key, None)
+            if pool is not None:
+                pool.retire()
 
     def prune(self, upstreams: Iterable[Upstream]) -> None:
         """Forget the TLS contexts of all others than these upstreams."""
         if self._contexts:
-            named = {(upstream.name, upstream.tls or TlsSettings()) for upstream in upstreams}
+            named = {(upstream.name, _tls(upstream)) for upstream in upstreams}
             self._contexts = {key: context for key, context in self._contexts.items() if key in named}
 
     def expire(self) -> None:

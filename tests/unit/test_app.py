@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +13,22 @@ from flask import Blueprint, Flask, request, signals
 
 import gateway
 from gateway.app import Gateway
+from gateway.errors import ConfigError
 from gateway.exchange import Request, Response
-from gateway.model import AccessLogSettings, Config, Match, Route, ServerSettings, StaticSource, Upstream
+from gateway.health.state import Candidate
+from gateway.model import (
+    AccessLogSettings,
+    Config,
+    Endpoint,
+    Match,
+    PoolSettings,
+    Route,
+    ServerSettings,
+    StaticSource,
+    Timeouts,
+    TlsSettings,
+    Upstream,
+)
 
 
 def config(**server: Any) -> Config:
@@ -298,3 +313,111 @@ def test_views_and_refusals_are_logged_once(app: Gateway, monkeypatch: pytest.Mo
     client.get("/view", buffered=True)
     client.get("/forwarded", buffered=True)
     assert [(target, status) for target, status, _ in told[2:]] == [("/view", 200), ("/forwarded", 503)]
+
+
+# -- another configuration ----------------------------------------------------------------
+
+
+ONE = Endpoint("http", "192.0.2.1", 80)
+TWO = Endpoint("http", "192.0.2.2", 80)
+
+
+def serving(version: str, *endpoints: Endpoint, **upstream: Any) -> Config:
+    return Config(
+        version,
+        {"main": Upstream("main", StaticSource(endpoints), **upstream)},
+        (Route("all", "main", (Match(prefix="/"),)),),
+        access_log=AccessLogSettings(path=None),
+    )
+
+
+def candidates(app: Gateway) -> tuple[Candidate, ...]:
+    return app.store.current.groups["main"].candidates
+
+
+def test_pools_and_states_survive_for_what_stays_and_go_with_what_goes() -> None:
+    app = Gateway(serving("v1", ONE, TWO))
+    one, two = candidates(app)
+    pools = one.pool, two.pool
+    two.state.in_flight = 1
+    app.reconfigure(serving("v2", ONE, timeouts=Timeouts(idle=1.0)))
+    (kept,) = candidates(app)
+    assert (kept.pool, kept.state) == (pools[0], one.state)
+    assert [pool.retired for pool in pools] == [False, True]
+    # Back again while its last request is under way: what is known of it is still known.
+    app.reconfigure(serving("v3", ONE, TWO))
+    assert candidates(app)[1].state is two.state
+    assert candidates(app)[1].pool is not pools[1]
+    app.reconfigure(serving("v4", ONE))
+    two.state.leave()
+    app._forget(app.store.current)
+    app.reconfigure(serving("v5", ONE, TWO))
+    assert candidates(app)[1].state is not two.state
+
+
+def test_an_upstream_that_is_gone_leaves_nothing() -> None:
+    app = Gateway(serving("v1", ONE))
+    (one,) = candidates(app)
+    pool = one.pool
+    one.state.in_flight = 1
+    app.reconfigure(config())
+    assert pool.retired
+    assert "main" in app._states
+    one.state.leave()
+    app._forget(app.store.current)
+    assert "main" not in app._states
+    assert not app.transport._by_endpoint
+
+
+def test_an_old_snapshots_first_look_at_a_pool() -> None:
+    app = Gateway(serving("v1", ONE, TWO))
+    one, two = candidates(app)
+    app.reconfigure(serving("v2", ONE, pool=PoolSettings(max_idle=7)))
+    # The newer settings for what stays; a pool that is not kept for what is gone.
+    assert one.pool is candidates(app)[0].pool
+    assert one.pool._settings.max_idle == 7
+    assert two.pool.retired
+    assert len(app.transport._by_endpoint) == 1
+
+
+def test_pools_of_endpoints_that_were_never_used_are_never_made() -> None:
+    app = Gateway(serving("v1", ONE, TWO))
+    app.reconfigure(serving("v2", TWO))
+    assert not app.transport._by_endpoint
+    assert candidates(app)[0].pool is candidates(app)[0].pool
+    assert len(app.transport._by_endpoint) == 1
+
+
+def test_what_a_process_keeps_for_life_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    app = Gateway(config())
+    for version in ("v2", "v3"):
+        newer = replace(config(own_prefix="/_gw/"), version=version)
+        app.reconfigure(newer)
+        assert app.store.current.version == version
+        assert app.store.config.server.own_prefix == "/-/"
+    assert caplog.text.count("changed and in force after the next SIGHUP or restart: server") == 1
+
+
+def test_the_status_of_the_configuration() -> None:
+    app = Gateway(config())
+    assert (app.config_status.version, app.config_status.error) == ("v1", "")
+    app.trouble("file:1:2: nope")
+    assert (app.config_status.version, app.config_status.error) == ("v1", "file:1:2: nope")
+    assert app.config_status.error_at is not None
+    app.trouble("")
+    assert (app.config_status.error, app.config_status.error_at) == ("", None)
+    app.trouble("file:1:2: nope")
+    app.reconfigure(replace(config(), version="v2"))
+    assert (app.config_status.version, app.config_status.error) == ("v2", "")
+
+
+def test_tls_that_cannot_be_had_changes_nothing() -> None:
+    app = Gateway(serving("v1", ONE))
+    bad = TlsSettings(ca="/nonexistent.pem")
+    with pytest.raises(ConfigError):
+        app.reconfigure(serving("v2", replace(ONE, scheme="https"), scheme="https", tls=bad))
+    assert app.store.current.version == "v1"
+    app.reconfigure(serving("v3", replace(ONE, scheme="https"), scheme="https", tls=TlsSettings()))
+    assert len(app.transport._contexts) == 1
+    app.reconfigure(serving("v4", ONE))
+    assert not app.transport._contexts
