@@ -7,12 +7,15 @@ before gevent has patched them there.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sized
-from dataclasses import asdict
+import zlib
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, NoReturn
 
 import click
@@ -25,6 +28,9 @@ from gateway.model import Config, Match, Route
 
 # HOST:PORT, [IPv6]:PORT, :PORT; gunicorn takes unix sockets and inherited ones too.
 _BIND = re.compile(r"((?P<host>[^:\[\]/]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})|unix:.+|fd://[0-9]+)\Z")
+
+# More than a record with the longest target can have.
+_LONGEST_LINE = 1024 * 1024
 
 _file = click.argument("file", type=click.Path(dir_okay=False))
 _config = click.option("-c", "--config", "path", metavar="FILE", help="The configuration; see GATEWAY_CONFIG.")
@@ -88,6 +94,26 @@ def explain(method: str, url: str, path: str | None, headers: Headers, peer: str
 
 
 @main.command()
+@click.argument("old", type=click.Path(dir_okay=False))
+@click.argument("new", type=click.Path(dir_okay=False))
+@click.option("--requests", "log", metavar="ACCESS_LOG", help="Replay the requests of this log (also gzipped).")
+@_json
+def diff(old: str, new: str, log: str | None, as_json: bool) -> None:
+    """Tell what changes from OLD to NEW. Ends with 0: nothing, 1: something, 2: trouble."""
+    from gateway import diff
+
+    before, after = _loaded(old, 2), _loaded(new, 2)
+    found = diff.Difference(tuple(diff.changes(before, after)))
+    if log is not None:
+        try:
+            found = replace(found, replay=diff.replay(before, after, _lines(log)))
+        except (OSError, EOFError, zlib.error) as error:
+            _fail(f"{log}: cannot be read: {error}", 2)
+    _print(diff.told(found), found, as_json)
+    raise SystemExit(1 if found.changes else 0)
+
+
+@main.command()
 def schema() -> None:
     """Print the JSON Schema of the configuration file."""
     click.echo(json.dumps(json_schema(), indent=2))
@@ -125,21 +151,30 @@ def command(bind: str | None, workers: int | None) -> list[str]:
     return [*given, "gateway:create_app()"]
 
 
-def _loaded(path: str | None) -> Config:
+def _loaded(path: str | None, trouble: int = 1) -> Config:
     """The configuration, its warnings told; ends the command when there are mistakes."""
     try:
         found = config.load(path)
         router.Router(found.routes)
     except ConfigError as error:
-        _fail(str(error))
+        _fail(str(error), trouble)
     for warning in found.warnings:
         click.echo(f"warning: {warning}", err=True)
     return found
 
 
-def _fail(told: str) -> NoReturn:
+def _fail(told: str, status: int = 1) -> NoReturn:
     click.echo(told, err=True)
-    raise SystemExit(1)
+    raise SystemExit(status)
+
+
+def _lines(path: str) -> Iterator[bytes]:
+    """The lines of a log, whether it was gzipped or not; a very long one in pieces."""
+    with open(path, "rb") as plain:
+        zipped = plain.read(2) == b"\x1f\x8b"
+        plain.seek(0)
+        with gzip.open(plain) if zipped else plain as file:
+            yield from iter(partial(file.readline, _LONGEST_LINE), b"")
 
 
 def _print(lines: Iterable[str], told: Any, as_json: bool) -> None:

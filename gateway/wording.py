@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
-from gateway.model import Match, Route, Source, StaticSource
+from gateway.model import Endpoint, Match, Route, Source, StaticSource
 
 # Keys whose numbers are bytes, and those whose numbers are shares.
 _SIZES = frozenset({"buffer", "header", "body", "request_line", "chunk_extensions", "min_rate"})
@@ -33,13 +33,17 @@ def told_match(match: Match) -> str:
 def told_source(source: Source) -> str:
     """Where endpoints come from: `consul user-svc`, or the URLs themselves."""
     if isinstance(source, StaticSource):
-        return " ".join(
-            f"{one.scheme}://{one.address}{text(one.base_path)}" + ("" if one.weight == 1 else f" ({one.weight})")
-            for one in source.endpoints
-        )
+        return " ".join(map(told_endpoint, source.endpoints))
     kind = "".join(f"_{c.lower()}" if c.isupper() else c for c in type(source).__name__.removesuffix("Source"))
     values = (getattr(source, field.name) for field in fields(source))
     return " ".join([kind.removeprefix("_"), *(str(value) for value in values if value is not None)])
+
+
+def told_endpoint(endpoint: Endpoint) -> str:
+    """The URL of an endpoint, and its weight unless that is 1."""
+    query = f"?{text(endpoint.query)}" if endpoint.query else ""
+    weight = "" if endpoint.weight == 1 else f" ({endpoint.weight})"
+    return f"{endpoint.scheme}://{endpoint.address}{text(endpoint.base_path)}{query}{weight}"
 
 
 def told_rewrite(route: Route) -> str:
@@ -60,6 +64,8 @@ def told_value(name: str, value: object) -> str:
     """A value as the file would say it; its key tells what a number counts."""
     if value is None:
         return "off"
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if name in _SHARES and isinstance(value, float):
         return f"{value * 100:g}%"
     if name in _SIZES and isinstance(value, int):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -120,7 +121,7 @@ def test_explain_tells_who_wins_and_what_is_sent(good: Path) -> None:
     assert (found.exit_code, found.stderr) == (0, "")
     assert f"route      posts  {good}:5" in found.stdout
     assert "  POST /posts/1?v=2 HTTP/1.1\n  Host: a\n  X-Beta: 1\n  X-Empty: \n" in found.stdout
-    assert "the path /posts/1 is not /u" in found.stdout
+    assert "the host a is not *.example.com" in found.stdout
 
 
 def test_explain_as_json(good: Path) -> None:
@@ -148,6 +149,46 @@ def test_explain_refuses_two_lines_in_one(good: Path) -> None:
     found = gateway("explain", "GET", "/", "-c", good, "-H", "A: b\r\nC: d")
     assert (found.exit_code, found.stdout) == (2, "")
     assert "holds no line end" in found.stderr
+
+
+# -- diff --------------------------------------------------------------------------------
+
+
+def test_diff_of_the_same_is_nothing(good: Path) -> None:
+    found = gateway("diff", good, good)
+    assert (found.exit_code, found.stdout, found.stderr) == (0, "nothing changes\n", "")
+
+
+def test_diff_tells_and_ends_with_1(good: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new.yaml"
+    new.write_text(GOOD.replace("upstream: a,", "upstream: b,"))
+    found = gateway("diff", good, new)
+    assert (found.exit_code, found.stdout) == (1, "~  route rest  upstream  a -> b\n")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_diff_replays_a_log(zipped: bool, good: Path, tmp_path: Path) -> None:
+    new, log = tmp_path / "new.yaml", tmp_path / "log"
+    new.write_text(GOOD.replace("upstream: a,", "upstream: b,"))
+    lines = b'{"method": "GET", "host": "h", "target": "/x", "route": "rest"}\n' * 3 + b"x" * 3_000_000 + b"\n"
+    log.write_bytes(gzip.compress(lines) if zipped else lines)
+    found = json.loads(gateway("diff", good, new, "--requests", log, "--json").stdout)
+    assert len(found["changes"]) == 1
+    assert found["replay"]["groups"] == [
+        {"old": "rest (a)", "new": "rest (b)", "number": 3, "examples": ["GET h /x"] * 3}
+    ]
+    assert found["replay"]["unreadable"] == 3  # a line without end comes in pieces
+
+
+def test_diff_ends_with_2_when_there_is_trouble(good: Path, bad: Path, tmp_path: Path) -> None:
+    assert gateway("diff", good, bad).exit_code == 2
+    assert gateway("diff", tmp_path / "none", good).exit_code == 2
+    assert gateway("diff", good, good, "--requests", tmp_path / "none").exit_code == 2
+    broken = tmp_path / "broken.gz"
+    broken.write_bytes(gzip.compress(b"x" * 1000)[:-12])
+    found = gateway("diff", good, good, "--requests", broken)
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert f"{broken}: cannot be read: " in found.stderr
 
 
 # -- run ---------------------------------------------------------------------------------

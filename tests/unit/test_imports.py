@@ -50,6 +50,8 @@ ALLOWED: dict[str, set[str]] = {
     # what is learnt from elsewhere
     "registries": VALUES,
     "providers": VALUES | {"registries"},
+    # a key holds a URL, which is read as the file's are
+    "providers.etcd": VALUES | {"registries", "config"},
     "config": VALUES | {"target", "trust", "router", "registries"},
     "store": VALUES | {"snapshot", "router", "providers"},
     # what hangs on a route or an upstream

@@ -1,0 +1,362 @@
+"""What changes from one configuration to another, and which real requests would notice.
+
+Rule: pure: two configurations (and the lines of an access log) in, differences out. The
+model is compared, not the text: what is spelt otherwise and means the same is no change.
+A replayed request goes through both routers as it would through a gateway; it goes
+*elsewhere* when route, upstream, the target that is sent or the gateway's own answer differ.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+
+from gateway import target as targets
+from gateway.asking import Answered, asked
+from gateway.errors import GatewayError, NoRoute
+from gateway.exchange import Request
+from gateway.model import Config, Endpoint, Match, Rewrite, Route, StaticSource, Upstream
+from gateway.overlap import apart
+from gateway.router import Router
+from gateway.telemetry.redact import MASK
+from gateway.wording import columns, text, told_match, told_rewrite, told_source, told_value
+
+# Sections that a running gateway reads when it starts (docs/configuration.md, "Reloading").
+_AT_START = frozenset({"server", "admin", "access_log"})
+_SECRETS = frozenset({"token", "password"})
+EXAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference. `kind`: added, removed, changed or order; `of`: route, upstream, or the
+    section; `key` is empty for a whole route or upstream. `restart`: it takes effect at the
+    next SIGHUP or restart only."""
+
+    kind: str
+    of: str
+    name: str
+    key: str
+    old: str
+    new: str
+    restart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Requests that went to `old` and would go to `new`."""
+
+    old: str
+    new: str
+    number: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """`unreadable`: lines that are no record of a request. `logged_elsewhere`: requests that
+    the log saw on another route than the old configuration gives them. `blind`: routes with
+    conditions on headers, which a log does not hold. `masked`: requests with values masked."""
+
+    requests: int = 0
+    elsewhere: int = 0
+    unreadable: int = 0
+    logged_elsewhere: int = 0
+    masked: int = 0
+    blind: tuple[str, ...] = ()
+    groups: tuple[Group, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    changes: tuple[Change, ...]
+    replay: Replay | None = None
+
+
+# -- configurations -----------------------------------------------------------------------
+
+
+def changes(old: Config, new: Config) -> Iterator[Change]:
+    """Every difference: routes, their order, upstreams, everything else."""
+    yield from _routes(old, new)
+    yield from _order(old, new)
+    yield from _upstreams(old, new)
+    for field in fields(Config):
+        if field.name not in ("version", "path", "warnings", "upstreams", "routes"):
+            restart = field.name in _AT_START
+            for key, was, now in _section(getattr(old, field.name), getattr(new, field.name)):
+                yield Change("changed", field.name, "", key, was, now, restart)
+
+
+def _section(old: object, new: object) -> Iterator[tuple[str, str, str]]:
+    """The keys of a section that differ; of one that was switched off or on, nothing else."""
+    if (old is None) != (new is None):
+        yield ("", "off", "on") if old is None else ("", "on", "off")
+    else:
+        yield from _unequal(_flat(old, ""), _flat(new, ""))
+
+
+def _routes(old: Config, new: Config) -> Iterator[Change]:
+    before, after = ({route.name: route for route in config.routes} for config in (old, new))
+    for name in (name for name in before if name not in after):
+        yield Change("removed", "route", name, "", _told_route(before[name]), "")
+    for name, route in after.items():
+        was = before.get(name)
+        if was is None:
+            yield Change("added", "route", name, "", "", _told_route(route))
+            continue
+        inherited = _inherited(old.upstreams[was.upstream], new.upstreams[route.upstream])
+        for key, one, other in _unequal(_flat_route(was), _flat_route(route)):
+            # What follows from the upstream's own change is told there.
+            if inherited.get(key) != (one, other) or was.upstream != route.upstream:
+                yield Change("changed", "route", name, key, one, other)
+
+
+def _told_route(route: Route) -> str:
+    return f"{_told_matches(route.matches)} to {route.upstream}"
+
+
+def _told_matches(matches: tuple[Match, ...]) -> str:
+    return " | ".join(map(told_match, matches))
+
+
+def _inherited(old: Upstream, new: Upstream) -> dict[str, tuple[str, str]]:
+    return {key: (was, now) for key, was, now in _unequal(_flat_upstream(old), _flat_upstream(new))}
+
+
+def _upstreams(old: Config, new: Config) -> Iterator[Change]:
+    for name in (name for name in old.upstreams if name not in new.upstreams):
+        yield Change("removed", "upstream", name, "", told_source(old.upstreams[name].source), "")
+    for name, upstream in new.upstreams.items():
+        was = old.upstreams.get(name)
+        if was is None:
+            yield Change("added", "upstream", name, "", "", told_source(upstream.source))
+            continue
+        for key, one, other in _unequal(_flat_upstream(was), _flat_upstream(upstream)):
+            yield Change("changed", "upstream", name, key, one, other)
+
+
+# -- sections as keys and values ------------------------------------------------------------
+
+# Dotted key -> the value, and how it is told.
+Flat = dict[str, tuple[object, str]]
+
+
+def _flat(value: object, key: str) -> Flat:
+    """A section of the model, key by key."""
+    if isinstance(value, Rewrite) or not is_dataclass(value):
+        last = key.rpartition(".")[2]
+        shown = ("***" if value else "none") if last in _SECRETS else told_value(last, value)
+        return {key: (value, shown)}
+    found: Flat = {}
+    for field in fields(value):
+        found |= _flat(getattr(value, field.name), f"{key}.{field.name}" if key else field.name)
+    return found
+
+
+def _flat_route(route: Route) -> Flat:
+    found = _flat(route, "")
+    for key in ("name", "index", "line", "matches"):
+        del found[key]
+    rewrite = "none" if route.rewrite is None else told_rewrite(route)
+    return found | {"match": (route.matches, _told_matches(route.matches)), "rewrite": (_plain(route.rewrite), rewrite)}
+
+
+def _plain(rewrite: Rewrite | None) -> object:
+    # Compiled patterns are the same when what was compiled is.
+    return rewrite and (rewrite.prefix, rewrite.path, rewrite.regex and rewrite.regex.pattern, rewrite.to)
+
+
+def _flat_upstream(upstream: Upstream) -> Flat:
+    found = {key: one for key, one in _flat(upstream, "").items() if key != "name" and not key.startswith("source")}
+    kind = "endpoints" if isinstance(upstream.source, StaticSource) else "source"
+    return found | {kind: (upstream.source, told_source(upstream.source))}
+
+
+def _unequal(old: Flat, new: Flat) -> Iterator[tuple[str, str, str]]:
+    """Keys whose values differ, with both as they are told."""
+    nothing = (None, "(unset)")
+    for key in {**old, **new}:
+        (was, told), (now, retold) = old.get(key, nothing), new.get(key, nothing)
+        if was != now or (key in old) != (key in new):
+            yield key, told, retold if told != retold else f"{retold} (another)"
+
+
+# -- the order ------------------------------------------------------------------------------
+
+
+def _order(old: Config, new: Config) -> Iterator[Change]:
+    """Pairs of matches that can meet one request and have changed places."""
+    before, after = (Router(config.routes).ordered() for config in (old, new))
+    places = {(route.name, match): place for place, (route, match) in enumerate(after)}
+    kept = [(route.name, match) for route, match in before if (route.name, match) in places]
+    now = [places[one] for one in kept]
+    told: set[tuple[str, str]] = set()
+    for moved in sorted(set(range(len(kept))) - _in_order(now)):
+        for other in range(len(kept)):
+            first, second = min(moved, other), max(moved, other)
+            (one, match), (later, its_match) = kept[first], kept[second]
+            swapped = now[first] > now[second] and one != later and (one, later) not in told
+            if swapped and not apart(match, its_match):
+                told.add((one, later))
+                yield Change("order", "route", f"{one}, {later}", "order", f"{one} first", f"{later} first")
+
+
+def _in_order(places: list[int]) -> set[int]:
+    """The indices of a longest increasing subsequence: what did not move."""
+    tails: list[int] = []
+    ends: list[int] = []
+    before: list[int] = []
+    for index, place in enumerate(places):
+        at = bisect_left(tails, place)
+        before.append(ends[at - 1] if at else -1)
+        if at == len(tails):
+            tails.append(place)
+            ends.append(index)
+        else:
+            tails[at], ends[at] = place, index
+    found: set[int] = set()
+    index = ends[-1] if ends else -1
+    while index >= 0:
+        found.add(index)
+        index = before[index]
+    return found
+
+
+# -- requests -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """Where a request goes. `sent`: the target without what an endpoint adds."""
+
+    told: str
+    route: str = ""
+    sent: bytes = b""
+
+
+class _Side:
+    """One configuration, asked where requests go."""
+
+    _endpoint = Endpoint("http", "", 0)
+
+    def __init__(self, config: Config) -> None:
+        self._server = config.server
+        self._router = Router(config.routes)
+        self._told = {route.name: f"{route.name} ({route.upstream})" for route in config.routes}
+
+    def outcome(self, request: Request) -> _Outcome:
+        try:
+            seen = asked(request, self._server)
+            if isinstance(seen, Answered):
+                return _Outcome("the gateway itself")
+            route = seen.served_by(self._router)
+            if route is None:
+                raise NoRoute
+            sent = targets.outbound(route, self._endpoint, seen.target, seen.path)
+            return _Outcome(self._told[route.name], route.name, sent)
+        except GatewayError as error:
+            return _Outcome(f"{error.status} {error.reason}")
+
+
+def replay(old: Config, new: Config, lines: Iterable[bytes]) -> Replay:
+    """Where the requests of an access log would go. Lines are read one by one; what is kept
+    grows with the number of routes only."""
+    before, after = _Side(old), _Side(new)
+    requests = unreadable = masked = logged_elsewhere = 0
+    numbers: dict[tuple[str, str], int] = {}
+    examples: dict[tuple[str, str], list[str]] = {}
+    for line in lines:
+        record = _record(line)
+        if record is None:
+            unreadable += 1
+            continue
+        request, logged = record
+        requests += 1
+        masked += f"={MASK}".encode() in request.target
+        was, now = before.outcome(request), after.outcome(request)
+        logged_elsewhere += logged is not None and logged != was.route
+        if was == now:
+            continue
+        group = (was.told, now.told if was.told != now.told else f"{now.told}, another target")
+        numbers[group] = numbers.get(group, 0) + 1
+        known = examples.setdefault(group, [])
+        if len(known) < EXAMPLES:
+            known.append(_example(request, was, now))
+    groups = [Group(*group, number, tuple(examples[group])) for group, number in numbers.items()]
+    return Replay(
+        requests=requests,
+        elsewhere=sum(numbers.values()),
+        unreadable=unreadable,
+        logged_elsewhere=logged_elsewhere,
+        masked=masked,
+        blind=_blind(old, new),
+        groups=tuple(sorted(groups, key=lambda group: (-group.number, group.old, group.new))),
+    )
+
+
+def _record(line: bytes) -> tuple[Request, str | None] | None:
+    """The request of a log line and the route that it names; None when the line holds none.
+    The route is None when the log could not know one: the request was refused before."""
+    try:
+        record = json.loads(line)
+        method, host, target = (record[key] for key in ("method", "host", "target"))
+        request = Request(
+            method.encode("latin-1"), target.encode("latin-1"), [], started=0.0, host=(host or "").encode("latin-1")
+        )
+        return request, record.get("route") or ("" if record.get("reason") == NoRoute.reason else None)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _example(request: Request, was: _Outcome, now: _Outcome) -> str:
+    asked_for = f"{text(request.method)} {text(request.host) or '(no host)'} {_short(request.target)}"
+    return asked_for if was.told != now.told else f"{asked_for}: {_short(was.sent)} -> {_short(now.sent)}"
+
+
+def _short(target: bytes, limit: int = 120) -> str:
+    return text(target) if len(target) <= limit else f"{text(target[:limit])}…"
+
+
+def _blind(*configs: Config) -> tuple[str, ...]:
+    routes = (route for config in configs for route in config.routes)
+    return tuple(sorted({route.name for route in routes if any(match.headers for match in route.matches)}))
+
+
+# -- as text --------------------------------------------------------------------------------
+
+_SIGNS = {"added": "+", "removed": "-", "changed": "~", "order": "~"}
+
+
+def told(found: Difference) -> Iterator[str]:
+    """Differences as lines of text."""
+    if not found.changes:
+        yield "nothing changes"
+    rows = [(_SIGNS[one.kind], f"{one.of} {one.name}".rstrip(), one.key, _told_values(one)) for one in found.changes]
+    yield from columns(rows) if rows else ()
+    if found.replay is not None:
+        yield ""
+        yield from _told_replay(found.replay)
+
+
+def _told_values(change: Change) -> str:
+    if change.kind in ("added", "removed"):
+        return change.old or change.new
+    return f"{change.old} -> {change.new}" + ("  (at the next restart or SIGHUP)" if change.restart else "")
+
+
+def _told_replay(found: Replay) -> Iterator[str]:
+    yield f"{found.elsewhere} of {found.requests} requests go elsewhere"
+    for group in found.groups:
+        yield f"  {group.number}  {group.old} -> {group.new}"
+        yield from (f"      {example}" for example in group.examples)
+    if found.unreadable:
+        yield f"  {found.unreadable} lines hold no request and were passed over"
+    if found.logged_elsewhere:
+        yield f"  {found.logged_elsewhere} requests were logged on another route than OLD gives them"
+    if found.blind:
+        yield f"  a log holds no headers, so that matches on headers took no part (routes: {', '.join(found.blind)})"
+    if found.masked:
+        yield f"  {found.masked} requests were replayed with values that the log masks ({MASK})"
