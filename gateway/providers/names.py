@@ -118,11 +118,13 @@ class Names:
         Names that are not wanted any more are forgotten.
         """
         self._known = {name: self._known.get(name) or _Known(self._backoff()) for name in names}
-        for name in self._known.keys() & (told or {}).keys():
-            self._keep(self._known[name], (told or {})[name], until)
+        told = told or {}
+        for name in self._known.keys() & told.keys():
+            self._keep(self._known[name], told[name], until)
         # Rounds are never closer than the least TTL: what is due before the next one is due now.
         now = self._clock() + (LEAST_TTL if self.paced else 0.0)
-        asking = [gevent.spawn(self._ask, name) for name, known in self._known.items() if known.due <= now]
+        due = [name for name, known in self._known.items() if known.due <= now and name not in told]
+        asking = [gevent.spawn(self._ask, name) for name in due]
         try:
             gevent.joinall(asking, raise_error=True)
         finally:
