@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import time
 
-from gateway.model import ConsulSource, DiscoverySettings, DnsSrvSource, StaticSource, Upstream
-from gateway.providers import consul, dns_srv, static
+from gateway.model import ConsulSource, DiscoverySettings, DnsSrvSource, EtcdSource, StaticSource, Upstream
+from gateway.providers import consul, dns_srv, etcd, static
 from gateway.providers.base import Clock, Emit, Provider, Random, Status, Stop, Update
 
 __all__ = ["Emit", "Provider", "Status", "Stop", "Update", "depends_on", "make"]
@@ -25,6 +25,8 @@ def make(
             return consul.make(upstream, source, settings, clock, random)
         case DnsSrvSource() as source:
             return dns_srv.make(upstream, source, settings, clock, random)
+        case EtcdSource() as source:
+            return etcd.make(upstream, source, settings, clock, random)
         case StaticSource(endpoints):
             return static.make(upstream, endpoints, settings, clock, random)
 
@@ -35,4 +37,6 @@ def depends_on(upstream: Upstream, settings: DiscoverySettings) -> tuple[object,
     asked: object = settings.dns
     if isinstance(upstream.source, ConsulSource):
         asked = settings.consul
+    elif isinstance(upstream.source, EtcdSource):
+        asked = settings.etcd
     return (upstream.source, upstream.scheme, upstream.tls, settings.deny, asked)

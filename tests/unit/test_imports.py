@@ -88,7 +88,7 @@ OWNERS: dict[str, set[str]] = {
     "yaml": {"config"},
     "consul": {"providers", "registries"},
     "dns": {"registries"},
-    "httptools": {"transport", "server"},
+    "httptools": {"transport", "server", "registries"},
     "gevent": {
         "stream",
         "tunnel",
