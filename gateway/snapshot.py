@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from gateway.errors import DnsError, GatewayError, NoEndpoint
 from gateway.health.state import Candidate, UpstreamState
-from gateway.model import Config, Endpoint, StaticSource, Upstream
+from gateway.model import Config, DnsSrvSource, Endpoint, StaticSource, Upstream
 from gateway.router import Router
 
 # Lines of one change in the log: the first answers of a thousand upstreams are no news.
@@ -39,7 +39,7 @@ class Group:
 
     def absence(self) -> GatewayError:
         """Why there is no endpoint: 502 when a name could not be looked up, else 503."""
-        if self.error and isinstance(self.upstream.source, StaticSource):
+        if self.error and isinstance(self.upstream.source, StaticSource | DnsSrvSource):
             return DnsError(f"upstream {self.upstream.name}: {self.error}")
         why = f": {self.error}" if self.error else ""
         return NoEndpoint(f"upstream {self.upstream.name} has no endpoint{why}")
