@@ -264,14 +264,31 @@ class AdminSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RegistrationSettings:
+    """How the gateway announces itself to Consul. `address`, `port` None: where it listens.
+    `check`: ttl (the gateway reports every `interval` seconds) or http (Consul asks that often).
+    `deregister_after`: how long a gateway that does not pass stays listed; None: for ever."""
+
+    service: str = "gateway"
+    address: str | None = None
+    port: int | None = None
+    tags: tuple[str, ...] = ()
+    check: str = "ttl"
+    interval: float = 10.0
+    deregister_after: Seconds = 60.0
+
+
+@dataclass(frozen=True, slots=True)
 class ConsulSettings:
-    """Where Consul's HTTP API is and how it is asked. `poll` in seconds."""
+    """Where Consul's HTTP API is and how it is asked. `poll` in seconds: the longest that a
+    question waits for a change. `registration` None: the gateway does not announce itself."""
 
     address: str = "http://127.0.0.1:8500"
-    token: str = ""
+    token: str = field(default="", repr=False)
     datacenter: str | None = None
     poll: float = 5.0
     stale: bool = True
+    registration: RegistrationSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)

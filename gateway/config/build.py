@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from gateway import model
 from gateway.config.environment import Overrides
-from gateway.config.schema import Document, Etcd, Match, Retry, Rewrite, Route, Section, Upstream
+from gateway.config.schema import Document, Etcd, Match, Registration, Retry, Rewrite, Route, Section, Upstream
 
 Settings = TypeVar("Settings")
 
@@ -214,6 +214,12 @@ def _etcd(given: Etcd) -> model.EtcdSettings:
     return model.EtcdSettings(tuple(given.endpoints), given.username, given.password, given.poll)
 
 
+def _registration(given: Registration | None) -> model.RegistrationSettings | None:
+    if given is None:
+        return None
+    return replace(overlay(model.RegistrationSettings(), given), tags=tuple(given.tags))
+
+
 def _discovery(document: Document, over: Overrides) -> model.DiscoverySettings:
     given = document.discovery
     consul = overlay(model.ConsulSettings(), given.consul)
@@ -222,6 +228,7 @@ def _discovery(document: Document, over: Overrides) -> model.DiscoverySettings:
             consul,
             address=over.consul_address or consul.address,
             token=over.consul_token or consul.token,
+            registration=_registration(given.consul.registration),
         ),
         etcd=_etcd(given.etcd),
         dns=model.DnsSettings(servers=tuple(given.dns.servers), ttl=given.dns.ttl),

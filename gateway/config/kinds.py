@@ -220,6 +220,11 @@ Attempts = Annotated[int, PlainValidator(whole(1)), WithJsonSchema({"type": "int
 Weight = Annotated[
     int, PlainValidator(whole(0, 65535)), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 65535})
 ]
+OptionalPort = Annotated[
+    int | None,
+    PlainValidator(optional(whole(1, 65535))),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, _NULL]}),
+]
 ErrorStatus = Annotated[
     int, PlainValidator(whole(400, 599)), WithJsonSchema({"type": "integer", "minimum": 400, "maximum": 599})
 ]
@@ -234,6 +239,11 @@ Graceful = Annotated[float, PlainValidator(at_least(1.0)), WithJsonSchema(_LENGT
 Kept = Annotated[float, PlainValidator(at_least(1.0)), WithJsonSchema(_LENGTH_SCHEMA)]
 # A registry asked more often than that by every worker is a registry under attack.
 Poll = Annotated[float, PlainValidator(at_least(0.1)), WithJsonSchema(_LENGTH_SCHEMA)]
+ReportInterval = Annotated[float, PlainValidator(at_least(1.0)), WithJsonSchema(_LENGTH_SCHEMA)]
+# Consul takes a shorter time for a minute.
+DeregisterAfter = Annotated[
+    float | None, PlainValidator(optional(at_least(60.0))), WithJsonSchema(_or_null(_LENGTH_SCHEMA))
+]
 Size = Annotated[int, PlainValidator(size), WithJsonSchema(_or_null(_SIZE_SCHEMA))]
 _SHARE_SCHEMA = {"type": "string", "pattern": r"^[0-9]{1,3}(\.[0-9]{1,9})?%$"}
 Share = Annotated[float, PlainValidator(share), WithJsonSchema(_SHARE_SCHEMA)]

@@ -323,6 +323,16 @@ def guarded_admin(draft: Draft) -> Breaches:
         yield Breach(("admin", "bind"), f"{where} can be reached by others and needs a token (127.0.0.1:9901)")
 
 
+def reachable_readyz(draft: Draft) -> Breaches:
+    """A check that asks readyz needs one."""
+    registration = draft.document.discovery.consul.registration
+    if not {"server", "discovery"} <= draft.whole or draft.document.server.own_prefix is not None:
+        return
+    if registration is not None and registration.check == "http":
+        at = ("discovery", "consul", "registration", "check")
+        yield Breach(at, "asks for readyz, and server.own_prefix is null (allowed without it: ttl)")
+
+
 RULES: tuple[Callable[[Draft], Breaches], ...] = (
     known_upstreams,
     unique_names,
@@ -338,5 +348,6 @@ RULES: tuple[Callable[[Draft], Breaches], ...] = (
     cuttable_prefix,
     distinct_routes,
     outside_own_prefix,
+    reachable_readyz,
     guarded_admin,
 )

@@ -20,6 +20,7 @@ from gateway.config.kinds import (
     BearerToken,
     BytePattern,
     Count,
+    DeregisterAfter,
     DnsName,
     DnsServer,
     Duration,
@@ -40,6 +41,7 @@ from gateway.config.kinds import (
     Method,
     Name,
     Network,
+    OptionalPort,
     OptionalText,
     OptionalToken,
     OwnPrefix,
@@ -47,6 +49,7 @@ from gateway.config.kinds import (
     Poll,
     Priority,
     Registry,
+    ReportInterval,
     SentPath,
     SentPrefix,
     ServerName,
@@ -178,12 +181,25 @@ class AccessLog(Section):
     )
 
 
+class Registration(Section):
+    service: Filled = key("gateway", "the name of the service that gateways are")
+    address: OptionalText = key(None, "where others reach it; null: where it listens")
+    port: OptionalPort = key(None, "null: where it listens")
+    tags: list[Filled] = key([], "tags of this instance")
+    check: Annotated[
+        str, PlainValidator(kinds.choice("ttl", "http")), WithJsonSchema(kinds.words("ttl", "http"))
+    ] = key("ttl", "ttl: the gateway reports how it is; http: Consul asks its readyz")
+    interval: ReportInterval = key("10s", "how often that happens")
+    deregister_after: DeregisterAfter = key("1m", "how long one that does not pass stays listed; null: for ever")
+
+
 class Consul(Section):
     address: Registry = key("http://127.0.0.1:8500", "Consul's HTTP API")
     token: Text = key("", "ACL token")
     datacenter: OptionalText = key(None, "null: the agent's own")
-    poll: Poll = key("5s", "how often each service is asked for")
+    poll: Poll = key("5s", "the longest that a question waits for a change")
     stale: Flag = key(True, "let any server answer, not the leader alone")
+    registration: Registration | None = key(None, "how the gateway announces itself")
 
 
 class Etcd(Section):

@@ -341,6 +341,13 @@ def test_the_own_prefix_is_what_the_file_says() -> None:
     assert keys(mistakes(text + "server: {own_prefix: null, colour: red}\n")) == ["server.colour"]
 
 
+def test_a_check_of_readyz_needs_one() -> None:
+    text = "version: 1\ndiscovery: {consul: {registration: {check: %s}}}\nserver: {own_prefix: %s}\n"
+    assert mistake(text % ("http", "null")).startswith("f:2:44: discovery.consul.registration.check: asks for readyz")
+    for check, prefix in (("ttl", "null"), ("http", "/gw/")):
+        assert read(text % (check, prefix)).discovery.consul.registration is not None
+
+
 # -- all of them -----------------------------------------------------------------------
 
 
@@ -359,7 +366,7 @@ def test_rules_do_not_follow_from_what_the_schema_refused() -> None:
 
 
 def test_every_rule_is_asked() -> None:
-    assert len(RULES) == len({rule.__name__ for rule in RULES}) == 15
+    assert len(RULES) == len({rule.__name__ for rule in RULES}) == 16
 
 
 WORDS = st.sampled_from(

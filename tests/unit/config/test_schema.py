@@ -99,6 +99,8 @@ def sections() -> Iterator[tuple[str, str, type[schema.Section]]]:
     yield "routes[0].match", with_route("match: {KEY: 1}"), schema.Match
     yield "routes[0].match[1]", with_route("match: [{}, {KEY: 1}]"), schema.Match
     yield "routes[0].rewrite", with_route("rewrite: {KEY: 1}"), schema.Rewrite
+    registration = "version: 1\ndiscovery: {consul: {registration: {KEY: 1}}}\n"
+    yield "discovery.consul.registration", registration, schema.Registration
     yield "admin", "version: 1\nadmin: {KEY: 1}\n", schema.Admin
     yield "", "version: 1\nKEY: 1\n", schema.Document
 
@@ -395,6 +397,29 @@ def test_access_log() -> None:
     assert found == model.AccessLogSettings("/var/log/x", redact=frozenset({"key", "pin"}))
     assert "must be json" in mistake("version: 1\naccess_log: {format: clf}\n")
     assert "must be a mapping" in mistake("version: 1\naccess_log: off\n")
+
+
+def test_registration() -> None:
+    def registration(text: str) -> model.RegistrationSettings | None:
+        return read(f"version: 1\ndiscovery: {{consul: {{registration: {text}}}}}\n").discovery.consul.registration
+
+    assert registration("null") is None
+    assert registration("{}") == model.RegistrationSettings()
+    assert registration(
+        "{service: edge, address: gw.example, port: 80, tags: [a, b], check: http, interval: 2s, deregister_after: 2m}"
+    ) == model.RegistrationSettings("edge", "gw.example", 80, ("a", "b"), "http", 2.0, 120.0)
+    assert registration("{deregister_after: null}") == model.RegistrationSettings(deregister_after=None)
+
+
+@pytest.mark.parametrize(
+    "bad", ["service: ''", "port: 0", "port: 65536", "tags: ['']", "check: tcp", "interval: 0", "interval: 900ms",
+            "deregister_after: 59s", "deregister_after: 0", "address: ''"]
+)  # fmt: skip
+def test_bad_registrations(bad: str) -> None:
+    key = bad.split(":")[0]
+    assert f"discovery.consul.registration.{key}" in mistake(
+        f"version: 1\ndiscovery: {{consul: {{registration: {{{bad}}}}}}}\n"
+    )
 
 
 def test_discovery() -> None:
