@@ -56,10 +56,27 @@ def main() -> None:
 
 @main.command()
 @_file
-def check(file: str) -> None:
+@click.option("--live", is_flag=True, help="Ask registries and endpoints whether they are there.")
+def check(file: str, live: bool) -> None:
     """Tell every mistake in FILE at once."""
+    if live:
+        _patch()
     found = _loaded(file)
     click.echo(f"ok: {_count(found.routes, 'route')}, {_count(found.upstreams, 'upstream')}")
+    if live:
+        from gateway import live_check
+
+        checked = live_check.check(found)
+        for line in live_check.told(checked):
+            click.echo(line)
+        raise SystemExit(1 if any(one.wrong for one in checked) else 0)
+
+
+def _patch() -> None:
+    """Make what waits cooperative, before anything imports what would wait otherwise."""
+    from gevent import monkey
+
+    monkey.patch_all()
 
 
 @main.command()

@@ -335,7 +335,7 @@ def told(found: Difference) -> Iterator[str]:
     if not found.changes:
         yield "nothing changes"
     rows = [(_SIGNS[one.kind], f"{one.of} {one.name}".rstrip(), one.key, _told_values(one)) for one in found.changes]
-    yield from columns(rows) if rows else ()
+    yield from columns(rows)
     if found.replay is not None:
         yield ""
         yield from _told_replay(found.replay)

@@ -93,5 +93,7 @@ def _size(number: int) -> str:
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows of a table, each column as wide as its widest cell."""
+    if not rows:
+        return []
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"asking", "wording", "config", "server", "trust", "headers", "router", "retry", "forwarder", "snapshot", "health"},
     "overlap": VALUES | {"target"},
     "diff": EXCHANGE | {"asking", "wording", "overlap", "target", "router", "telemetry"},
+    "live_check": VALUES | {"providers", "transport", "wording"},
     # waiting and bytes
     "stream": {"errors"},
     "tunnel": EXCHANGE | {"stream"},
@@ -46,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "wsgi": EXCHANGE,
     "server": EXCHANGE | {"stream", "target", "headers", "problem"},
     # gunicorn reads this one: it needs to know what the file says
-    "server.settings": {"errors", "server", "config"},
+    "server.settings": {"errors", "model", "server", "config"},
     # what is learnt from elsewhere
     "registries": VALUES,
     "providers": VALUES | {"registries"},
@@ -54,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "providers.etcd": VALUES | {"registries", "config"},
     "config": VALUES | {"target", "trust", "router", "registries"},
     "store": VALUES | {"snapshot", "router", "providers"},
+    "registration": VALUES | {"registries", "providers"},
     # what hangs on a route or an upstream
     "balancers": EXCHANGE | {"health"},
     "filters": EXCHANGE,
@@ -89,6 +91,7 @@ OWNERS: dict[str, set[str]] = {
     "consul": {"providers", "registries"},
     "dns": {"registries"},
     "httptools": {"transport", "server", "registries"},
+    "prometheus_client": {"telemetry", "admin"},
     "gevent": {
         "stream",
         "tunnel",
@@ -96,10 +99,12 @@ OWNERS: dict[str, set[str]] = {
         "server",
         "registries",
         "providers",
+        "registration",
         "config",
         "store",
         "health",
         "telemetry",
+        "live_check",
         "app",
         "admin",
     },

@@ -1,0 +1,200 @@
+"""Is what the configuration names there? Registries, endpoints, and how long they keep connections.
+
+Rule: what a worker would do, once: each provider gives one answer, each endpoint is
+connected to with the transport's own connection (TLS and verification included) and asked
+`HEAD` of its base path, which changes nothing. Everything is bounded, and runs at once as
+far as `AT_ONCE` allows; what is not known in time is told as that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import gevent
+from gevent.event import AsyncResult, Event
+from gevent.pool import Pool
+
+from gateway.errors import BadResponse, ConfigError, GatewayError
+from gateway.model import Config, DiscoverySettings, Endpoint, StaticSource, Upstream
+from gateway.providers import Update, make
+from gateway.transport import Transport
+from gateway.transport.connection import Connection
+from gateway.wording import columns, told_source
+
+# Connections and look-ups at any time, and seconds for all of them together.
+AT_ONCE = 32
+WHOLE = 30.0
+# A provider gives up an attempt after 5 s at most (providers/consul.py, providers/names.py).
+LOOK_UP = 6.0
+# For connections where timeouts.connect sets no limit, and for the answer to HEAD.
+CONNECT, ANSWER = 5.0, 2.0
+
+OK, WARNING, WRONG = "ok", "warning", "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is known of one endpoint (or, without an address, of the upstream)."""
+
+    verdict: str
+    address: str
+    told: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was found out about one upstream."""
+
+    upstream: str
+    source: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def wrong(self) -> bool:
+        return any(finding.verdict == WRONG for finding in self.findings)
+
+
+def check(config: Config, whole: float = WHOLE) -> list[Checked]:
+    """Ask for every upstream of a configuration, within `whole` seconds."""
+    pool = Pool(AT_ONCE)
+    transport = Transport(b"")
+    groups = {upstream.name: _Group(upstream, config.discovery, transport) for upstream in config.upstreams.values()}
+    late = gevent.Timeout(whole)
+    try:
+        with late:
+            for _ in pool.imap_unordered(_Group.look_up, groups.values()):
+                pass
+            for _ in pool.imap_unordered(_Task.run, [task for group in groups.values() for task in group.tasks]):
+                pass
+    except gevent.Timeout as timeout:
+        if timeout is not late:
+            raise
+    finally:
+        pool.kill()
+        transport.close()
+    return [group.checked(whole) for group in groups.values()]
+
+
+class _Group:
+    """One upstream while it is looked at."""
+
+    def __init__(self, upstream: Upstream, discovery: DiscoverySettings, transport: Transport) -> None:
+        self.upstream = upstream
+        self._discovery = discovery
+        self.transport = transport
+        self.tasks: list[_Task] = []
+        self._findings: list[Finding] = []
+        self._looked_up = False
+
+    def look_up(self) -> None:
+        update = _first_update(self.upstream, self._discovery)
+        self._looked_up = True
+        # What takes no traffic may well be down.
+        endpoints = [endpoint for endpoint in update.endpoints or () if endpoint.weight]
+        if update.error:
+            self._findings.append(Finding(WRONG, "", update.error))
+        elif not endpoints:
+            self._findings.append(Finding(WRONG, "", "has no endpoint"))
+        try:
+            self.transport.prepare(self.upstream)
+        except ConfigError as error:
+            self._findings.append(Finding(WRONG, "", str(error)))
+            return
+        self.tasks = [_Task(self, endpoint) for endpoint in endpoints]
+
+    def checked(self, whole: float) -> Checked:
+        """What is known by now."""
+        late = f"not known after {whole:g} s"
+        findings = list(self._findings)
+        if not self._looked_up:
+            findings.append(Finding(WRONG, "", late))
+        findings += [task.found or Finding(WRONG, task.endpoint.address, late) for task in self.tasks]
+        return Checked(self.upstream.name, told_source(self.upstream.source), tuple(findings))
+
+
+def _first_update(upstream: Upstream, discovery: DiscoverySettings) -> Update:
+    """The first thing that the provider of an upstream says."""
+    provider = make(upstream, discovery)
+    if provider is None:
+        assert isinstance(upstream.source, StaticSource)
+        return Update(upstream.name, upstream.source.endpoints)
+    said: Any = AsyncResult()
+    stop = Event()
+
+    def emit(update: Update) -> None:
+        if not said.ready():
+            said.set(update)
+
+    running = gevent.spawn(provider.run, emit, stop)
+    try:
+        return cast(Update, said.get(timeout=LOOK_UP))
+    except gevent.Timeout:
+        return Update(upstream.name, None, f"no answer in {LOOK_UP:g} s")
+    finally:
+        stop.set()
+        running.kill(block=False)
+
+
+class _Task:
+    """One endpoint: connect, shake hands, ask HEAD."""
+
+    def __init__(self, group: _Group, endpoint: Endpoint) -> None:
+        self._group = group
+        self.endpoint = endpoint
+        self.found: Finding | None = None
+
+    def run(self) -> None:
+        upstream, endpoint = self._group.upstream, self.endpoint
+        pool = self._group.transport.pool(upstream, endpoint)
+        # As the pool itself makes them; nobody else uses this one.
+        connection = cast(Connection, pool._new_conn())
+        try:
+            connection.open(endpoint.address, upstream.timeouts.connect or CONNECT)
+        except GatewayError as error:
+            self.found = self._finding(WRONG, f"{error.reason}: {error.cause}")
+            return
+        try:
+            self.found = self._judge(_kept_for(connection, upstream, endpoint))
+        except BadResponse as error:
+            self.found = self._finding(WARNING, f"does not answer HEAD as HTTP: {error.cause}")
+        except (OSError, EOFError, GatewayError) as error:
+            told = f"does not answer HEAD ({error}), so that it cannot be said how long it keeps idle connections"
+            self.found = self._finding(OK, told)
+        finally:
+            connection.stream.close()
+
+    def _judge(self, kept: int | None) -> Finding:
+        ours = self._group.upstream.pool.idle_timeout
+        if kept is None:
+            return self._finding(OK, "does not say how long it keeps idle connections")
+        if ours is not None and ours < kept:
+            return self._finding(OK, f"keeps idle connections {kept} s")
+        told = "not limited" if ours is None else f"{ours:g} s"
+        return self._finding(WARNING, f"keeps idle connections {kept} s; pool.idle_timeout is {told} (make it less)")
+
+    def _finding(self, verdict: str, told: str) -> Finding:
+        return Finding(verdict, self.endpoint.address, told)
+
+
+def _kept_for(connection: Connection, upstream: Upstream, endpoint: Endpoint) -> int | None:
+    """The seconds for which an endpoint says that it keeps idle connections; None: it does not say.
+
+    Servers may say so only to those who ask for `keep-alive` in so many words (RFC 2068 §19.7.1.1).
+    """
+    host = endpoint.authority if upstream.host in ("preserve", "upstream") else upstream.host.encode("latin-1")
+    path = (endpoint.base_path or b"/") + (b"?" + endpoint.query if endpoint.query else b"")
+    request = b"HEAD %b HTTP/1.1\r\nHost: %b\r\nConnection: keep-alive\r\n\r\n"
+    connection.stream.send(request % (path, host or endpoint.address.encode("latin-1")), ANSWER)
+    connection.reader.begin(upstream.limits)
+    connection.reader.limit(ANSWER, None)
+    return connection.reader.read_head(True, None, b"").keep_alive
+
+
+def told(found: Sequence[Checked]) -> Iterator[str]:
+    """What was found, as lines of text."""
+    for one in found:
+        yield f"upstream {one.upstream} ({one.source})"
+        rows = [(finding.verdict, finding.address or "-", finding.told) for finding in one.findings]
+        yield from (f"  {line}" for line in columns(rows))
