@@ -105,6 +105,7 @@ OWNERS: dict[str, set[str]] = {
         "health",
         "telemetry",
         "live_check",
+        "cli",  # to patch, for `check --live`
         "app",
         "admin",
     },
