@@ -40,6 +40,7 @@ setup(
         "requests>=2.32,<3",
         "PyYAML>=6,<7",
         "click>=8.1,<9",
+        "prometheus_client>=0.22,<1",
     ],
     extras_require={
         "test": TEST,

@@ -26,7 +26,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
 from gateway import config as files
-from gateway import problem, target, wsgi
+from gateway import problem, registration, target, wsgi
+from gateway.admin import Admin
 from gateway.balancers import BALANCERS
 from gateway.config.watch import ConfigStatus, off_hub
 from gateway.errors import BadRequest, GatewayError, NoRoute, UnsupportedMethod
@@ -34,7 +35,7 @@ from gateway.exchange import Request, Response
 from gateway.forwarder import Forwarder
 from gateway.headers import Outbound, check_max_forwards
 from gateway.health.state import Candidate, UpstreamState
-from gateway.model import Config, Endpoint, Upstream
+from gateway.model import AccessLogSettings, Config, ConsulSettings, Endpoint, Upstream
 from gateway.retry import Budget
 from gateway.router import Router
 from gateway.snapshot import Group, Snapshot
@@ -101,6 +102,12 @@ class Gateway(Flask):
         self._later: list[str] = []
         self.store = Store(config, self._join, self._swapped)
         self._access_log: AccessLog | None = None
+        self.admin = Admin(self, config.admin) if config.admin is not None else None
+        self.name_in_via = name.decode("latin-1")
+        # Under gunicorn, the other workers of this gateway.
+        self.siblings: registration.Siblings | None = None
+        self._bind = ""
+        self._registration: registration.Registration | None = None
         self._greenlets: list[Any] = []
 
     # -- life ---------------------------------------------------------------------------
@@ -111,9 +118,15 @@ class Gateway(Flask):
         name = _name(self.server.name, bind)
         self._outbound.rename(name)
         self.transport.rename(self._hop(name))
-        if self.settings.access_log is not None and self.settings.access_log.path is not None:
-            self._access_log = AccessLog(self.settings.access_log, worker)
-            self._access_log.start()
+        self.name_in_via = name.decode("latin-1")
+        if self.admin is not None:
+            self.admin.start(worker)
+        # Metrics are made of the log's records, also where none is written.
+        logged = self.settings.access_log or AccessLogSettings(path=None)
+        self._access_log = AccessLog(logged, worker, observer=self.admin.metrics if self.admin is not None else None)
+        self._access_log.start()
+        self._bind = bind
+        self._announce(self.settings.discovery.consul)
         self.store.start()
         self._greenlets.append(gevent.spawn(self._sweep))
 
@@ -123,17 +136,35 @@ class Gateway(Flask):
 
     def stop(self) -> None:
         """End the greenlets, close idle connections and write out the log."""
+        if self._registration is not None:
+            self._registration.stop()
         self.store.stop()
         gevent.killall(self._greenlets, block=False)
         self._greenlets.clear()
         self.transport.close()
         if self._access_log is not None:
             self._access_log.stop()
+        if self.admin is not None:
+            self.admin.stop()
 
     def reopen(self) -> None:
         """Open the access log's file anew (after it was rotated). Safe in a signal handler."""
         if self._access_log is not None:
             self._access_log.reopen()
+
+    def _announce(self, consul: ConsulSettings) -> None:
+        """Have the gateway known to Consul as the configuration says, and no more as it said before."""
+        if self._registration is not None:
+            self._registration.stop(for_good=True)
+        self._registration = registration.make(
+            consul, self._bind, self.server.own_prefix, self._unready, lambda: self.draining, self.siblings,
+            time.monotonic,
+        )  # fmt: skip
+        if self._registration is not None:
+            self._registration.start()
+
+    def _unready(self) -> str:
+        return "" if self.store.ready else "not ready: endpoints are still looked up"
 
     def _sweep(self) -> None:
         while True:
@@ -153,7 +184,10 @@ class Gateway(Flask):
             log.warning("changed and in force after the next SIGHUP or restart: %s", ", ".join(later))
         self._later = later
         fixed = {name: getattr(self.settings, name) for name in FIXED}
+        announced = self.store.config.discovery.consul
         self.store.reconfigure(replace(config, **fixed), router)
+        if config.discovery.consul != announced:
+            self._announce(config.discovery.consul)
 
     def _ready_for(self, config: Config) -> Router:
         """What takes long and needs no hub: TLS contexts, the router."""
@@ -279,16 +313,22 @@ class Gateway(Flask):
         """The gateway's own paths: on any Host, before routes and views, never forwarded."""
         assert self._own_prefix is not None
         name = path[len(self._own_prefix) :]
+        if name == b"healthz" or name == b"readyz":
+            return self.health(request, name)
+        if self.admin is not None and self.admin.is_inline:
+            return self.admin.inline(request, name)
+        raise NoRoute(f"{path[:80]!r} is none of the gateway's own paths")
+
+    def health(self, request: Request, name: bytes) -> Response:
+        """`healthz`: the process lives. `readyz`: it may be sent requests."""
         if name == b"healthz":
             return _plain(request, 200, b"OK", b"ok\n")
-        if name == b"readyz":
-            if self.draining:
-                return _plain(request, 503, b"Service Unavailable", b"draining\n")
-            if not self.store.ready:
-                told = b"not_ready: no answer yet for %d upstream(s)\n" % len(list(self.store.waiting))
-                return _plain(request, 503, b"Service Unavailable", told)
-            return _plain(request, 200, b"OK", b"ready\n")
-        raise NoRoute(f"{path[:80]!r} is none of the gateway's own paths")
+        if self.draining:
+            return _plain(request, 503, b"Service Unavailable", b"draining\n")
+        if not self.store.ready:
+            told = b"not_ready: no answer yet for %d upstream(s)\n" % len(list(self.store.waiting))
+            return _plain(request, 503, b"Service Unavailable", told)
+        return _plain(request, 200, b"OK", b"ready\n")
 
     def answer(self, error: GatewayError, request: Request | None) -> Response:
         """The one place where an error becomes an answer."""
@@ -308,6 +348,20 @@ class Gateway(Flask):
         status = response.status if response is not None else error.status if error is not None else 0
         took = time.monotonic() - request.started
         self._access_log.record(request, status, bytes_out, took, self.store.current.version)
+
+    # -- for those who watch ------------------------------------------------------------
+
+    def identify(self, request: Request) -> None:
+        """Give a request its id and the client's address."""
+        self._outbound.identify(request)
+
+    def in_flight(self) -> int:
+        """Requests that an upstream has, those of endpoints that are gone included."""
+        return sum(state.in_flight for known in self._states.values() for state in known.endpoints.values())
+
+    def access_log_losses(self) -> tuple[int, int]:
+        """Records dropped and lines lost."""
+        return (self._access_log.dropped, self._access_log.lost) if self._access_log is not None else (0, 0)
 
     # -- Flask --------------------------------------------------------------------------
 
@@ -350,6 +404,8 @@ class Gateway(Flask):
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """The door for other WSGI servers, and for Flask's own views and hooks."""
+        if self.admin is not None and self.admin.came_in(environ):
+            return self._by_admin(self.admin, environ, start_response)
         try:
             request = wsgi.request(environ, time.monotonic(), self.server.limits.body)
         except GatewayError as error:
@@ -359,6 +415,15 @@ class Gateway(Flask):
         if response is None:
             return self._by_flask(request, environ, start_response)
         return self._write(request, response, start_response)
+
+    def _by_admin(self, admin: Admin, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """A request on the admin listener of a server that has no door for it."""
+        try:
+            response = admin.handle(wsgi.request(environ, time.monotonic(), self.server.limits.body))
+        except GatewayError as error:
+            response = problem.answer(error, None)
+        wsgi.start(response, start_response)
+        return wsgi.WsgiAnswer(response, lambda sent, error: None)
 
     def _admitted(self, request: Request) -> Response | None:
         """What our own worker has checked and other servers have not."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from math import inf
+from typing import ClassVar
 
 from gevent import Greenlet
 
@@ -21,6 +22,8 @@ class Pump:
     way, None for no limit. `sent` and `received`: bytes from and to the client."""
 
     __slots__ = ("_client", "_last", "_timeout", "_upstream", "failure", "received", "sent")
+    # How many of this process run now.
+    running: ClassVar[int] = 0
 
     def __init__(self, client: Stream, upstream: Stream, timeout: float | None) -> None:
         self._client = client
@@ -35,10 +38,12 @@ class Pump:
     def run(self, from_client: bytes, from_upstream: bytes) -> None:
         """Carry bytes until both sides are done. The two arguments came behind the heads."""
         back = Greenlet.spawn(self._carry_back, from_upstream)
+        Pump.running += 1
         try:
             self._carry_on(from_client)
             back.join()
         finally:
+            Pump.running -= 1
             back.kill()
 
     def _carry_on(self, early: bytes) -> None:

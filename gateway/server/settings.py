@@ -17,13 +17,28 @@ from typing import Any
 
 from gateway import config as _config
 from gateway.errors import ConfigError
+from gateway.model import Config
+from gateway.server import admin_listener as _admin_listener
 from gateway.server import hosting as _hosting
+from gateway.server.run_directory import RunDirectory as _RunDirectory
+from gateway.server.siblings import Siblings as _Siblings
+from gateway.server.siblings import reloaded as _reloaded
 
 worker_class = "gateway.server.worker.GatewayWorker"
 
 
+_admin = _admin_listener.AdminListener()
+_run: _RunDirectory | None = None
+_latest: Config
+# Which of the inherited sockets is the admin listener.
+_inherited_admin: int | None = None
+
+
 def _read() -> dict[str, Any]:
-    return _hosting.gunicorn_settings(_config.load(None, os.environ).server, os.environ)
+    """What the configuration makes of gunicorn's settings; it is kept for the admin listener."""
+    global _latest
+    _latest = _config.load(None, os.environ)
+    return _hosting.gunicorn_settings(_latest.server, os.environ)
 
 
 try:
@@ -42,12 +57,28 @@ def on_starting(server: Any) -> None:
     warning = _hosting.raise_open_files(server.cfg.worker_connections)
     if warning:
         server.log.warning("%s", warning)
+    global _run
+    _run = _RunDirectory()
+    _inherit_admin(server)
     if "bind" in _hosting.given(server.cfg):
         _disinherit(server)
 
 
+def when_ready(server: Any) -> None:
+    """The master, with its sockets open and no worker yet."""
+    if _inherited_admin is not None:
+        # gunicorn has taken it for one of its own.
+        _admin.adopt(server.LISTENERS.pop(_inherited_admin), server.log)
+        if not server.LISTENERS:
+            server.log.error("The only inherited socket is the admin listener: there is nowhere to serve")
+            sys.exit(1)
+    _open_admin(server)
+
+
 def on_reload(server: Any) -> None:
     """The master after SIGHUP: gunicorn imports this module once, so the file is read again here."""
+    if _run is not None:
+        _reloaded(_run.path)
     try:
         latest = _read()
     except ConfigError as error:
@@ -59,12 +90,33 @@ def on_reload(server: Any) -> None:
         globals().update(latest)
         if changed:
             server.log.info("Changed by the file: %s", ", ".join(changed))
+        _open_admin(server)
     _force(server)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
     """The master, for each worker: the number under which it counts and logs."""
     worker.slot = _hosting.free_slot({each.slot for each in server.WORKERS.values()})
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """The worker, before it looks at its sockets."""
+    if _admin.listener is not None:
+        worker.admin_fd = _admin.listener.fileno()
+        worker.sockets = [*worker.sockets, _admin.listener]
+
+
+def pre_exec(server: Any) -> None:
+    """The process that becomes a new master (SIGUSR2), just before it does."""
+    server.cfg.env_orig.pop(_admin_listener.HANDED_OVER, None)
+    if _admin.listener is not None:
+        server.cfg.env_orig[_admin_listener.HANDED_OVER] = str(_admin.listener.fileno())
+
+
+def on_exit(server: Any) -> None:
+    """The master at its end."""
+    # Not while another master goes on with the same sockets.
+    _admin.close(unlink=server.reexec_pid == server.master_pid == 0)
 
 
 def post_worker_init(worker: Any) -> None:
@@ -78,7 +130,21 @@ def post_worker_init(worker: Any) -> None:
         )
         return
     _reopen_on_usr1(worker, gateway)
-    gateway.start(worker.slot, ",".join(sorted(str(listener) for listener in worker.sockets)))
+    fd = getattr(worker, "admin_fd", None)
+    names = {listener.fileno(): listener for listener in worker.sockets}
+    admin = names.pop(fd, None)
+    if gateway.admin is not None and _run is not None:
+        gateway.admin.host(_run.path, worker, None if admin is None else admin.getsockname())
+    if _run is not None:
+        gateway.siblings = _Siblings(_run.path)
+    gateway.start(worker.slot, ",".join(sorted(map(str, names.values()))))
+
+
+def worker_int(worker: Any) -> None:
+    """The worker on SIGINT and SIGQUIT: like on SIGTERM, it is not ready any more."""
+    gateway = _gateway(worker)
+    if gateway is not None:
+        gateway.draining = True
 
 
 def worker_exit(server: Any, worker: Any) -> None:
@@ -125,11 +191,29 @@ def _force(server: Any) -> None:
             server.log.warning("%s is not to be set from outside: the gateway decides it", name)
 
 
+def _open_admin(server: Any) -> None:
+    admin = _latest.admin
+    bind = None if admin is None or admin.bind == "inline" else admin.bind
+    _admin.open(bind, admin.token if admin is not None else "", server.cfg, server.log)
+
+
+def _inherit_admin(server: Any) -> None:
+    """Sockets that were passed on, by systemd or by the master before this one."""
+    global _inherited_admin
+    _inherited_admin = _admin_listener.of_systemd(os.environ, server.pid)
+    before = _admin_listener.handed_over(os.environ, server.cfg, server.log)
+    os.environ.pop(_admin_listener.HANDED_OVER, None)
+    if before is not None:
+        _admin.adopt(before, server.log)
+
+
 def _disinherit(server: Any) -> None:
     """An address given by flag beats inherited sockets, which gunicorn would prefer."""
     inherited = _hosting.disinherit(os.environ, server.pid)
     if not inherited:
         return
+    global _inherited_admin
+    _inherited_admin = None
     server.log.warning("%d inherited socket(s) left unused: --bind was given", len(inherited))
     for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -43,7 +44,13 @@ _LOOK = 0.05
 # What broken exchanges get to write their log lines.
 _LAST_WORDS = 1.0
 _ACCEPTS_A_TURN = 64
+
+# Takes a connection: where it came in, the TLS context, the socket, the client's address.
+Take = Callable[[Place, Any | None, Any, Any], None]
+
 _GATEWAY = ("handle", "finish", "answer", "direct_door", "server")
+# Connections of the admin listener: for it alone, so that it answers when all others are taken.
+_MOST_ADMIN = 64
 
 
 class WsgiDoor:
@@ -72,6 +79,8 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
     alive: bool
     # Which door is in use, and why.
     door: tuple[str, str] = ("", "")
+    # The descriptor of the listener that is not for data.
+    admin_fd: int | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -80,6 +89,9 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         self._woken: Event | None = None
         self._open = 0
         self._most = math.inf
+        self._admin: Shared | None = None
+        self._admin_acceptor: Acceptor | None = None
+        self._admin_open = 0
         self._terminated = False
 
     # -- gunicorn's calls -------------------------------------------------------------
@@ -100,8 +112,12 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         self.log.info("Door: %s%s", self.door[0], f" ({self.door[1]})" if self.door[1] else "")
         context = ssl_context(self.cfg) if self.cfg.is_ssl else None
         for listener in self.sockets:
-            self._acceptors.append(self._acceptor(listener, context))
-        for acceptor in self._acceptors:
+            if listener.fileno() == self.admin_fd:
+                self._admin = self._admin_shared(self._shared)
+                self._admin_acceptor = self._acceptor(listener, context, self._take_admin, self._room_for_admin)
+            else:
+                self._acceptors.append(self._acceptor(listener, context, self._take, self._room))
+        for acceptor in (*self._acceptors, *self._admin_acceptors()):
             acceptor.start()
         while self.alive:
             self.notify()
@@ -139,6 +155,19 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             closing=gateway is None and not self.cfg.keepalive,
         )
 
+    def _admin_shared(self, data: Shared) -> Shared:
+        """The admin listener has a door of its own, so that no route is reached by it. Without
+        a Gateway in front, the application is asked, and told by the environ where it is."""
+        admin = getattr(self.wsgi, "admin", None)
+        base = {**base_environ(self.cfg), "wsgi.multithread": True, "gateway.admin": True}
+        return Shared(
+            door=WsgiDoor(None) if admin is None else admin,
+            application=WsgiApplication(self.wsgi, base),
+            settings=data.settings,
+            parser=HeadParser(data.settings.limits),
+            worn=lambda: None,
+        )
+
     def _settings(self) -> ServerSettings:
         """gunicorn's own settings, for an application that is not a Gateway."""
         cfg = self.cfg
@@ -160,14 +189,20 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             self._leave_soon()
 
     def _leave_soon(self) -> None:
-        if self._shared is not None:
-            self._shared.closing = True
+        for shared in (self._shared, self._admin):
+            if shared is not None:
+                shared.closing = True
         if self._woken is not None:
             get_hub().loop.run_callback_threadsafe(self._woken.set)
 
     # -- connections ------------------------------------------------------------------
 
-    def _acceptor(self, listener: Any, context: Any | None) -> Acceptor:
+    @property
+    def open_connections(self) -> int:
+        """Those of the data listeners."""
+        return self._open
+
+    def _acceptor(self, listener: Any, context: Any | None, take: Take, room: Callable[[], bool]) -> Acceptor:
         name = listener.getsockname()
         scheme = "http" if context is None else "https"
         if isinstance(name, tuple):
@@ -175,42 +210,66 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         else:
             place = Place(scheme, 443 if context is not None else 80)
         a_turn = 1 if self.cfg.workers > 1 else _ACCEPTS_A_TURN
-
-        def take(client: Any, address: Any) -> None:
-            self._open += 1
-            gevent.spawn_raw(self._serve, place, context, client, address)
-
-        return Acceptor(listener, take, self._room, a_turn)
+        return Acceptor(listener, lambda client, address: take(place, context, client, address), room, a_turn)
 
     def _room(self) -> bool:
         return self._open < self._most
 
+    def _take(self, place: Place, context: Any | None, client: Any, address: Any) -> None:
+        self._open += 1
+        gevent.spawn_raw(self._serve, place, context, client, address)
+
     def _serve(self, place: Place, context: Any | None, client: Any, address: Any) -> None:
         """The greenlet of one connection."""
+        assert self._shared is not None
         try:
-            if context is not None:
-                client = self._handshake(context, client)
-            if client is not None:
-                self._connection(place, client, address).run()
-        except Exception:
-            self.log.exception("A connection failed")
+            self._run_connection(self._shared, place, context, client, address)
         finally:
-            if client is not None:
-                client.close()
             self._open -= 1
             if self._open == self._most - 1:
                 for acceptor in self._acceptors:
                     acceptor.start()
 
-    def _connection(self, place: Place, client: Any, address: Any) -> Connection:
-        assert self._shared is not None
+    def _admin_acceptors(self) -> list[Acceptor]:
+        return [] if self._admin_acceptor is None else [self._admin_acceptor]
+
+    def _room_for_admin(self) -> bool:
+        return self._admin_open < _MOST_ADMIN
+
+    def _take_admin(self, place: Place, context: Any | None, client: Any, address: Any) -> None:
+        self._admin_open += 1
+        gevent.spawn_raw(self._serve_admin, place, context, client, address)
+
+    def _serve_admin(self, place: Place, context: Any | None, client: Any, address: Any) -> None:
+        """The greenlet of one connection of the admin listener."""
+        assert self._admin is not None
+        try:
+            self._run_connection(self._admin, place, context, client, address)
+        finally:
+            self._admin_open -= 1
+            for acceptor in self._admin_acceptors():
+                acceptor.start()
+
+    def _run_connection(self, shared: Shared, place: Place, context: Any | None, client: Any, address: Any) -> None:
+        try:
+            if context is not None:
+                client = self._handshake(context, client)
+            if client is not None:
+                self._connection(shared, place, client, address).run()
+        except Exception:
+            self.log.exception("A connection failed")
+        finally:
+            if client is not None:
+                client.close()
+
+    def _connection(self, shared: Shared, place: Place, client: Any, address: Any) -> Connection:
         peer, port = (address[0], address[1]) if isinstance(address, tuple) else ("", 0)
         if peer.startswith("::ffff:") and "." in peer:  # an IPv4 client of a socket for both
             peer = peer[7:]
         mode = self.cfg.proxy_protocol
-        if mode != "off" and not self._may_proxy(peer):
+        if mode != "off" and (shared is self._admin or not self._may_proxy(peer)):
             mode = "off"
-        return Connection(self._shared, wrap(client), place, peer, port, mode)
+        return Connection(shared, wrap(client), place, peer, port, mode)
 
     def _may_proxy(self, peer: str) -> bool:
         """Whether `proxy_allow_ips` names this peer (a unix socket's always may)."""
@@ -247,15 +306,25 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
                 self._stop_accepting()
             self._dismiss_idle(began, now)
             if not accepting and not self._open:
+                self._leave_admin()
                 return
             self.notify()
             gevent.sleep(_LOOK)
         self._stop_accepting()
+        self._leave_admin()
         self._break_off()
 
     def _stop_accepting(self) -> None:
         for acceptor in self._acceptors:
             acceptor.close()
+
+    def _leave_admin(self) -> None:
+        """Whoever drains may be watched to the end."""
+        for acceptor in self._admin_acceptors():
+            acceptor.close()
+        for connection in list(self._admin.connections) if self._admin is not None else ():
+            if not connection.busy:
+                connection.stream.close()
 
     def _dismiss_idle(self, began: float, now: float) -> None:
         assert self._shared is not None

@@ -5,6 +5,9 @@ at a time so that the hub is never held, and a native thread writes them, so tha
 that nobody reads stops neither the hub nor a request. What does not fit is dropped and
 counted, never waited for. Every exit that runs Python code flushes.
 
+Whoever counts requests (`Observer`) is given the same records, a batch at a time and off the
+request path, whether they fit into the queue or not, and also when no log is written.
+
 A text that is not known is null, a number that is not known 0; `time` is when the request
 ended. Lines are ASCII.
 """
@@ -17,9 +20,9 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from json.encoder import encode_basestring_ascii as _quote
-from typing import Final
+from typing import Final, Protocol
 
 import gevent
 from gevent import monkey
@@ -56,7 +59,7 @@ _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})
 _MILLIS = tuple(f".{n:03d}Z" for n in range(1000))
 
 # What `record` keeps: nothing that is large or still changes.
-_Record = tuple[
+Record = tuple[
     float,  # time
     bytes,  # request_id
     str,  # trace_id
@@ -82,6 +85,16 @@ _Record = tuple[
 ]
 
 
+class Observer(Protocol):
+    """Who is given the records of ended requests, to count them."""
+
+    def observe(self, records: Sequence[Record]) -> None: ...
+
+    def tick(self, dropped: int, lost: int) -> None:
+        """Some time has passed; so many records were dropped, and lines lost, so far."""
+        ...
+
+
 def trace_id(request: Request) -> str:
     """The trace that a request's `traceparent` says it belongs to; "" for none or a bad one."""
     for name, value in request.headers:
@@ -97,7 +110,13 @@ class AccessLog:
     `dropped`: records that found the queue full. `lost`: lines that could not be written.
     """
 
-    def __init__(self, settings: AccessLogSettings, worker: int | str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        settings: AccessLogSettings,
+        worker: int | str,
+        clock: Callable[[], float] = time.time,
+        observer: Observer | None = None,
+    ) -> None:
         if settings.format != "json":
             raise ValueError(f"access_log.format: {settings.format!r} is not known (json)")
         self.dropped = 0
@@ -105,8 +124,9 @@ class AccessLog:
         self._path = settings.path
         self._clock = clock
         self._line = _formatter(settings, worker)
-        self._queue: deque[_Record] = deque()
-        self._limit = QUEUE if settings.path is not None else 0
+        self._queue: deque[Record] = deque()
+        self._observer = observer
+        self._limit = QUEUE if settings.path is not None or observer is not None else 0
         self._held = 0
         # Lines on their way: formatted, then handed to the thread. They are kept here, not
         # in a greenlet's frame, so that whoever flushes at the end finds them.
@@ -132,8 +152,7 @@ class AccessLog:
         held = self._held + len(target) + len(host)
         queue = self._queue
         if len(queue) >= self._limit or held > QUEUE_BYTES:
-            if self._path is not None:
-                self.dropped += 1
+            self._drop(request, status, bytes_out, duration_s)
             return
         self._held = held
         endpoint = request.endpoint
@@ -165,13 +184,24 @@ class AccessLog:
             )
         )
 
+    def _drop(self, request: Request, status: int, bytes_out: int, duration_s: float) -> None:
+        """There is no room: no line, but it is counted like any other."""
+        if self._path is not None:
+            self.dropped += 1
+        if self._observer is not None:
+            route, upstream, endpoint = request.route, request.upstream, request.endpoint
+            went = (request.method, b"", b"", route, upstream, endpoint, status, request.reason, "")
+            took = (request.bytes_in, bytes_out, duration_s, 0.0, 0.0, 0.0, request.attempts, request.reused, "")
+            self._observe([(0.0, b"", "", "", *went, *took)])
+
     # -- begin and end ----------------------------------------------------------------
 
     def start(self) -> None:
         """Open the log and begin to write; OSError when it cannot be opened."""
-        if self._path is None:
+        if not self._limit:
             return
-        self._file = LogFile(self._path)
+        if self._path is not None:
+            self._file = LogFile(self._path)
         self._pid = os.getpid()
         atexit.register(self._at_exit)
         self._greenlet = gevent.spawn(self._run, self._file, ThreadPool(1))
@@ -201,10 +231,12 @@ class AccessLog:
     def _finish(self, deadline: float) -> None:
         """Write all that is left from right here, without waiting beyond the deadline."""
         file, self._file = self._file, None
-        if file is None:
-            return
         while self._queue:
             self._format()
+        if self._observer is not None:
+            self._observer.tick(self.dropped, self.lost)
+        if file is None:
+            return
         # Our thread may still be stuck in a write: then nobody reads, and it keeps the file.
         if self._writing.acquire(timeout=max(0.0, deadline - time.monotonic())):
             self._batch += self._take_lines()
@@ -217,13 +249,15 @@ class AccessLog:
 
     # -- the greenlet -----------------------------------------------------------------
 
-    def _run(self, file: LogFile, pool: ThreadPool) -> None:
+    def _run(self, file: LogFile | None, pool: ThreadPool) -> None:
         while not self._stopping.wait(_TICK):
             self._drain(file, pool)
+            if self._observer is not None:
+                self._observer.tick(self.dropped, self.lost)
         self._drain(file, pool)
         pool.kill()
 
-    def _drain(self, file: LogFile, pool: ThreadPool) -> None:
+    def _drain(self, file: LogFile | None, pool: ThreadPool) -> None:
         """What is queued now goes out; what comes meanwhile waits, so that writes stay large."""
         left = len(self._queue)
         while left > 0 or self._reopen:
@@ -233,6 +267,9 @@ class AccessLog:
                 left -= number
                 size += characters
                 gevent.sleep(0)
+            if file is None:
+                self._reopen = False
+                continue
             self._batch = self._take_lines()
             written = pool.spawn(self._write_off_hub, file)
             while not written.ready():
@@ -244,13 +281,17 @@ class AccessLog:
     def _format(self) -> tuple[int, int]:
         """Turn the oldest records into lines; how many, and how many characters."""
         queue = self._queue
-        records: list[_Record] = []
+        records: list[Record] = []
         held = 0
         while queue and len(records) < _SLICE and held < _SLICE_BYTES:
             record = queue.popleft()
             records.append(record)
             held += len(record[5]) + len(record[6])
         self._held -= held
+        if self._observer is not None:
+            self._observe(records)
+        if self._path is None:
+            return len(records), 0
         try:
             lines = "".join(map(self._line, records))
         except Exception:
@@ -260,6 +301,14 @@ class AccessLog:
             return len(records), 0
         self._lines.append(lines)
         return len(records), len(lines)
+
+    def _observe(self, records: Sequence[Record]) -> None:
+        assert self._observer is not None
+        try:
+            self._observer.observe(records)
+        except Exception:
+            # A mistake of ours must not end the log.
+            log.exception("%d requests could not be counted", len(records))
 
     def _take_lines(self) -> bytes:
         lines, self._lines = self._lines, []
@@ -314,7 +363,7 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.3f}" if seconds else "0"
 
 
-def _formatter(settings: AccessLogSettings, worker: int | str) -> Callable[[_Record], str]:
+def _formatter(settings: AccessLogSettings, worker: int | str) -> Callable[[Record], str]:
     """A function that makes the line of a record; what seldom changes is made once."""
     mask = masking(settings.redact)
     end = f',"worker":{worker if isinstance(worker, int) else _quote(worker)},"config_version":'
@@ -337,7 +386,7 @@ def _formatter(settings: AccessLogSettings, worker: int | str) -> Callable[[_Rec
             places[key] = text
         return text
 
-    def line(record: _Record) -> str:
+    def line(record: Record) -> str:
         nonlocal stamp_of, stamp
         (
             now,

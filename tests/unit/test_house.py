@@ -285,6 +285,7 @@ def test_the_shipped_settings_name_nothing_of_gunicorns_by_accident(
     monkeypatch.setenv("GATEWAY_CONFIG", str(document))
     from gateway.server import settings
 
-    hooks = {"on_starting", "on_reload", "pre_fork", "post_worker_init", "worker_exit"}
+    hooks = {"on_starting", "when_ready", "on_reload", "pre_fork", "post_fork", "post_worker_init", "worker_exit"}
+    hooks |= {"pre_exec", "on_exit", "worker_int"}
     expected = set(hosting.gunicorn_settings(SERVER, {})) | hooks | {"worker_class"}
     assert settings_of(settings) == expected

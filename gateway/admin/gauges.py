@@ -1,0 +1,157 @@
+"""What is so at this moment, for Prometheus: made of the merged status when somebody asks.
+
+Rule: pure. Nothing is kept, so that what is gone (an endpoint, an upstream, a worker) has
+no series from the next scrape on. Labels are worker slots, upstreams and endpoints; the
+version in `gateway_config_info` has as many values as there are workers at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+
+from gateway.telemetry import metrics
+
+Part = dict[str, Any]
+
+
+def of_status(status: Part, now: float) -> Iterator[Metric]:
+    """`now`: seconds since 1970."""
+    answered = [worker for worker in status["workers"] if "problem" not in worker]
+    silent = len(status["workers"]) - len(answered)
+    yield _gauge("gateway_workers", "Workers that say how they are.", len(answered))
+    yield _gauge("gateway_workers_silent", "Workers that do not answer.", silent)
+    yield from _of_workers(answered, now)
+    yield from _of_upstreams(status["upstreams"])
+
+
+def _gauge(name: str, told: str, value: float) -> Metric:
+    family = GaugeMetricFamily(name, told)
+    family.add_metric([], value)
+    return family
+
+
+def _family(name: str, told: str, labels: tuple[str, ...], rows: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
+    family = GaugeMetricFamily(name, told, labels=labels)
+    for values, value in rows:
+        family.add_metric(values, value)
+    return family
+
+
+def _of_workers(workers: list[Part], now: float) -> Iterator[Metric]:
+    label = ("worker",)
+    by_slot = [((str(worker["slot"]),), worker) for worker in workers]
+
+    def each(name: str, told: str, key: str) -> Metric:
+        return _family(name, told, label, ((slot, float(worker[key])) for slot, worker in by_slot))
+
+    yield each("gateway_ready", "Whether each upstream has had an answer once.", "ready")
+    yield each("gateway_draining", "Whether the worker is leaving.", "draining")
+    yield each("gateway_uptime_seconds", "Since the worker began.", "uptime_s")
+    yield each("gateway_requests_in_flight", "Requests that an upstream has.", "in_flight")
+    yield each("gateway_tunnels_open", "Upgraded connections.", "tunnels")
+    yield _family(
+        "gateway_connections",
+        "Client connections of the data listeners.",
+        label,
+        ((slot, worker["connections"]) for slot, worker in by_slot if worker["connections"] is not None),
+    )
+    yield _family(
+        "gateway_config_info",
+        "The version of the configuration in force.",
+        ("worker", "version"),
+        (((*slot, worker["config"]["version"]), 1.0) for slot, worker in by_slot),
+    )
+    yield _family(
+        "gateway_config_age_seconds",
+        "Since the configuration in force was loaded.",
+        label,
+        ((slot, max(now - worker["config"]["loaded_at"], 0.0)) for slot, worker in by_slot),
+    )
+    yield _family(
+        "gateway_config_loaded_timestamp_seconds",
+        "When the configuration in force was loaded.",
+        label,
+        ((slot, worker["config"]["loaded_at"]) for slot, worker in by_slot),
+    )
+    yield _family(
+        "gateway_config_last_reload_successful",
+        "0: what is there now cannot be used, and the one before stays in force.",
+        label,
+        ((slot, float(not worker["config"]["error"])) for slot, worker in by_slot),
+    )
+
+
+def _of_upstreams(upstreams: dict[str, Part]) -> Iterator[Metric]:
+    label = ("upstream",)
+    yield _family(
+        "gateway_upstream_endpoints",
+        "Endpoints that any worker knows of.",
+        label,
+        (((name,), len(told["endpoints"])) for name, told in upstreams.items()),
+    )
+    yield _family(
+        "gateway_upstream_waiting",
+        "Workers without one answer yet.",
+        label,
+        (((name,), len(told["waiting"])) for name, told in upstreams.items()),
+    )
+    yield _family(
+        "gateway_discovery_age_seconds",
+        "Since the last good answer, of the worker for which it is longest ago.",
+        label,
+        (((name,), max(ages)) for name, told in upstreams.items() if (ages := _ages(told))),
+    )
+    yield _family(
+        "gateway_discovery_failing",
+        "Workers whose last look-up failed.",
+        label,
+        (
+            ((name,), sum(1 for one in told["discovery"] if one["error"]))
+            for name, told in upstreams.items()
+            if told["discovery"]
+        ),
+    )
+    by_endpoint = ("upstream", "endpoint")
+    rows = [((name, one["address"]), one) for name, told in upstreams.items() for one in told["endpoints"]]
+    yield _family(
+        "gateway_endpoint_up",
+        "1: every worker that knows of it sends requests there.",
+        by_endpoint,
+        ((labels, float(one["state"] == "up")) for labels, one in rows),
+    )
+    yield _family(
+        "gateway_endpoint_in_flight",
+        "Requests that it has.",
+        by_endpoint,
+        ((labels, one["in_flight"]) for labels, one in rows),
+    )
+
+
+def _ages(told: Part) -> list[float]:
+    return [one["age_s"] for one in told["discovery"] if one["age_s"] is not None]
+
+
+class Scrape:
+    """One scrape, as prometheus_client takes it: counters from files, gauges from the status."""
+
+    def __init__(self, folders: list[str], status: Part, now: float) -> None:
+        self._folders = folders
+        self._status = status
+        self._now = now
+
+    def collect(self) -> Iterator[Metric]:
+        yield from of_status(self._status, self._now)
+        known = {
+            (name, one["address"]) for name, told in self._status["upstreams"].items() for one in told["endpoints"]
+        }
+        for metric in metrics.collect(self._folders):
+            if metric.name == metrics.ENDPOINTS.name:
+                metric.samples = [
+                    sample
+                    for sample in metric.samples
+                    if (sample.labels["upstream"], sample.labels["endpoint"]) in known
+                ]
+            yield metric

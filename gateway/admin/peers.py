@@ -1,0 +1,133 @@
+"""How the workers of one master ask one another, for whoever is asked about all of them.
+
+Rule: nothing is written while nobody asks. Each worker listens on a unix socket in the
+master's run directory and tells its status to whoever connects, as JSON, a line for each
+part. A worker that is gone refuses the connection and is left out; one that does not answer
+in time is named with that, and holds up nobody for longer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent import socket as gsocket
+from gevent.pool import Pool
+from gevent.server import StreamServer
+
+log = logging.getLogger("gateway.admin")
+
+Part = dict[str, Any]
+# What one worker has to say, part by part; `None` is never said.
+Told = Callable[[], Iterable[Part]]
+
+# Seconds for one worker's whole answer.
+PATIENCE = 2.0
+# At most of one worker's answer: 50,000 endpoints are less than a tenth of it.
+MOST_BYTES = 64 * 1024 * 1024
+_READ = 64 * 1024
+_ASKED_AT_ONCE = 8
+# Parts between two turns of others: one is an upstream, and may have many endpoints.
+_A_TURN = 4
+
+
+class Peers:
+    """The workers that meet in `folder`; this one has `slot`. An empty folder: it is alone."""
+
+    def __init__(self, folder: str, slot: int | str, told: Told) -> None:
+        self._folder = folder
+        self._slot = str(slot)
+        self._told = told
+        self._server: StreamServer | None = None
+
+    def listen(self) -> None:
+        """Answer others from now on. A predecessor's socket gives way."""
+        if not self._folder:
+            return
+        path = self._path(self._slot)
+        listener = gsocket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            listener.bind(path)
+            listener.listen(_ASKED_AT_ONCE)
+        except OSError as error:
+            listener.close()
+            log.warning("other workers cannot ask this one for its status: %s", error)
+            return
+        self._server = StreamServer(listener, self._tell, spawn=Pool(_ASKED_AT_ONCE))
+        self._server.start()
+
+    def close(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            # No successor has this slot while this worker lives.
+            with contextlib.suppress(OSError):
+                os.unlink(self._path(self._slot))
+            server.stop(timeout=0)
+
+    def ask(self) -> list[list[Part]]:
+        """What every worker says, this one first. One without an answer says what is wrong."""
+        others = [gevent.spawn(self._ask, slot) for slot in self._others()]
+        own = list(_in_turns(self._told()))
+        gevent.joinall(others)
+        return [own, *(parts for greenlet in others if (parts := greenlet.value))]
+
+    def _others(self) -> Iterator[str]:
+        if not self._folder:
+            return
+        for path in sorted(Path(self._folder).glob("worker-*.sock")):
+            slot = path.stem.removeprefix("worker-")
+            if slot != self._slot:
+                yield slot
+
+    def _path(self, slot: str) -> str:
+        return os.path.join(self._folder, f"worker-{slot}.sock")
+
+    def _ask(self, slot: str) -> list[Part]:
+        """One worker's answer; nothing when there is none of that slot any more."""
+        try:
+            with gevent.Timeout(PATIENCE, TimeoutError(f"no answer within {PATIENCE:g} s")):
+                return list(_in_turns(map(json.loads, self._lines(slot))))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return []
+        except (OSError, ValueError) as error:
+            number = int(slot) if slot.isdecimal() else slot
+            return [{"slot": number, "problem": str(error)}]
+
+    def _lines(self, slot: str) -> Iterator[bytes]:
+        with gsocket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.connect(self._path(slot))
+            data, left = b"", MOST_BYTES
+            while piece := connection.recv(_READ):
+                left -= len(piece)
+                if left < 0:
+                    raise ValueError(f"an answer of more than {MOST_BYTES} bytes")
+                *lines, data = (data + piece).split(b"\n")
+                yield from lines
+            if data:
+                raise ValueError("an answer that breaks off")
+
+    def _tell(self, connection: Any, address: Any) -> None:
+        """Somebody asks."""
+        try:
+            with gevent.Timeout(2 * PATIENCE, TimeoutError("nobody reads the answer")), connection:
+                for part in _in_turns(self._told()):
+                    connection.sendall(json.dumps(part).encode() + b"\n")
+        except OSError as error:
+            log.debug("a worker that asked has left: %s", error)
+
+
+def _in_turns(parts: Iterable[Part]) -> Iterator[Part]:
+    """Requests go on between parts."""
+    for number, part in enumerate(parts):
+        yield part
+        if number % _A_TURN == _A_TURN - 1:
+            gevent.sleep(0)

@@ -1,0 +1,307 @@
+"""What requests add up to, for Prometheus: counters and a histogram in files, one set a worker slot.
+
+Rule: nothing here runs while a request does. Records come from the access log's greenlet, a
+batch at a time, are added up in memory and written by key every half second. The files are
+those of prometheus_client's multiprocess mode, named by the worker's slot and not by its
+pid: a worker's successor goes on where it stopped, so that no counter goes back and no file
+is added by a restart. A page of a killed worker's file is the kernel's, and is not lost.
+
+Labels are routes, upstreams, endpoints and words of fixed lists, never what a client sends.
+What is configured no more leaves the files when they have grown to twice of what is in use.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import gevent
+from prometheus_client import mmap_dict, multiprocess
+from prometheus_client.metrics_core import Metric
+
+from gateway.model import Endpoint, Route, Upstream
+from gateway.telemetry.access_log import Record
+
+log = logging.getLogger("gateway.metrics")
+
+# Untyped, both of them.
+MmapedDict: Any = mmap_dict.MmapedDict
+MultiProcessCollector: Any = multiprocess.MultiProcessCollector
+
+# Seconds; the defaults of Prometheus' own clients, less the finest and with a longer end.
+BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_LE: Final = (*(str(bound) for bound in BUCKETS), "+Inf")
+METHODS: Final = frozenset(
+    {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"CONNECT"}
+)
+OTHER: Final = "other"
+# Seconds between two writes, and so the most that a SIGKILL takes.
+_INTERVAL: Final = 0.5
+# Series of one worker. Enough for a thousand routes with a dozen methods and statuses each.
+MOST: Final = 50_000
+# Values beyond twice of what is in use, from which on the files are made anew.
+_SLACK: Final = 1000
+# What is copied without a pause then.
+_SLICE: Final = 500
+# Room on the disk that is taken at once: writing into a file that has none kills the process.
+_ROOM: Final = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One counter. The labels are in the order in which values are given."""
+
+    name: str
+    told: str
+    labels: tuple[str, ...]
+
+
+REQUESTS = Series(
+    "gateway_requests", "Requests that have ended; status is the answer's.", ("route", "upstream", "method", "status")
+)
+ERRORS = Series(
+    "gateway_errors", "Requests that ended badly, by the reason in Gateway-Error.", ("route", "upstream", "reason")
+)
+BYTES_IN = Series("gateway_request_bytes", "Bytes of request bodies.", ("route",))
+BYTES_OUT = Series("gateway_response_bytes", "Bytes of bodies of answers.", ("route",))
+RETRIES = Series("gateway_retries", "Attempts beyond the first.", ("upstream",))
+ENDPOINTS = Series(
+    "gateway_endpoint_requests",
+    "Requests by the endpoint that had them last; status is the class of the answer's.",
+    ("upstream", "endpoint", "status"),
+)
+TUNNELS = Series("gateway_tunnels", "Upgraded connections that have ended.", ("route",))
+DROPPED = Series("gateway_access_log_dropped", "Records that found the access log's queue full.", ())
+LOST = Series("gateway_access_log_lost", "Lines of the access log that could not be written.", ())
+DURATION = Series(
+    "gateway_request_duration_seconds", "From the first byte of a request to the last of its answer.", ("route",)
+)
+
+Labels = tuple[str, ...]
+# What is in use: routes, upstreams, and (upstream, endpoint).
+InUse = Callable[[], tuple[Collection[str], Collection[str], Collection[tuple[str, str]]]]
+
+
+class _Cell:
+    """What the records of one kind add up to since the last write."""
+
+    __slots__ = ("attempts", "bytes_in", "bytes_out", "count", "durations", "endpoint", "route", "upstream")
+
+    def __init__(self, route: Route | None, upstream: Upstream | None, endpoint: Endpoint | None) -> None:
+        self.route = route
+        self.upstream = upstream
+        self.endpoint = endpoint
+        self.count = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.attempts = 0
+        self.durations: list[float] = []
+
+
+class Metrics:
+    """The counters of one worker, in `folder`. `in_use` is asked when the files are made anew."""
+
+    def __init__(
+        self, folder: str, slot: int | str, in_use: InUse, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._in_use = in_use
+        self._clock = clock
+        self._counters = _Values(Path(folder, f"counter_gateway-{slot}.db"))
+        self._histogram = _Values(Path(folder, f"histogram_gateway-{slot}.db"))
+        # By identity: the cells hold what they are keyed by, and hashing a route is dear.
+        self._cells: dict[tuple[int, int, int, bytes, int, str], _Cell] = {}
+        self._log = (0, 0)
+        self._log_told = (0, 0)
+        self._flushed = clock()
+        self._renewing = False
+
+    # -- off the request path: the access log's greenlet --------------------------------
+
+    def observe(self, records: Sequence[Record]) -> None:
+        cells = self._cells
+        for record in records:
+            route, upstream, endpoint, status = record[7], record[8], record[9], record[10]
+            key = (id(route), id(upstream), id(endpoint), record[4], status, record[11])
+            cell = cells.get(key)
+            if cell is None:
+                cell = cells[key] = _Cell(route, upstream, endpoint)
+            cell.count += 1
+            cell.bytes_in += record[13]
+            cell.bytes_out += record[14]
+            cell.attempts += record[19]
+            cell.durations.append(record[15])
+
+    def tick(self, dropped: int, lost: int) -> None:
+        """Write, when it is time; what cannot be written is tried again with the next."""
+        self._log = (dropped, lost)
+        if self._clock() - self._flushed < _INTERVAL:
+            return
+        try:
+            self.flush()
+            self._renew()
+        except OSError as error:
+            log.warning("metrics cannot be written: %s", error)
+
+    def flush(self) -> None:
+        """Write what has been added up. Callable from any greenlet."""
+        if self._renewing:
+            return
+        self._flushed = self._clock()
+        cells, self._cells = self._cells, {}
+        for (_, _, _, method, status, reason), cell in cells.items():
+            self._write(cell, method, status, reason)
+        for series, now, before in zip((DROPPED, LOST), self._log, self._log_told, strict=True):
+            if now > before:
+                self._counters.add(series, series.name, (), now - before)
+        self._log_told = self._log
+
+    def close(self) -> None:
+        self.flush()
+        self._counters.close()
+        self._histogram.close()
+
+    def _write(self, cell: _Cell, method: bytes, status: int, reason: str) -> None:
+        add = self._counters.add
+        route = cell.route.name if cell.route is not None else ""
+        upstream = cell.upstream.name if cell.upstream is not None else ""
+        told = method.decode() if method in METHODS else OTHER
+        code = str(status) if 100 <= status <= 599 else OTHER
+        add(REQUESTS, "gateway_requests_total", (route, upstream, told, code), cell.count)
+        if reason:
+            add(ERRORS, "gateway_errors_total", (route, upstream, reason), cell.count)
+        if cell.bytes_in:
+            add(BYTES_IN, "gateway_request_bytes_total", (route,), cell.bytes_in)
+        if cell.bytes_out:
+            add(BYTES_OUT, "gateway_response_bytes_total", (route,), cell.bytes_out)
+        if cell.endpoint is not None:
+            family = f"{status // 100}xx" if code != OTHER else OTHER
+            add(ENDPOINTS, "gateway_endpoint_requests_total", (upstream, cell.endpoint.address, family), cell.count)
+        if cell.attempts > cell.count:
+            add(RETRIES, "gateway_retries_total", (upstream,), cell.attempts - cell.count)
+        if status == 101:
+            # It lasts as long as somebody talks, which is no measure of the gateway.
+            add(TUNNELS, "gateway_tunnels_total", (route,), cell.count)
+        else:
+            self._write_durations(route, cell.durations)
+
+    def _write_durations(self, route: str, durations: list[float]) -> None:
+        counts = [0] * len(_LE)
+        for duration in durations:
+            counts[bisect_left(BUCKETS, duration)] += 1
+        name = DURATION.name
+        for le, count in zip(_LE, counts, strict=True):
+            self._histogram.add(DURATION, f"{name}_bucket", (route, le), count)
+        self._histogram.add(DURATION, f"{name}_sum", (route,), sum(durations))
+
+    # -- what is in use no more -----------------------------------------------------------
+
+    def _renew(self) -> None:
+        """Leave out what is not configured any more, once it is most of what there is."""
+        worn = [values for values in (self._counters, self._histogram) if values.worn]
+        if not worn:
+            return
+        self._renewing = True
+        try:
+            routes, upstreams, endpoints = self._in_use()
+            routes, upstreams = {"", OTHER, *routes}, {"", OTHER, *upstreams}
+
+            def used(labels: dict[str, str]) -> bool:
+                if "endpoint" in labels:
+                    return (labels["upstream"], labels["endpoint"]) in endpoints
+                return labels.get("route", "") in routes and labels.get("upstream", "") in upstreams
+
+            for values in worn:
+                values.renew(used)
+        finally:
+            self._renewing = False
+
+
+class _Values:
+    """The values of one file, by metric, sample and labels."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: Any = _opened(path)
+        self._keys: dict[tuple[str, Labels], str] = {}
+        self._number = sum(1 for _ in self._file.read_all_values())
+        # What a predecessor has left is not known to be in use.
+        self._kept = 0
+
+    def add(self, series: Series, sample: str, labels: Labels, amount: float) -> None:
+        key = self._keys.get((sample, labels))
+        if key is None:
+            key = self._key(series, sample, labels)
+        value, _ = self._file.read_value(key)
+        self._file.write_value(key, value + amount, 0.0)
+
+    def _key(self, series: Series, sample: str, labels: Labels) -> str:
+        names = series.labels if len(labels) == len(series.labels) else (*series.labels, "le")
+        if len(self._keys) >= MOST:
+            # Only what a hostile upstream or a storm of new routes can reach.
+            labels = tuple(
+                value if name in ("le", "method", "status", "reason") else OTHER
+                for name, value in zip(names, labels, strict=True)
+            )
+        key = mmap_dict.mmap_key(series.name, sample, list(names), list(labels), series.told)
+        if len(self._keys) < MOST:
+            self._keys[sample, labels] = key
+            # It may be there from before a restart; then `worn` comes a little early.
+            self._number += 1
+        return key
+
+    @property
+    def worn(self) -> bool:
+        return self._number > 2 * self._kept + _SLACK
+
+    def renew(self, used: Callable[[dict[str, str]], bool]) -> None:
+        """Put a file in place of this one that has only what is used."""
+        path = self._path.with_suffix(".new")
+        path.unlink(missing_ok=True)
+        fresh = _opened(path)
+        kept = 0
+        for number, (key, value, timestamp) in enumerate(self._file.read_all_values()):
+            if not number % _SLICE:
+                gevent.sleep(0)
+            if used(json.loads(key)[2]):
+                fresh.write_value(key, value, timestamp)
+                kept += 1
+        os.replace(path, self._path)
+        self._file.close()
+        self._file = fresh
+        self._keys.clear()
+        self._number = self._kept = kept
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _opened(path: Path) -> Any:
+    """The values in a file, from before too; one that is damaged is begun anew."""
+    try:
+        return MmapedDict(str(_with_room(path)))
+    except (RuntimeError, ValueError) as error:
+        log.warning("metrics in %s are damaged and begin anew: %s", path, error)
+        path.unlink()
+        return MmapedDict(str(_with_room(path)))
+
+
+def _with_room(path: Path) -> Path:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "r+b") as file:
+        if os.fstat(descriptor).st_size < _ROOM:
+            os.posix_fallocate(descriptor, 0, _ROOM)
+        file.flush()
+    return path
+
+
+def collect(folders: Iterable[str]) -> Iterator[Metric]:
+    """What all workers have counted, added up. Reads files: not for the hub's thread."""
+    for folder in folders:
+        yield from MultiProcessCollector(None, folder).collect()
