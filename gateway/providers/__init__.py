@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 
 from gateway.model import ConsulSource, DiscoverySettings, DnsSrvSource, EtcdSource, StaticSource, Upstream
 from gateway.providers import consul, dns_srv, etcd, static
@@ -36,7 +37,7 @@ def depends_on(upstream: Upstream, settings: DiscoverySettings) -> tuple[object,
     on when the configuration changes."""
     asked: object = settings.dns
     if isinstance(upstream.source, ConsulSource):
-        asked = settings.consul
+        asked = replace(settings.consul, registration=None)
     elif isinstance(upstream.source, EtcdSource):
         asked = settings.etcd
     return (upstream.source, upstream.scheme, upstream.tls, settings.deny, asked)

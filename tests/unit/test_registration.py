@@ -1,0 +1,353 @@
+"""The gateway announced in Consul: what is said, by which worker, when, and how it ends."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.model import ConsulSettings, RegistrationSettings
+from gateway.registration import Listener, Registration, RegistrationError, listeners, local_address, make, service
+from gateway.registries import RegistryError
+from gateway.server.siblings import Siblings, reloaded
+from gateway.testing import FakeClock
+from tests.services import ROOT
+
+DEFAULTS = RegistrationSettings()
+
+
+# -- what is announced ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bind", "found"),
+    [
+        ("http://10.0.0.1:8000", [Listener("http", "10.0.0.1", 8000)]),
+        ("http://0.0.0.0:80", [Listener("http", None, 80)]),
+        ("http://[::]:80", [Listener("http", None, 80)]),
+        ("http://[2001:db8::1]:80", [Listener("http", "2001:db8::1", 80)]),
+        (
+            "http://127.0.0.1:1,https://10.0.0.1:2,unix:/run/x",
+            [Listener("https", "10.0.0.1", 2), Listener("http", "127.0.0.1", 1)],
+        ),
+        ("unix:/run/x", []),
+        ("", []),
+    ],
+)
+def test_listeners(bind: str, found: list[Listener]) -> None:
+    assert listeners(bind) == found
+
+
+def announced(settings: RegistrationSettings, bind: str, local: str = "10.0.0.7") -> dict[str, Any]:
+    return service(settings, bind, "/-/", "box", lambda: local)
+
+
+def test_the_defaults() -> None:
+    assert announced(DEFAULTS, "http://10.0.0.1:8000") == {
+        "name": "gateway",
+        "id": "gateway-box-10.0.0.1-8000",
+        "address": "10.0.0.1",
+        "port": 8000,
+        "tags": [],
+        "check": {"TTL": "30000ms", "DeregisterCriticalServiceAfter": "60000ms"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("bind", "local", "address"),
+    [
+        ("http://0.0.0.0:80", "10.0.0.7", "10.0.0.7"),  # as the agent sees us
+        ("http://0.0.0.0:80", "127.0.0.1", None),  # the agent is on this machine: its node's address
+        ("http://[::]:80", "::1", None),
+        ("http://10.0.0.1:80", "127.0.0.1", "10.0.0.1"),
+        ("http://127.0.0.1:1,http://10.0.0.1:2", "127.0.0.1", "10.0.0.1"),
+    ],
+)
+def test_the_address_where_others_reach_us(bind: str, local: str, address: str | None) -> None:
+    assert announced(DEFAULTS, bind, local)["address"] == address
+
+
+@pytest.mark.parametrize(
+    ("bind", "told"),
+    [
+        ("http://127.0.0.1:80", "listens on 127.0.0.1 alone: discovery.consul.registration.address must say"),
+        ("http://[::1]:80", "listens on ::1 alone"),
+        ("unix:/run/x", "listens on no port: discovery.consul.registration.port must name one"),
+    ],
+)
+def test_where_nobody_else_reaches_us_the_file_must_say_more(bind: str, told: str) -> None:
+    with pytest.raises(RegistrationError, match=told):
+        announced(DEFAULTS, bind)
+
+
+def test_what_the_file_says_wins() -> None:
+    settings = RegistrationSettings("edge", "gw.example", 443, ("a",), "ttl", 2.0, None)
+    found = announced(settings, "http://127.0.0.1:8000")
+    assert (found["id"], found["address"], found["port"]) == ("edge-box-127.0.0.1-443", "gw.example", 443)
+    assert (found["tags"], found["check"]) == (["a"], {"TTL": "6000ms"})
+    assert announced(settings, "unix:/run/x")["id"] == "edge-box-443"
+
+
+@pytest.mark.parametrize(
+    ("bind", "local", "url"),
+    [
+        ("http://10.0.0.1:80", "10.0.0.1", "http://10.0.0.1:80/-/readyz"),
+        ("http://[2001:db8::1]:80", "::1", "http://[2001:db8::1]:80/-/readyz"),
+        ("http://0.0.0.0:80", "127.0.0.1", "http://127.0.0.1:80/-/readyz"),
+        ("https://0.0.0.0:443", "10.0.0.7", "https://10.0.0.7:443/-/readyz"),
+    ],
+)
+def test_consul_may_ask_readyz(bind: str, local: str, url: str) -> None:
+    check = announced(RegistrationSettings(check="http"), bind, local)["check"]
+    assert check["HTTP"] == url
+    assert check.get("TLSSkipVerify", False) == url.startswith("https")
+    assert (check["Interval"], check["Timeout"]) == ("10000ms", "2000ms")
+
+
+@pytest.mark.parametrize("agent", ["http://127.0.0.1:8500", "127.0.0.1", "http://localhost:8500"])
+def test_our_address_on_the_way_to_the_agent(agent: str) -> None:
+    assert local_address(agent) in ("127.0.0.1", "::1")
+
+
+def test_nothing_is_announced_unless_asked_for() -> None:
+    assert make(ConsulSettings(), "http://10.0.0.1:80", "/-/", lambda: "", lambda: False, None, FakeClock()) is None
+
+
+# -- when, and by whom ------------------------------------------------------------------
+
+
+class FakeAgent:
+    """An agent that can be away and can forget."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+        self.known: set[str] = set()
+        self.away = False
+
+    def _call(self, *call: object) -> None:
+        self.calls.append(call)
+        if self.away:
+            raise RegistryError("connection refused")
+
+    def register(self, service: dict[str, Any]) -> None:
+        self._call("register", service["id"])
+        self.known.add(service["id"])
+
+    def deregister(self, ident: str, within: float) -> None:
+        self._call("deregister", ident)
+        self.known.discard(ident)
+
+    def report(self, ident: str, passing: bool, note: str) -> None:
+        self._call("report", passing, note)
+        if ident not in self.known:
+            raise RegistryError("HTTP 404")
+
+    def registered(self, ident: str) -> bool:
+        self._call("registered", ident)
+        return ident in self.known
+
+    def close(self) -> None:
+        self.calls.append(("close",))
+
+    def since(self) -> list[tuple[object, ...]]:
+        calls, self.calls = self.calls, []
+        return calls
+
+
+class Lead:
+    """A sibling without a kernel: POSIX locks do not hold within one process."""
+
+    def __init__(self) -> None:
+        self.leads = True
+        self.gone = False
+        self.reloaded = False
+
+    def lead(self) -> bool:
+        return self.leads
+
+    def resign(self) -> None:
+        self.gone = True
+
+    def replaced(self) -> bool:
+        return self.reloaded
+
+
+class Scene:
+    """One worker's registration on a clock that nothing waits for."""
+
+    def __init__(self, check: str = "ttl", siblings: Lead | None = None) -> None:
+        self.agent = FakeAgent()
+        self.clock = FakeClock(0.0)
+        self.unready = ""
+        self.draining = False
+        self.registration = Registration(
+            self.agent,
+            RegistrationSettings(check=check),
+            self.announced,
+            lambda: self.unready,
+            lambda: self.draining,
+            siblings,
+            self.clock,
+        )
+
+    def announced(self) -> dict[str, Any]:
+        return {"id": "gw"}
+
+    def after(self, seconds: float) -> list[tuple[object, ...]]:
+        """What the agent is asked when so much time has passed."""
+        self.clock.advance(seconds)
+        self.registration.look()
+        return self.agent.since()
+
+
+READY = ("report", True, "ready")
+REGISTER, DEREGISTER, REGISTERED = ("register", "gw"), ("deregister", "gw"), ("registered", "gw")
+
+
+def test_announced_once_and_reported_every_interval() -> None:
+    scene = Scene()
+    assert scene.after(0) == [REGISTER, READY]
+    assert scene.after(9.9) == []
+    assert scene.after(0.1) == [READY]
+
+
+def test_a_change_of_readiness_is_reported_at_once() -> None:
+    scene = Scene()
+    scene.unready = "not ready"
+    assert scene.after(0) == [REGISTER, ("report", False, "not ready")]
+    scene.unready = ""
+    assert scene.after(0.25) == [READY]
+    assert scene.after(0.25) == []
+
+
+def test_an_agent_that_asks_itself_is_only_asked_whether_it_still_knows() -> None:
+    scene = Scene(check="http")
+    assert scene.after(0) == [REGISTER]
+    scene.unready = "not ready"
+    assert scene.after(5) == []
+    assert scene.after(5) == [REGISTERED]
+    scene.agent.known.clear()
+    assert scene.after(10) == [REGISTERED, REGISTER]
+
+
+def test_an_agent_that_forgot_is_told_again_within_seconds() -> None:
+    scene = Scene()
+    scene.after(0)
+    scene.agent.known.clear()
+    assert scene.after(10) == [READY]
+    assert scene.after(1.2) == [REGISTER, READY]
+
+
+def test_an_agent_that_is_away_is_asked_at_least_once_an_interval(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "gateway.registration")
+    scene = Scene()
+    scene.agent.away = True
+    asked = [bool(scene.after(0.25)) for _ in range(4 * 60)]
+    assert 60 / 10 <= sum(asked) <= 60 / 10 + 5
+    scene.agent.away = False
+    assert scene.after(10) == [REGISTER, READY]
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["the gateway is not announced to Consul: connection refused", "announced to Consul as gw"]
+
+
+def test_a_fault_of_our_own_is_not_the_end() -> None:
+    scene = Scene()
+    faults: list[Exception] = [KeyError("x"), RegistrationError("listens on 127.0.0.1 alone")]
+
+    def announced() -> dict[str, Any]:
+        if faults:
+            raise faults.pop(0)
+        return {"id": "gw"}
+
+    scene.registration._make = announced
+    assert [scene.after(0), scene.after(2), scene.after(3)] == [[], [], [REGISTER, READY]]
+
+
+def test_alone_it_takes_the_registration_back_when_it_ends() -> None:
+    scene = Scene()
+    scene.after(0)
+    scene.registration.stop()
+    assert scene.agent.since() == [DEREGISTER, ("close",)]
+
+
+def test_what_was_never_announced_is_not_taken_back() -> None:
+    scene = Scene()
+    scene.agent.away = True
+    scene.after(0)
+    scene.agent.since()
+    scene.registration.stop()
+    assert scene.agent.since() == [("close",)]
+
+
+def test_an_agent_that_is_away_does_not_keep_it_from_ending(caplog: pytest.LogCaptureFixture) -> None:
+    scene = Scene()
+    scene.after(0)
+    scene.agent.away = True
+    scene.registration.stop()
+    assert "stays announced until its check fails" in caplog.text
+
+
+def test_one_worker_does_it_for_all() -> None:
+    lead = Lead()
+    scene = Scene(siblings=lead)
+    lead.leads = False
+    assert scene.after(0) == []
+    lead.leads = True
+    assert scene.after(0.25) == [REGISTER, READY]
+
+
+@pytest.mark.parametrize(
+    ("draining", "reloaded_", "taken_back"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_a_worker_that_is_replaced_leaves_the_registration_to_the_next(
+    draining: bool, reloaded_: bool, taken_back: bool
+) -> None:
+    lead = Lead()
+    scene = Scene(siblings=lead)
+    scene.after(0)
+    scene.draining, lead.reloaded = draining, reloaded_
+    scene.registration.stop()
+    assert (DEREGISTER in scene.agent.since()) == taken_back
+    assert lead.gone
+
+
+def test_another_configuration_takes_the_old_registration_back() -> None:
+    scene = Scene(siblings=Lead())
+    scene.after(0)
+    scene.agent.since()
+    scene.registration.stop(for_good=True)
+    assert scene.agent.since() == [DEREGISTER, ("close",)]
+
+
+# -- siblings ---------------------------------------------------------------------------
+
+
+def test_a_reload_is_seen_by_those_who_were_there(tmp_path: Path) -> None:
+    old = Siblings(str(tmp_path))
+    assert not old.replaced()
+    reloaded(str(tmp_path))
+    young = Siblings(str(tmp_path))
+    assert old.replaced()
+    assert not young.replaced()
+    reloaded(str(tmp_path))
+    assert young.replaced()
+
+
+def in_another(program: str) -> str:
+    """What a program prints in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_one_process_leads_until_it_ends(tmp_path: Path) -> None:
+    ours = Siblings(str(tmp_path))
+    program = f"from gateway.server.siblings import Siblings; print(Siblings({str(tmp_path)!r}).lead())"
+    # The other process leads, and ends.
+    assert in_another(program) == "True"
+    assert ours.lead()
+    assert ours.lead()
+    assert in_another(program) == "False"
+    ours.resign()
+    assert in_another(program) == "True"
