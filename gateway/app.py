@@ -22,6 +22,7 @@ from urllib.parse import unquote_to_bytes
 import flask
 import gevent
 from flask import Flask, signals
+from gevent.event import Event
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
@@ -29,8 +30,9 @@ from gateway import config as files
 from gateway import problem, registration, target, wsgi
 from gateway.admin import Admin
 from gateway.balancers import BALANCERS
-from gateway.config.watch import ConfigStatus, off_hub
-from gateway.errors import BadRequest, GatewayError, NoRoute, UnsupportedMethod
+from gateway.config.source import Where, parse
+from gateway.config.watch import ConfigStatus, Watch, off_hub
+from gateway.errors import BadRequest, GatewayError, NoRoute, NotReady, UnsupportedMethod
 from gateway.exchange import Request, Response
 from gateway.forwarder import Forwarder
 from gateway.headers import Outbound, check_max_forwards
@@ -62,22 +64,25 @@ class InternalError(GatewayError):
 
 
 def create_app(config: Config | str | None = None) -> Gateway:
-    """The gateway for a configuration: one that is loaded already, a file's path, or (None)
-    what GATEWAY_CONFIG says. Raises ConfigError; with None only when no worker of this
-    master ever had a good one."""
+    """The gateway for a configuration: one that is loaded already, or one that is followed
+    from where it stands: what a text names, or (None) what GATEWAY_CONFIG names. Raises
+    ConfigError; with None only when no worker of this master ever had a good one."""
+    where: Where | None = None
     if config is None:
+        where = parse(files.find(os.environ))
         config = files.latest()
     elif isinstance(config, str):
-        config = files.load(config)
+        where = parse(config)
+        config = files.starting({**os.environ, "GATEWAY_CONFIG": config})
     for warning in config.warnings:
         log.warning("%s", warning)
-    return Gateway(config)
+    return Gateway(config, where)
 
 
 class Gateway(Flask):
     """A Flask app whose catch-all forwards. Views and blueprints come before routes."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, where: Where | None = None) -> None:
         # Flask's own static route would take /static away from upstreams.
         super().__init__("gateway", static_folder=None)
         self.url_map.merge_slashes = False
@@ -99,7 +104,9 @@ class Gateway(Flask):
         for upstream in config.upstreams.values():
             self.transport.prepare(upstream)
         self.config_status = ConfigStatus(config.version, config.path, time.time())
+        self._where = where
         self._later: list[str] = []
+        self._configured = Event()
         self.store = Store(config, self._join, self._swapped)
         self._access_log: AccessLog | None = None
         self.admin = Admin(self, config.admin) if config.admin is not None else None
@@ -127,7 +134,14 @@ class Gateway(Flask):
         self._access_log.start()
         self._bind = bind
         self._announce(self.settings.discovery.consul)
+        began = time.monotonic()
+        if self._where is not None:
+            watch = Watch(self._where, self.settings, self.reconfigure, self.trouble)
+            self._greenlets.append(gevent.spawn(watch.run))
         self.store.start()
+        wait = self.settings.discovery.wait
+        if not self.settings.version and not self._configured.wait(max(0.0, began + wait - time.monotonic())):
+            log.warning("no configuration yet from %s after %s s: everything is answered 503", self.settings.path, wait)
         self._greenlets.append(gevent.spawn(self._sweep))
 
     def _hop(self, name: bytes) -> bytes:
@@ -238,6 +252,7 @@ class Gateway(Flask):
         for name in changed:
             self.transport.drop(_pool_keys(old.groups.get(name)) - _pool_keys(new.groups.get(name)))
         if old.config is not new.config:
+            self._configured.set()
             self.transport.prune(new.config.upstreams.values())
             self.config_status = ConfigStatus(new.version, new.config.path, time.time())
 
@@ -297,6 +312,8 @@ class Gateway(Flask):
             return None
         route = snapshot.router.match(method, host, path, asked.query, request.headers)
         if route is None:
+            if not snapshot.version:
+                raise NotReady("there is no configuration yet")
             raise NoRoute(f"no route for {host.decode('latin-1')} {path[:200].decode('latin-1')}")
         request.route = route
         group = snapshot.groups[route.upstream]
@@ -326,7 +343,9 @@ class Gateway(Flask):
         if self.draining:
             return _plain(request, 503, b"Service Unavailable", b"draining\n")
         if not self.store.ready:
-            told = b"not_ready: no answer yet for %d upstream(s)\n" % len(list(self.store.waiting))
+            told = b"not_ready: no configuration yet\n"
+            if self.store.current.version:
+                told = b"not_ready: no answer yet for %d upstream(s)\n" % len(list(self.store.waiting))
             return _plain(request, 503, b"Service Unavailable", told)
         return _plain(request, 200, b"OK", b"ready\n")
 

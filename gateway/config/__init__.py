@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 
-from gateway.config import advice, build, document, environment, rules, source, verdict
+from gateway.config import advice, build, document, environment, joined, rules, source, verdict
 from gateway.config.document import Leaf, Node
 from gateway.config.origins import Origins
 from gateway.config.scalars import Replacer
@@ -27,19 +27,22 @@ from gateway.model import Config
 
 log = logging.getLogger("gateway.config")
 
-__all__ = ["find", "latest", "load", "loads", "origins"]
+__all__ = ["assemble", "find", "latest", "load", "loads", "local", "origins", "starting", "version_of"]
 
 # The last good configuration by path. gunicorn's master loads it before it forks, so that
 # a worker that starts while the file is broken has what its siblings have.
 _good: dict[str, Config] = {}
 
+# What a document says that says nothing.
+_NOTHING = b"version: 1\n"
+
 
 def latest(environ: Mapping[str, str] = os.environ) -> Config:
-    """The configuration that `find` finds, or, when it is broken now, the last good one of
+    """What a worker starts with: `starting`, or, when that is broken now, the last good one of
     this process, with the mistakes in the log. Raises `ConfigError` when there is none."""
     path = find(environ)
     try:
-        return load(path, environ)
+        return starting(environ)
     except ConfigError as error:
         if path not in _good:
             raise
@@ -47,14 +50,93 @@ def latest(environ: Mapping[str, str] = os.environ) -> Config:
         return _good[path]
 
 
+def starting(environ: Mapping[str, str] = os.environ) -> Config:
+    """The configuration that `find` finds, as far as it is on this machine: a registry is not
+    asked, so that one that is away stops no process. Raises `ConfigError`."""
+    where = source.parse(find(environ))
+    if where.key is None:
+        return load(where.named, environ)
+    _good[where.named] = config = local(where, None if where.file is None else source.read(where.file), environ)
+    return config
+
+
 def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
-    """The configuration in a file (by default the one that `find` finds).
+    """The whole configuration (by default the one that `find` finds), asked for now.
 
     Raises `ConfigError` with every mistake.
     """
-    path = find(environ) if path is None else path
-    _good[path] = config = loads(source.read(path), path, environ)
-    return config
+    where = source.parse(find(environ) if path is None else path)
+    text = None if where.file is None else source.read(where.file)
+    if where.key is None:
+        _good[where.named] = config = assemble(where, text, None, environ)
+        return config
+    # Not at the top: a client of registries is for those who have one.
+    from gateway.config import registry
+
+    return assemble(where, text, registry.read(where, local(where, text, environ).discovery), environ)
+
+
+def assemble(
+    where: source.Where, text: bytes | None, held: bytes | None, environ: Mapping[str, str] = os.environ
+) -> Config:
+    """The configuration of the texts of its file and of its key, of those that it has.
+
+    Raises `ConfigError` with every mistake.
+    """
+    if held is None or where.key is None:
+        return loads(text or b"", where.named, environ)
+    # Its own mistakes first: the other document is judged together with it.
+    local(where, text, environ)
+    key, file = str(where.key), where.file or where.named
+    theirs = _mapping(held, key)
+    ours = _mapping(text or _NOTHING, file)
+    replacer = Replacer(environ)
+    foreign = joined.foreign(theirs)
+    # Where a reference stands is said already; what becomes of it does not matter.
+    data = {**replacer.data(ours), **Replacer({}).data(theirs)}
+    broken = {(mistake.line, mistake.col) for mistake in foreign}
+    union = joined.union(ours, theirs)
+    over, _ = environment.overrides(environ)
+    draft, found = _checked(union, data, over)
+    mistakes = [*foreign, *verdict.without_followers(found, broken)]
+    if mistakes or draft is None:
+        raise joined.told(mistakes, file, key)
+    version = version_of(text, held)
+    return _made(draft, over, environ, version, where.named, lambda warning: joined.where(warning, file, key))
+
+
+def version_of(text: bytes | None, held: bytes | None) -> str:
+    """The version of a configuration: a hash of its documents."""
+    both = (part for part in (text, held) if part is not None)
+    return hashlib.sha256(b"\0".join(both)).hexdigest()[:12]
+
+
+def local(where: source.Where, text: bytes | None, environ: Mapping[str, str] = os.environ) -> Config:
+    """What is known before a registry has answered: no routes, and "" for a version."""
+    assert where.key is not None, "without a key all of it is local"
+    file = where.file or where.named
+    if text is not None:
+        misplaced = joined.local_only(_mapping(text, file), str(where.key))
+        if misplaced:
+            raise ConfigError.found(file, misplaced)
+    return replace(loads(_NOTHING if text is None else text, file, environ), version="", path=where.named)
+
+
+def _mapping(text: bytes, name: str) -> document.Mapping:
+    """The tree of a document; raises `ConfigError` when it is none."""
+    root, mistakes = document.parse(text)
+    if root is None or (isinstance(root, Leaf) and root.value is None):
+        mistakes = mistakes or [Mistake(1, 1, "", "is empty (at least: version: 1)")]
+    elif not isinstance(root, document.Mapping):
+        mistakes.append(_no_mapping(root))
+    if mistakes:
+        raise ConfigError.found(name, mistakes)
+    assert isinstance(root, document.Mapping)
+    return root
+
+
+def _no_mapping(root: Node) -> Mistake:
+    return Mistake(root.line, root.col, "", "must be a mapping (version, upstreams, routes …)")
 
 
 def origins(path: str) -> Origins:
@@ -78,24 +160,33 @@ def loads(text: bytes, name: str, environ: Mapping[str, str] = os.environ) -> Co
     mistakes += [*replacer.mistakes, *wrong, *verdict.without_followers(found, broken)]
     if mistakes or draft is None:
         raise ConfigError.found(name, mistakes)
+    version = version_of(text, None)
+    return _made(draft, over, environ, version, name, lambda warning: warning.told(name))
+
+
+def _made(
+    draft: rules.Draft,
+    over: environment.Overrides,
+    environ: Mapping[str, str],
+    version: str,
+    path: str,
+    told: Callable[[Mistake], str],
+) -> Config:
+    """The model of a document without mistakes, with its warnings."""
     config = build.config(
-        draft.document,
-        over,
-        version=hashlib.sha256(text).hexdigest()[:12],
-        path=name,
-        line=lambda index: draft.line(("routes", index)),
+        draft.document, over, version=version, path=path, line=lambda index: draft.line(("routes", index))
     )
     whole = advice.Whole(draft, config, environ)
-    warnings = _told(root, (breach for advise in advice.ADVICE for breach in advise(whole)))
+    warnings = _told(draft.root, (breach for advise in advice.ADVICE for breach in advise(whole)))
     ordered = sorted(warnings, key=lambda mistake: (mistake.line, mistake.col))
-    return replace(config, warnings=tuple(warning.told(name) for warning in ordered))
+    return replace(config, warnings=tuple(map(told, ordered)))
 
 
 def _checked(root: Node, data: Any, over: environment.Overrides) -> tuple[rules.Draft | None, list[Mistake]]:
     """The document by the schema and the rules. Parts that the schema refuses are left
     out, so that the rules can still be asked about the others."""
     if not isinstance(data, dict):
-        return None, [Mistake(root.line, root.col, "", "must be a mapping (version, upstreams, routes …)")]
+        return None, [_no_mapping(root)]
     parts: set[verdict.Path] = set()
     found: list[Mistake] = []
     try:

@@ -1,14 +1,44 @@
-"""Which configuration is in force, and what is wrong with a newer one."""
+"""The configuration while it is served: noticed when it changes, loaded, and handed on.
+
+Rule: one document, used whole or not at all. What cannot be read or is wrong changes nothing;
+it is told once for each distinct trouble, and once when it is over. The same bytes again are
+no change. A file that is being written is not looked at before it has come to rest, and no
+trouble is told that is over as soon as that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import gevent
+from gevent.event import Event
+
+from gateway.config import assemble, local, source, version_of
+from gateway.config.source import Where
+from gateway.errors import ConfigError
+from gateway.model import Config, DiscoverySettings
+
+log = logging.getLogger("gateway.config")
+
+# How often a file is looked at. It has come to rest when two looks saw the same: with the time
+# that loading takes, well under the second within which every worker serves a new version.
+TICK = 0.2
+# A trouble that is over within this (a file between two names, half a file) is not told.
+GRACE = 0.7
+# What is wrong may be mended elsewhere: a certificate that the configuration names.
+AGAIN = 5.0
+# Distinct troubles that are remembered until one is over.
+MOST_LOGGED = 100
 
 Result = TypeVar("Result")
+# device, inode, size, times of change; or why there is none.
+Look = tuple[int, ...] | str
 
 
 def off_hub(call: Callable[[], Result]) -> Result:
@@ -38,3 +68,188 @@ class ConfigStatus:
     loaded_at: float
     error: str = ""
     error_at: float | None = None
+
+
+@dataclass(slots=True)
+class Text:
+    """What one source holds, as far as that is known; `error`: why not now."""
+
+    data: bytes | None = None
+    error: str = ""
+
+
+def look(path: str) -> Look:
+    """What tells one state of a file from another. Links are followed, so that one which is
+    pointed elsewhere (Kubernetes does so with a directory on the way) is a change."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    if not stat.S_ISREG(found.st_mode):
+        # Not opened: reading a pipe may never end.
+        return f"is {'a directory' if stat.S_ISDIR(found.st_mode) else 'no regular file'}"
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+class FileText:
+    """The text of a file, as it is when it has come to rest."""
+
+    def __init__(self, path: str, data: bytes | None) -> None:
+        self.text = Text(data)
+        self._path = path
+        self._seen: Look = ""
+        self._settled: Look = ""
+
+    def tick(self) -> None:
+        """Look at the file; read it when it is another one than before, and at rest."""
+        now = look(self._path)
+        before, self._seen = self._seen, now
+        if now == self._settled or now != before:
+            return
+        if isinstance(now, str):
+            self._trouble(f"{self._path}: {now}")
+        else:
+            try:
+                data = source.read(self._path)
+            except ConfigError as error:
+                self._trouble(str(error))
+            else:
+                if look(self._path) != now:
+                    return
+                self.text = Text(data)
+        self._settled = now
+
+    def _trouble(self, error: str) -> None:
+        self.text = Text(self.text.data, error)
+
+
+class Watch:
+    """Follows the sources of a configuration. `use` puts a new one in force, or raises
+    ConfigError; `trouble` is told what is wrong, and "" when nothing is any more."""
+
+    def __init__(
+        self,
+        where: Where,
+        config: Config,
+        use: Callable[[Config], None],
+        trouble: Callable[[str], None],
+        environ: Mapping[str, str] = os.environ,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._where = where
+        self._use = use
+        self._trouble = trouble
+        self._environ = environ
+        self._clock = clock
+        self._version = config.version
+        self._warned = set(config.warnings)
+        self._file = FileText(where.file, None) if where.file is not None else None
+        self._key = Text()
+        self._settings = config.discovery
+        self._news = Event()
+        self._follower: Any = None
+        # The texts that were judged last, when, and what was wrong with them.
+        self._judged: tuple[bytes | None, bytes | None] | None = None
+        self._judged_at = 0.0
+        self._verdict = ""
+        # What is wrong now, since when, and what of it was told.
+        self._wrong = ""
+        self._since = 0.0
+        self._told = ""
+        self._logged: set[str] = set()
+
+    def run(self) -> None:
+        """Watch until the greenlet is killed."""
+        try:
+            while True:
+                try:
+                    if self._file is not None:
+                        off_hub(self._file.tick)
+                    self.consider()
+                except Exception:
+                    # To go on is worth more than whatever this was.
+                    log.exception("the configuration could not be looked at")
+                # Without a file there may be nothing to do for hours.
+                busy = self._file is not None or self._wrong
+                self._news.wait(TICK if busy else None)
+                self._news.clear()
+        finally:
+            if self._follower is not None:
+                self._follower.kill(block=False)
+
+    def consider(self) -> None:
+        """Use what the sources hold, if that is another configuration; tell of trouble."""
+        error = (self._file.text.error if self._file is not None else "") or self._judge() or self._key.error
+        now = self._clock()
+        if error != self._wrong:
+            self._wrong, self._since = error, now
+        if error and error != self._told and now - self._since >= GRACE:
+            self._tell(error)
+        elif not error and self._told:
+            self._told = ""
+            self._logged.clear()
+            log.info("the configuration in %s can be used again", self._where.named)
+            self._trouble("")
+
+    def _tell(self, error: str) -> None:
+        self._told = error
+        if error not in self._logged:
+            log.error("%s\nThe configuration %s stays in force.", error, self._version or "(none so far)")
+        if len(self._logged) >= MOST_LOGGED:
+            self._logged.clear()
+        self._logged.add(error)
+        self._trouble(error)
+
+    def _judge(self) -> str:
+        """Load what the sources hold, unless that was done; what is wrong with it."""
+        texts = (self._file.text.data if self._file is not None else None, self._key.data)
+        if self._file is not None and texts[0] is None:
+            return ""
+        now = self._clock()
+        if texts == self._judged and not (self._verdict and now - self._judged_at >= AGAIN):
+            return self._verdict
+        self._judged, self._judged_at = texts, now
+        try:
+            self._load(*texts)
+        except ConfigError as error:
+            self._verdict = str(error)
+        else:
+            self._verdict = ""
+        return self._verdict
+
+    def _load(self, file: bytes | None, key: bytes | None) -> None:
+        where, environ = self._where, self._environ
+        if where.key is not None:
+            self._follow(off_hub(lambda: local(where, file, environ)).discovery)
+            if key is None:
+                return
+        if version_of(file, key) == self._version:
+            return
+        config = off_hub(lambda: assemble(where, file, key, environ))
+        self._use(config)
+        self._version = config.version
+        for warning in config.warnings:
+            if warning not in self._warned:
+                log.warning("%s", warning)
+        self._warned = set(config.warnings)
+
+    # -- the key of a registry ----------------------------------------------------------
+
+    def _follow(self, settings: DiscoverySettings) -> None:
+        """Follow the key as the local part says; anew when it says something else."""
+        if self._follower is not None and settings == self._settings:
+            return
+        # Not at the top: a client of registries is for those who have one.
+        from gateway.config import registry
+
+        assert self._where.key is not None
+        if self._follower is not None:
+            self._follower.kill(block=False)
+        self._settings = settings
+        self._follower = gevent.spawn(registry.follow, self._where.key, settings, self._heard)
+
+    def _heard(self, value: bytes | None, error: str) -> None:
+        told = Text(self._key.data, f"{self._where.key}: {error}") if value is None else Text(value)
+        if told != self._key:
+            self._key = told
+            self._news.set()

@@ -50,13 +50,22 @@ def test_etc_is_the_last_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("path", "told"),
     [
-        ("consul://h:8500/key", "consul:// is not in this version (a file)"),
-        ("etcd://h:2379/key", "etcd:// is not in this version (a file)"),
-        ("conf/gateway.yaml,consul://h/key", "consul:// is not in this version (a file)"),
-        ("a.yaml,b.yaml", "several sources are not in this version (one file)"),
+        ("a.yaml,b.yaml", "several files (a file, a key of a registry, or one of each joined by a comma)"),
+        ("consul://h/a,etcd://h/b", "two keys of registries (one)"),
+        ("consul://h:8500", "consul://h:8500 names no key (consul://host:8500/key, etcd://host:2379/key)"),
+        ("consul:///key", "consul:///key names no key (consul://host:8500/key, etcd://host:2379/key)"),
+        ("etcd://h/key?x=1", "etcd://h/key?x=1 names no key (consul://host:8500/key, etcd://host:2379/key)"),
+        (
+            "consul://h:port/key",
+            "Port could not be cast to integer value as 'port' (consul://host:8500/key, etcd://host:2379/key)",
+        ),
+        (
+            "consul://user:pass@h/key",
+            "no user and password here (a local file's discovery section, or the environment)",
+        ),
     ],
 )
-def test_sources_that_are_not_there_yet_are_refused_by_name(path: str, told: str) -> None:
+def test_names_that_stand_for_nothing(path: str, told: str) -> None:
     assert refusal(path) == f"{path}: {told}"
     assert refusal(None, GATEWAY_CONFIG=path) == f"{path}: {told}"
 
