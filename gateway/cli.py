@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, NoReturn
@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import click
 
 from gateway import config, router
-from gateway.config import environment
+from gateway.config import environment, source
 from gateway.config.schema import json_schema
 from gateway.errors import ConfigError
 from gateway.model import Config, Match, Route
@@ -130,6 +130,31 @@ def diff(old: str, new: str, log: str | None, as_json: bool) -> None:
     raise SystemExit(1 if found.changes else 0)
 
 
+@main.command("import")
+@click.argument("source", type=click.Choice(["traefik", "kong", "fabio", "nginx"]))
+@_file
+@click.option("-o", "--output", type=click.Path(dir_okay=False), metavar="OUT", help="Write there.  [default: stdout]")
+def import_(source: str, file: str, output: str | None) -> None:
+    """Turn FILE, a configuration of another gateway, into ours.
+
+    What could not be carried over stands in the result as comments.
+    """
+    from gateway import importers
+
+    try:
+        with open(file, "rb") as opened:
+            text = importers.imported(source, opened.read(LIMIT + 1), file)
+        if output is None:
+            click.echo(text, nl=False)
+        else:
+            with open(output, "w", encoding="utf-8") as written:
+                written.write(text)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}")
+    except ConfigError as error:
+        _fail(str(error))
+
+
 @main.command()
 def schema() -> None:
     """Print the JSON Schema of the configuration file."""
@@ -150,8 +175,8 @@ def run(path: str | None, bind: str | None, workers: int | None, admin: str | No
     """Check the configuration, then serve it with gunicorn."""
     if admin is not None:
         os.environ["GATEWAY_ADMIN"] = admin
-    found = _loaded(path)
-    os.environ["GATEWAY_CONFIG"] = os.path.abspath(found.path)
+    found = _loaded(path, load=_on_this_machine)
+    os.environ["GATEWAY_CONFIG"] = source.parse(found.path).absolute()
     # Output that waits in this process would be lost with it.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -168,10 +193,15 @@ def command(bind: str | None, workers: int | None) -> list[str]:
     return [*given, "gateway:create_app()"]
 
 
-def _loaded(path: str | None, trouble: int = 1) -> Config:
+def _on_this_machine(path: str | None) -> Config:
+    """What can be said without a registry: one that is away stops no gateway from starting."""
+    return config.starting(os.environ if path is None else {**os.environ, "GATEWAY_CONFIG": path})
+
+
+def _loaded(path: str | None, trouble: int = 1, load: Callable[[str | None], Config] = config.load) -> Config:
     """The configuration, its warnings told; ends the command when there are mistakes."""
     try:
-        found = config.load(path)
+        found = load(path)
         router.Router(found.routes)
     except ConfigError as error:
         _fail(str(error), trouble)

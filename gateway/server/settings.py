@@ -37,7 +37,7 @@ _inherited_admin: int | None = None
 def _read() -> dict[str, Any]:
     """What the configuration makes of gunicorn's settings; it is kept for the admin listener."""
     global _latest
-    _latest = _config.load(None, os.environ)
+    _latest = _config.starting(os.environ)
     return _hosting.gunicorn_settings(_latest.server, os.environ)
 
 
