@@ -53,7 +53,8 @@ ALLOWED: dict[str, set[str]] = {
     "providers": VALUES | {"registries"},
     # a key holds a URL, which is read as the file's are
     "providers.etcd": VALUES | {"registries", "config"},
-    "config": VALUES | {"target", "trust", "router", "registries"},
+    "config": VALUES | {"target", "trust", "router", "overlap", "registries"},
+    "importers": VALUES | {"config", "router", "target"},
     "store": VALUES | {"snapshot", "router", "providers"},
     "registration": VALUES | {"registries", "providers"},
     # what hangs on a route or an upstream

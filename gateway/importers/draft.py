@@ -1,0 +1,95 @@
+"""What an importer makes: a configuration that is still being written, and what it lost.
+
+Rule: nothing is dropped silently. Whatever has no counterpart is a `Note` at the thing that
+it concerns, with its line in the source. A route whose guard (a login, a list of addresses)
+or whose answer cannot be carried over is `closed`: it leads to an upstream that answers 503,
+because without it its requests would meet the next best route, unguarded.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.model import Match
+
+# Where a match stands in the source's own order; the lowest wins. `()`: our order will do.
+Rank = tuple[int, ...]
+
+_UNFIT = re.compile(r"[^A-Za-z0-9._@:/*+-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that was not carried over, and the line that it stands in; 0: unknown."""
+
+    line: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A match and its place in the source's order."""
+
+    match: Match
+    rank: Rank = ()
+
+
+@dataclass(slots=True)
+class DraftUpstream:
+    """`settings`: keys of an upstream as the file spells them."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class DraftRoute:
+    """`settings`: keys of a route but for name, match and upstream. `closed`: why it leads
+    nowhere; `upstream` is then what it led to, or empty."""
+
+    name: str
+    upstream: str
+    matches: list[Ranked]
+    settings: dict[str, Any] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
+    line: int = 0
+    closed: str = ""
+
+
+@dataclass(slots=True)
+class Draft:
+    """`source`: the kind of gateway that the document is for."""
+
+    source: str
+    server: dict[str, Any] = field(default_factory=dict)
+    upstreams: dict[str, DraftUpstream] = field(default_factory=dict)
+    routes: list[DraftRoute] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+
+    def note(self, line: int, text: str) -> None:
+        self.notes.append(Note(line, text))
+
+    def upstream(self, wanted: str) -> DraftUpstream:
+        """A new upstream under the wanted name, or one like it that is free."""
+        made = DraftUpstream(unused(wanted, self.upstreams))
+        self.upstreams[made.name] = made
+        return made
+
+
+def unused(wanted: str, taken: object) -> str:
+    """A name as near to the wanted one as names may be, and in no use yet."""
+    base = _UNFIT.sub("-", wanted)[:100].strip("-") or "unnamed"
+    name, number = base, 1
+    while name in taken:  # type: ignore[operator]  # a container
+        number += 1
+        name = f"{base}-{number}"
+    return name
+
+
+def duration(milliseconds: float) -> str:
+    """A length of time as the file writes it."""
+    whole = round(milliseconds)
+    return f"{whole // 1000}s" if whole % 1000 == 0 else f"{whole}ms"

@@ -1,0 +1,269 @@
+"""fabio's routes: its own commands, or services with `urlprefix-` tags.
+
+Three forms are read, told apart by how they begin:
+
+    route add web example.com/shop http://10.0.0.1:8080/ weight 0.2 tags "a" opts "strip=/shop"
+    web: urlprefix-example.com/shop strip=/shop        (a service, and one of its tags)
+    {…} or […]                                         (JSON of Consul's catalogue, agent or health API)
+
+Rule: of `route add` the endpoints are fixed; of tags the service stays in Consul, where the
+gateway finds its instances as fabio did.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.config.document import Leaf, Mapping, Node, Sequence, parse
+from gateway.errors import ConfigError, Mistake
+from gateway.importers import paths
+from gateway.importers.draft import Draft, DraftRoute, DraftUpstream, Note, Ranked
+from gateway.importers.fields import decoded
+from gateway.model import Match
+
+TAG = "urlprefix-"
+GUARDS = frozenset({"auth", "allow", "deny"})
+# Weights are whole numbers here and shares of 1 there.
+WHOLE = 1000
+_ADD = re.compile(
+    r"route\s+add\s+(?P<service>\S+)\s+(?P<source>\S+)\s+(?P<url>\S+)(?:\s+weight\s+(?P<weight>\S+))?"
+    r"(?:\s+tags\s+\"(?P<tags>[^\"]*)\")?(?:\s+opts\s+\"(?P<opts>[^\"]*)\")?\Z"
+)
+_TAGGED = re.compile(r"(?P<service>[^\s:]+)\s*:\s*(?P<tag>\S.*)\Z")
+_LATER = " (not in this version)"
+
+
+@dataclass(slots=True)
+class _Target:
+    """One line, or one tag: `url` is None where Consul knows the instances."""
+
+    line: int
+    service: str
+    source: str
+    url: str | None = None
+    weight: float = 0.0
+    opts: dict[str, str] = field(default_factory=dict)
+
+
+def convert(data: bytes, name: str) -> Draft:
+    made = Draft("fabio")
+    text = decoded(data, name)
+    if text.lstrip()[:1] in ("{", "["):
+        targets = list(_of_consul(data, name))
+    else:
+        targets = list(_of_lines(text, name, made))
+    for group in _grouped(targets):
+        _route(made, group)
+    return made
+
+
+# -- reading -----------------------------------------------------------------------------
+
+
+def _of_lines(text: str, name: str, made: Draft) -> Iterator[_Target]:
+    wrong: list[Mistake] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.strip()
+        if not line or line.startswith(("#", "//")):
+            continue
+        added, tagged = _ADD.match(line), _TAGGED.match(line)
+        if added is not None:
+            weight = _share(added["weight"])
+            if weight is None:
+                wrong.append(Mistake(number, 1, "", f"weight {added['weight']} is no number"))
+            opts = _opts(added["opts"] or "")
+            yield _Target(number, added["service"], added["source"], added["url"], weight or 0.0, opts)
+        elif re.match(r"route\s+(del|weight)\s", line):
+            command = " ".join(line.split()[:2])
+            made.note(number, f"{command} is not carried over: it changes routes that were added before")
+        elif tagged is not None and tagged["tag"].startswith(TAG):
+            yield _tag(number, tagged["service"], tagged["tag"])
+        elif tagged is None or line.startswith("route"):
+            wrong.append(Mistake(number, 1, "", "is neither a route command nor `service: urlprefix-…`"))
+        else:
+            made.note(number, f"a tag of {tagged['service']} without {TAG} says nothing to fabio")
+    if wrong:
+        raise ConfigError.found(name, wrong)
+
+
+def _of_consul(data: bytes, name: str) -> Iterator[_Target]:
+    root, mistakes = parse(data)
+    if mistakes or root is None:
+        raise ConfigError.found(name, mistakes or [Mistake(1, 1, "", "is empty")])
+    found = list(_services(root))
+    if not found:
+        told = f"holds no service of Consul's catalogue, agent or health API with a tag {TAG}…"
+        raise ConfigError.found(name, [Mistake(1, 1, "", told)])
+    # Each instance has the tags of its service again.
+    seen: set[tuple[str, str]] = set()
+    for service, leaf in found:
+        if (service, leaf.text) not in seen:
+            seen.add((service, leaf.text))
+            yield _tag(leaf.line, service, leaf.text.strip())
+
+
+def _services(node: Node) -> Iterator[tuple[str, Leaf]]:
+    """Every pair of a service's name and one of its tags, in whichever answer it stands."""
+    if isinstance(node, Sequence):
+        for item in node.items:
+            yield from _services(item)
+        return
+    if not isinstance(node, Mapping):
+        return
+    given = {key: entry.node for key, entry in node.entries.items()}
+    inner = given.get("Service")
+    named = given.get("ServiceName", inner)
+    if isinstance(inner, Mapping):
+        yield from _services(inner)
+    elif isinstance(named, Leaf):
+        yield from _tags(named.text, given.get("ServiceTags", given.get("Tags")))
+    else:
+        for key, value in given.items():
+            if isinstance(value, Sequence):
+                yield from _tags(key, value)
+            else:
+                yield from _services(value)
+
+
+def _tags(service: str, tags: Node | None) -> Iterator[tuple[str, Leaf]]:
+    for tag in tags.items if isinstance(tags, Sequence) else ():
+        if isinstance(tag, Leaf) and tag.text.strip().startswith(TAG):
+            yield service, tag
+
+
+def _tag(line: int, service: str, tag: str) -> _Target:
+    source, _, opts = tag[len(TAG) :].strip().partition(" ")
+    return _Target(line, service, source, opts=_opts(opts))
+
+
+def _opts(text: str) -> dict[str, str]:
+    return {key: value for key, _, value in (one.partition("=") for one in text.split())}
+
+
+def _share(text: str | None) -> float | None:
+    try:
+        share = float(text or 0)
+    except ValueError:
+        return None
+    return share if 0 <= share < 1e6 else 0.0
+
+
+# -- one route ---------------------------------------------------------------------------
+
+
+def _grouped(targets: list[_Target]) -> list[list[_Target]]:
+    """Targets of one host and path share its requests; with tags each service is a route."""
+    groups: dict[tuple[str, str], list[_Target]] = {}
+    for target in targets:
+        host, slash, path = target.source.partition("/")
+        key = (host.lower() + slash + path, "" if target.url is not None else target.service)
+        groups.setdefault(key, []).append(target)
+    return list(groups.values())
+
+
+def _route(made: Draft, group: list[_Target]) -> None:
+    first = group[0]
+    notes: list[Note] = []
+    why = _left_out(first)
+    if why:
+        for target in group:
+            made.note(target.line, f"{target.service} {target.source} is left out: {why}")
+        return
+    for target in group[1:]:
+        if target.opts != first.opts:
+            told = f"opts of {target.service} differ from those in line {first.line}, which hold for all"
+            notes.append(Note(target.line, told))
+    upstream = _upstream(made, group, notes)
+    host, _, path = first.source.partition("/")
+    match = Match(host=host.lower() or None, prefix=f"/{path}")
+    opts = dict(first.opts)
+    settings = paths.settings([match], [opts["strip"]] if opts.get("strip") else [], opts.get("prepend", ""))
+    policy = opts.get("host", "")
+    if policy:
+        settings["host"] = "upstream" if policy == "dst" else policy
+    route = DraftRoute(_name(made, first), upstream.name, [Ranked(match)], settings, notes, first.line)
+    guards = sorted(GUARDS & opts.keys())
+    if guards:
+        route.closed = f"{', '.join(guards)} guarded it, and is not in this version"
+    known = GUARDS | {"strip", "prepend", "host", "proto", "tlsskipverify", "weight"}
+    notes += [Note(first.line, f"{key} is not carried over") for key in opts if key not in known]
+    notes += [Note(first.line, f"{key} is not carried over{_LATER}") for key in guards]
+    made.routes.append(route)
+
+
+def _name(made: Draft, target: _Target) -> str:
+    taken = {route.name for route in made.routes}
+    return target.service if target.service not in taken else f"{target.service} {target.source}"
+
+
+def _left_out(target: _Target) -> str:
+    host, slash, path = target.source.partition("/")
+    proto = target.opts.get("proto", "http")
+    if "redirect" in target.opts:
+        return f"redirect{_LATER}"
+    if proto not in ("http", "https"):
+        return f"proto={proto}: requests of HTTP are what goes through"
+    if not slash:
+        return "there is no slash behind the host"
+    if "$" in target.source:
+        return "it takes something from fabio's environment"
+    if "*" in host.removeprefix("*.") or any(letter in path for letter in "*[]{}"):
+        return "a pattern (of fabio's glob matcher) has no counterpart"
+    return ""
+
+
+def _upstream(made: Draft, group: list[_Target], notes: list[Note]) -> DraftUpstream:
+    first = group[0]
+    https = first.opts.get("proto") == "https" or (first.url or "").startswith("https:")
+    verify = first.opts.get("tlsskipverify") != "true"
+    settings: dict[str, Any] = {}
+    if first.url is None:
+        settings["consul"] = first.service
+        if first.opts.get("weight"):
+            notes.append(Note(first.line, "weight is not carried over: Consul's own weights count"))
+        if https:
+            policy = first.opts.get("host", "")
+            named = policy if policy not in ("", "dst") else f"{first.service}.service.consul"
+            settings["tls"] = {"server_name": named}
+            notes.append(Note(first.line, "tls.server_name must be the name in the service's certificate"))
+    else:
+        settings["endpoints"] = _endpoints(group, https, notes)
+    if https and not verify:
+        settings.setdefault("tls", {})["verify"] = False
+    alike = next((one for one in made.upstreams.values() if one.settings == settings), None)
+    if alike is not None:
+        return alike
+    upstream = made.upstream(first.service)
+    upstream.settings = settings
+    return upstream
+
+
+def _endpoints(group: list[_Target], https: bool, notes: list[Note]) -> list[dict[str, Any]]:
+    shares = _weights([target.weight for target in group])
+    found: dict[str, int] = {}
+    for target, share in zip(group, shares, strict=True):
+        scheme, mark, rest = (target.url or "").partition("://")
+        authority, _, beyond = rest.partition("/")
+        path, question, query = beyond.partition("?")
+        if path:
+            notes.append(Note(target.line, f"the path of {target.url} is left out: fabio sends the request's own"))
+        if https and scheme == "http":
+            scheme = "https"
+        url = f"{scheme}{mark}{authority}" + (f"/?{query}" if question else "")
+        found[url] = found.get(url, 0) + share
+    if len(set(found.values())) == 1:
+        return [{"url": url} for url in found]
+    return [{"url": url, "weight": weight} for url, weight in found.items()]
+
+
+def _weights(shares: list[float]) -> list[int]:
+    """Shares of 1 as whole numbers: targets without one divide what the others leave."""
+    fixed = sum(shares)
+    free = sum(1 for share in shares if not share)
+    if fixed > 1:
+        shares = [share / fixed for share in shares]
+    left = max(0.0, 1 - fixed) / free if free else 0.0
+    return [round((share or left) * WHOLE) for share in shares]

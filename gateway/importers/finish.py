@@ -1,0 +1,128 @@
+"""From an importer's draft to a document that `gateway check` accepts.
+
+Rule: the check itself is asked. What it refuses (a host that is none, a pattern that Python
+does not know, a route that can never be told from another) is taken out of the draft, and
+its words become the note.
+"""
+
+from __future__ import annotations
+
+from gateway import config, router
+from gateway.errors import ConfigError, Mistake
+from gateway.importers import order, writer
+from gateway.importers.draft import Draft, DraftRoute, Note
+
+# Each round takes out all that the check finds; a few more may come to light by that.
+ROUNDS = 20
+# Putting matches in order compares each with each.
+MOST_MATCHES = 10_000
+
+
+def finished(draft: Draft, name: str) -> str:
+    """The text of our file. ConfigError when nothing could be carried over."""
+    # Of two routes for the very same requests the closed one stays, else the first to win.
+    draft.routes.sort(key=lambda route: (not route.closed, min(ranked.rank for ranked in route.matches)))
+    _close(draft)
+    if sum(len(route.matches) for route in draft.routes) > MOST_MATCHES:
+        raise ConfigError.found(name, [Mistake(0, 0, "", f"has more than {MOST_MATCHES} matches")])
+    _believed(draft, name)
+    _tell_of_prefixes(draft)
+    draft.routes = order.by_priority(draft.routes)
+    text = _believed(draft, name)
+    if not draft.routes and not draft.upstreams:
+        lost = [Mistake(note.line, 1 if note.line else 0, "", note.text) for note in dict.fromkeys(draft.notes)]
+        nothing = Mistake(0, 0, "", f"nothing in it could be carried over from {draft.source}")
+        raise ConfigError.found(name, [nothing, *lost])
+    return text
+
+
+def _close(draft: Draft) -> None:
+    """Closed routes lead to an upstream whose only endpoint takes no request: 503."""
+    shut = [route for route in draft.routes if route.closed]
+    if not shut:
+        return
+    nowhere = draft.upstream("closed")
+    nowhere.settings["endpoints"] = [{"url": "http://127.0.0.1:9", "weight": 0}]
+    nowhere.notes.append(Note(0, "answers 503 to routes that must not be open, see there"))
+    for route in shut:
+        reopened = f"; to open it: upstream: {route.upstream}" if route.upstream else ""
+        route.notes.insert(0, Note(route.line, f"closed: {route.closed}{reopened}"))
+        route.upstream = nowhere.name
+
+
+def _tell_of_prefixes(draft: Draft) -> None:
+    """Elsewhere a prefix is one of bytes; here it is one of whole segments."""
+    prefixes = {ranked.match.prefix for route in draft.routes for ranked in route.matches} - {None, "/"}
+    for slash, told in (
+        (False, "prefixes go by whole segments here: what only begins with the same letters ({}x) is not meant"),
+        (True, "a prefix without its last slash is meant, too ({})"),
+    ):
+        meant = sorted(prefix for prefix in prefixes if prefix and prefix.endswith("/") is slash)
+        if meant:
+            shown = ", ".join(meant[:5]) + (f" and {len(meant) - 5} more" if len(meant) > 5 else "")
+            draft.note(0, f"{told.format(meant[0].rstrip('/'))}: {shown}")
+
+
+def _believed(draft: Draft, name: str) -> str:
+    """The text, once nothing is left in the draft that the check refuses."""
+    for _ in range(ROUNDS):
+        text = writer.written(draft, name)
+        try:
+            router.Router(config.loads(str(text).encode(), name, {}).routes)
+        except ConfigError as error:
+            _take_out(draft, text, error)
+            continue
+        return str(text)
+    raise ConfigError.found(name, [Mistake(0, 0, "", "holds too much that is not understood")])
+
+
+def _take_out(draft: Draft, text: writer.Text, error: ConfigError) -> None:
+    """Remove whatever the mistakes stand in, with a note for each."""
+    gone: dict[writer.Owner, str] = {}
+    for mistake in error.mistakes:
+        owner = text.owners[mistake.line - 1] if mistake.line else ()
+        if not owner:
+            raise error
+        gone.setdefault(owner, mistake.message)
+    if not gone:
+        raise error
+    if ("server",) in gone:
+        draft.note(0, f"server: {gone[('server',)]}")
+        draft.server = {}
+    for name in list(draft.upstreams):
+        _thin_upstream(draft, name, gone)
+    draft.routes = [
+        kept for number, route in enumerate(draft.routes) if (kept := _thinned(draft, route, number, gone)) is not None
+    ]
+
+
+def _thin_upstream(draft: Draft, name: str, gone: dict[writer.Owner, str]) -> None:
+    upstream = draft.upstreams[name]
+    whole = gone.get(("upstreams", name))
+    endpoints = upstream.settings.get("endpoints", [])
+    bad = {number: why for number in range(len(endpoints)) if (why := gone.get(("upstreams", name, number)))}
+    if whole is None and not bad:
+        return
+    if whole is not None or len(bad) == len(endpoints):
+        line = upstream.notes[0].line if upstream.notes else 0
+        draft.note(line, f"upstream {name} is left out: {whole or '; '.join(dict.fromkeys(bad.values()))}")
+        draft.notes += upstream.notes
+        del draft.upstreams[name]
+        return
+    for number, why in bad.items():
+        upstream.notes.append(Note(0, f"endpoint {endpoints[number]['url']} is left out: {why}"))
+    upstream.settings["endpoints"] = [one for number, one in enumerate(endpoints) if number not in bad]
+
+
+def _thinned(draft: Draft, route: DraftRoute, number: int, gone: dict[writer.Owner, str]) -> DraftRoute | None:
+    whole = gone.get(("routes", number))
+    if whole is None and route.upstream not in draft.upstreams:
+        whole = f"there is no upstream {route.upstream}"
+    bad = {nth: why for nth in range(len(route.matches)) if (why := gone.get(("routes", number, nth)))}
+    if whole is None and len(bad) < len(route.matches):
+        route.notes += [Note(route.line, f"a match is left out: {why}") for why in bad.values()]
+        route.matches = [ranked for nth, ranked in enumerate(route.matches) if nth not in bad]
+        return route
+    draft.note(route.line, f"route {route.name} is left out: {whole or '; '.join(dict.fromkeys(bad.values()))}")
+    draft.notes += route.notes
+    return None

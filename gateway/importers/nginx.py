@@ -1,0 +1,503 @@
+"""nginx: `server` blocks with `location` and `proxy_pass`, and the `upstream` blocks they name.
+
+Rule: a location is carried over when `proxy_pass` says plainly where its requests go. What
+decides about a request and has no counterpart (a guard, rewriting that starts over, answers
+made by nginx) closes the location, so that no other one gets its requests.
+
+The order in which locations win is nginx's: exact ones; the longest prefix if it is `^~`;
+patterns as they stand; the longest prefix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.config import urls
+from gateway.importers import patterns
+from gateway.importers.draft import Draft, DraftRoute, DraftUpstream, Note, Rank, Ranked, duration, unused
+from gateway.importers.fields import decoded
+from gateway.importers.nginx_syntax import Directive, parse
+from gateway.model import Match
+
+_LATER = " (not in this version)"
+_OURS = ": the gateway does this by itself"
+# Answers that nginx makes; the location is no matter of a gateway then.
+ANSWERS = frozenset(
+    {"return", "root", "alias", "try_files", "fastcgi_pass", "uwsgi_pass", "scgi_pass", "grpc_pass", "memcached_pass",
+     "stub_status", "empty_gif", "autoindex", "index", "dav_methods", "js_content", "content_by_lua_block"}
+)  # fmt: skip
+# They may stand beside a proxy_pass without a word in the matter.
+_HARMLESS_ANSWERS = frozenset({"root", "index", "autoindex"})
+GUARDS = (
+    "allow", "auth_basic", "auth_jwt", "auth_request", "deny", "internal", "limit_except", "secure_link",
+    "ssl_verify_client",
+)  # fmt: skip
+# Headers that the gateway writes, or deals with, on its own.
+OUR_HEADERS = frozenset(
+    {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "forwarded",
+     "connection", "upgrade"}
+)  # fmt: skip
+_TIME_PART = re.compile(r"([0-9]+)(ms|s|m|h|d|w|M|y)?\s*")
+_DAY = 86_400_000
+_TIME = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": _DAY, "w": 7 * _DAY, "M": 30 * _DAY, "y": 365 * _DAY}
+_LONGEST = 8760 * 3_600_000
+_SIZE = re.compile(r"([0-9]{1,9})([kKmMgG]?)\Z")
+_UNITS = {"": "B", "k": "KiB", "m": "MiB", "g": "GiB"}
+_PASS = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#]+)(?P<uri>/.*)?\Z")
+_REASONS = {
+    "include": ": import what it holds with the rest (nginx -T prints all of it)",
+    "gzip": _LATER, "proxy_cache": _LATER, "proxy_redirect": ": Location goes back as it came",
+    "proxy_buffering": ": answers are never held back", "proxy_request_buffering": ": bodies are never held back",
+    "proxy_http_version": ": HTTP/1.1 is spoken to every upstream", "limit_req": _LATER, "limit_conn": _LATER,
+    "add_header": _LATER, "if": ": a request meets the location without it", "mirror": _LATER,
+    "listen": ": the address to listen on is given by -b or PORT", "access_log": ": see access_log in the file",
+    "location": ": a location within a location",
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Level:
+    """The directives of a block by name, and the block around it. What a block does not say
+    it has from there. `asked` remembers which directives were looked at."""
+
+    block: list[Directive]
+    outer: _Level | None = None
+    asked: set[int] = field(default_factory=set)
+
+    def own(self, name: str) -> list[Directive]:
+        found = [one for one in self.block if one.name == name]
+        self.asked |= {id(one) for one in found}
+        return found
+
+    def find(self, name: str) -> list[Directive]:
+        found = self.own(name)
+        return found if found or self.outer is None else self.outer.find(name)
+
+    def last(self, name: str) -> Directive | None:
+        found = self.find(name)
+        return found[-1] if found else None
+
+    def rest(self) -> Iterator[Directive]:
+        return (one for one in self.block if id(one) not in self.asked)
+
+
+@dataclass(slots=True)
+class _Location:
+    """`kind`: =, ^~, ~, ~* or nothing."""
+
+    kind: str
+    path: str
+    directive: Directive
+    number: int
+
+
+def convert(data: bytes, name: str) -> Draft:
+    return _Import(parse(decoded(data, name), name)).draft
+
+
+class _Import:
+    def __init__(self, top: list[Directive]) -> None:
+        self.draft = Draft("nginx")
+        self._groups: dict[str, Directive] = {}
+        self._made: dict[tuple[Any, ...], DraftUpstream] = {}
+        self._used: set[str] = set()
+        self._bodies: list[tuple[Directive, str]] = []
+        outer = _Level(top)
+        levels = [outer, *(_Level(http.block or [], outer) for http in outer.own("http"))]
+        for level in levels:
+            for group in level.own("upstream"):
+                self._groups[" ".join(group.words)] = group
+        servers = [(server, level) for level in levels for server in level.own("server")]
+        if not servers and any(one.name == "location" for one in top):
+            # What an `include` inside of a server would bring.
+            servers = [(Directive("server", [], 1, top), _Level([]))]
+            levels = []
+        self._servers = len(servers)
+        self._names = [one for server, _ in servers for one in server.block or [] if one.name == "server_name"]
+        for server, level in servers:
+            self._server(server, level)
+        for level in levels:
+            self._common(level)
+        self._body_limit()
+        for group_name, group in self._groups.items():
+            if group_name not in self._used:
+                told = f"upstream {group_name} is left out: no location that was carried over leads to it"
+                self.draft.note(group.line, told)
+
+    def _common(self, level: _Level) -> None:
+        """What stands outside of servers; locations have looked at what they take from it."""
+        level.asked |= {id(one) for one in level.block if one.name in ("http", "events", "server", "upstream")}
+        self._note_body(level)
+        for directive in level.rest():
+            self.draft.note(directive.line, _lost(directive))
+
+    # -- servers -------------------------------------------------------------------------
+
+    def _server(self, given: Directive, outer: _Level) -> None:
+        level = _Level(given.block or [], outer)
+        notes = self.draft.notes
+        listening = [word for one in level.block if one.name == "listen" for word in one.words[1:]]
+        default = "default_server" in listening or "default" in listening
+        hosts = self._hosts(level, default)
+        answer = next((one for one in level.block if one.name in ANSWERS - _HARMLESS_ANSWERS), None)
+        locations = list(self._locations(level))
+        self._note_body(level)
+        if answer is not None:
+            level.own(answer.name)
+            told = f"the server is left out: {answer.name} answers all of its requests{_LATER}"
+            notes.append(Note(answer.line, told))
+        elif not hosts:
+            notes.append(Note(given.line, "the server is left out: it has no name that could be carried over"))
+        else:
+            for location in locations:
+                self._location(location, level, hosts, locations)
+            if self._servers == 1 and None not in hosts:
+                told = "a request for any other host gets 404 here; nginx gives it to its first server"
+                notes.append(Note(given.line, told))
+            if None not in hosts and not any(one.kind == "" and one.path == "/" for one in locations):
+                told = "a request that meets no location goes on to routes for any host, if there are such"
+                notes.append(Note(given.line, told))
+        for directive in level.rest():
+            notes.append(Note(directive.line, _lost(directive)))
+
+    def _hosts(self, level: _Level, default: bool) -> list[str | None]:
+        given = level.own("server_name")
+        names = [(word.lower(), one.line) for one in given for word in one.words]
+        hosts: list[str | None] = []
+        for name, line in names:
+            if name in ("", "_"):
+                continue
+            if name.startswith("~") or name.endswith(".*") or "$" in name or "*" in name[1:]:
+                self.draft.note(line, f"server_name {name} has no counterpart: exact names and *.example.com have")
+            elif name.startswith("."):
+                hosts += [name[1:], f"*{name}"]
+            else:
+                hosts.append(name)
+        catches_all = default or not names or all(name in ("", "_") for name, _ in names)
+        if not catches_all:
+            return list(dict.fromkeys(hosts))
+        # Routes for any host have the server's own names too, unless a wildcard is nearer.
+        others = any(
+            "*" in word or word.startswith(".") for one in self._names if one not in given for word in one.words
+        )
+        return [*dict.fromkeys(hosts), None] if others else [None]
+
+    def _locations(self, level: _Level) -> Iterator[_Location]:
+        for number, one in enumerate(level.own("location")):
+            words = one.words
+            if len(words) == 1 and words[0][:2] == "^~":
+                words = ["^~", words[0][2:]]
+            elif len(words) == 1 and words[0][:1] in ("=", "~"):
+                mark = "~*" if words[0].startswith("~*") else words[0][0]
+                words = [mark, words[0].removeprefix(mark)]
+            kind, path = ("", words[0]) if len(words) == 1 else (words[0], words[1]) if len(words) == 2 else ("", "")
+            if path.startswith("@") or not path or kind not in ("", "=", "^~", "~", "~*"):
+                told = f"location {' '.join(one.words)} is left out: no request meets it by itself"
+                self.draft.note(one.line, told)
+            else:
+                yield _Location(kind, path, one, number)
+
+    # -- locations -----------------------------------------------------------------------
+
+    def _location(
+        self, location: _Location, server: _Level, hosts: list[str | None], all_of_them: list[_Location]
+    ) -> None:
+        level = _Level(location.directive.block or [], server)
+        matches = [Ranked(*_match(location, host, all_of_them)) for host in hosts]
+        route = DraftRoute(_name(self.draft, location), "", matches, line=location.directive.line)
+        route.closed = self._passed(location, level, route)
+        guards = _guards(level)
+        if guards:
+            told = f"{', '.join(dict.fromkeys(one.name for one in guards))} guarded it, and is not in this version"
+            route.closed = f"{route.closed}; {told}" if route.closed else told
+        self._note_body(level)
+        route.notes += [Note(one.line, _lost(one)) for one in (*guards, *level.rest())]
+        self.draft.routes.append(route)
+
+    def _passed(self, location: _Location, level: _Level, route: DraftRoute) -> str:
+        """Fill in where a location's requests go; why that cannot be said, else nothing."""
+        passed, rewrites = level.own("proxy_pass"), level.own("rewrite")
+        answer = next((one for one in level.block if one.name in ANSWERS - _HARMLESS_ANSWERS), None)
+        if answer is not None:
+            level.own(answer.name)
+            return f"{answer.name} answers{_LATER}"
+        if not passed or not passed[0].words:
+            return "it has no proxy_pass"
+        where = passed[0].words[0]
+        target = _PASS.match(where)
+        if "$" in where or target is None or target["authority"].startswith("unix:"):
+            return f"proxy_pass {where} names no host" + (" but a variable" if "$" in where else "")
+        settings = _rewritten(rewrites) if rewrites else _replaced(location, target["uri"])
+        if settings is None:
+            told = "rewrite is carried over when there is one, with break, and no variables"
+            return told if rewrites else f"the path in proxy_pass {where} cannot be put in place of this one"
+        route.upstream = self._upstream(target["scheme"], target["authority"], level).name
+        policy = _host_policy(level, target["authority"] if target["authority"] in self._groups else "", route.notes)
+        if policy != "preserve":
+            settings["host"] = policy
+        route.settings = settings | _options(level, route.notes)
+        return ""
+
+    # -- upstreams -----------------------------------------------------------------------
+
+    def _upstream(self, scheme: str, authority: str, level: _Level) -> DraftUpstream:
+        tls = _tls(level) if scheme == "https" else None
+        key = (scheme, authority, None if tls is None else tuple(tls.items()))
+        if key in self._made:
+            return self._made[key]
+        group = self._groups.get(authority)
+        upstream = self._made[key] = self.draft.upstream(authority)
+        if group is None:
+            upstream.settings["endpoints"] = [{"url": f"{scheme}://{authority}"}]
+        else:
+            self._used.add(authority)
+            _group(upstream, group, scheme)
+        if tls is not None:
+            upstream.settings["tls"] = tls
+            if not tls.get("verify", True):
+                upstream.notes.append(Note(0, "nginx verifies no certificate unless proxy_ssl_verify is on"))
+        return upstream
+
+    # -- the limit on bodies ---------------------------------------------------------------
+
+    def _note_body(self, level: _Level) -> None:
+        for one in level.own("client_max_body_size"):
+            found = _SIZE.match(one.words[0]) if one.words else None
+            self._bodies.append((one, f"{int(found[1])}{_UNITS[found[2].lower()]}" if found else ""))
+
+    def _body_limit(self) -> None:
+        """One limit holds for the whole gateway, so it is carried over when there is one."""
+        sizes = {size for _, size in self._bodies}
+        if len(sizes) == 1 and "" not in sizes:
+            size = sizes.pop()
+            self.draft.server = {"limits": {"body": "0B" if size == "0B" else size}}
+            return
+        for one, _ in self._bodies:
+            told = "client_max_body_size is not carried over: server.limits.body is one limit for all, and these differ"
+            self.draft.note(one.line, told)
+
+
+def _lost(directive: Directive) -> str:
+    return f"{directive.name} is not carried over{_REASONS.get(directive.name, '')}"
+
+
+def _guards(level: _Level) -> list[Directive]:
+    """What keeps some requests out of a location, there or around it."""
+    given = {name: level.find(name) for name in GUARDS}
+    for name in ("auth_basic", "auth_jwt", "auth_request", "ssl_verify_client"):
+        if given[name] and given[name][-1].words[:1] == ["off"]:
+            given[name] = []
+    if not given["deny"]:
+        given["allow"] = []
+    return [one for name in GUARDS for one in given[name]]
+
+
+def _name(draft: Draft, location: _Location) -> str:
+    words = re.sub(r"[^A-Za-z0-9]+", "-", location.path).strip("-")
+    return unused(words or "root", {route.name for route in draft.routes})
+
+
+# -- which requests ------------------------------------------------------------------------
+
+
+def _match(location: _Location, host: str | None, others: list[_Location]) -> tuple[Match, Rank]:
+    """The match of a location, and its place in nginx's order."""
+    if host is None:
+        by_host: Rank = (2, 0)
+    else:
+        by_host = (1, -len(host)) if host.startswith("*.") else (0, 0)
+    path = location.path.replace("%", "%25")
+    if location.kind == "=":
+        return Match(host=host, path=path), (*by_host, 0, 0)
+    if location.kind in ("~", "~*"):
+        found = patterns.whole(location.path, insensitive=location.kind == "~*")
+        return Match(host=host, regex=_not_for_patterns(others) + found), (*by_host, 2, location.number)
+    first = location.kind == "^~" and not _under(location, others)
+    return Match(host=host, prefix=path), (*by_host, 1 if first else 3, -len(location.path))
+
+
+def _under(location: _Location, others: list[_Location]) -> list[_Location]:
+    """Longer prefixes, in which patterns are tried although the shorter one is `^~`."""
+    return [
+        one for one in others
+        if one.kind == "" and one.path.startswith(location.path) and len(one.path) > len(location.path)
+    ]  # fmt: skip
+
+
+def _not_for_patterns(others: list[_Location]) -> str:
+    """What patterns must not begin with: prefixes that are `^~`, but not what is under them."""
+    told = ""
+    for one in others:
+        under = _under(one, others) if one.kind == "^~" else []
+        if under:
+            rest = "|".join(patterns.escaped(other.path[len(one.path) :]) for other in under)
+            told += f"(?!{patterns.path(one.path)}(?!{rest}))"
+    return told
+
+
+# -- what becomes of the path -----------------------------------------------------------------
+
+
+def _rewritten(rewrites: list[Directive]) -> dict[str, Any] | None:
+    """The keys of a route for `rewrite` directives; None when there are none that say it."""
+    words = rewrites[0].words
+    if len(rewrites) > 1 or len(words) != 3 or words[2] != "break":
+        return None
+    if re.search(r"\$[a-z_{]", words[1]) or not words[1].startswith(("/", "$")):
+        return None
+    return {"rewrite": {"regex": patterns.whole(words[0]), "to": patterns.groups(words[1])}}
+
+
+def _replaced(location: _Location, uri: str | None) -> dict[str, Any] | None:
+    """The same for the path in `proxy_pass`, which takes the place of the location's."""
+    if uri is None:
+        return {}
+    if "?" in uri or "#" in uri or location.kind in ("~", "~*"):
+        return None
+    path = location.path
+    if uri == path:
+        return {}
+    if location.kind == "=":
+        return {"rewrite": {"path": uri}}
+    if path.endswith("/") == uri.endswith("/"):
+        return {"rewrite": {"prefix": uri}}
+    return {"rewrite": {"regex": f"{patterns.path(path)}(.*)", "to": uri.replace("\\", "\\\\") + "\\1"}}
+
+
+# -- options ----------------------------------------------------------------------------------
+
+
+def _options(level: _Level, notes: list[Note]) -> dict[str, Any]:
+    """Timeouts and retries that hold for a location."""
+    timeouts: dict[str, Any] = {}
+    for name, ours in (
+        ("proxy_connect_timeout", ("connect",)),
+        ("proxy_send_timeout", ("write",)),
+        ("proxy_read_timeout", ("response", "idle")),
+    ):
+        one = level.last(name)
+        length = _time(" ".join(one.words)) if one is not None else None
+        if length is not None:
+            timeouts |= dict.fromkeys(ours, length)
+        elif one is not None:
+            notes.append(Note(one.line, f"{name} is no time, and left out"))
+    retry = _retry(level, notes)
+    return {key: value for key, value in (("timeouts", timeouts), ("retry", retry)) if value}
+
+
+def _time(text: str) -> str | None:
+    parts = _TIME_PART.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text.replace(" ", ""):
+        return None
+    milliseconds = sum(int(number[:15]) * _TIME[unit or "s"] for number, unit in parts)
+    return duration(milliseconds) if milliseconds <= _LONGEST else None
+
+
+# Conditions of proxy_next_upstream -> ours.
+_CONDITIONS = {"error": ["connect", "stale", "reset"], "timeout": ["timeout"]}
+
+
+def _retry(level: _Level, notes: list[Note]) -> dict[str, Any]:
+    retry: dict[str, Any] = {}
+    given = level.last("proxy_next_upstream")
+    if given is not None and "off" in given.words:
+        return {"attempts": 1}
+    when: list[str] = []
+    statuses: list[int] = []
+    for word in given.words if given is not None else ():
+        if word in _CONDITIONS:
+            when += _CONDITIONS[word]
+        elif re.match(r"http_[45][0-9][0-9]\Z", word):
+            statuses.append(int(word[5:]))
+        else:
+            notes.append(Note(given.line if given else 0, f"proxy_next_upstream {word} is not carried over"))
+    if given is not None:
+        retry = {"when": when} | ({"statuses": statuses} if statuses else {})
+    tries = level.last("proxy_next_upstream_tries")
+    if tries is not None and tries.words and tries.words[0].isdecimal() and int(tries.words[0][:9]) > 0:
+        retry["attempts"] = int(tries.words[0][:9])
+    return retry
+
+
+def _host_policy(level: _Level, group: str, notes: list[Note]) -> str:
+    """The Host that an upstream gets, and notes on the other headers that are set."""
+    policy = group or "upstream"
+    for one in level.find("proxy_set_header"):
+        name, value = one.words[0] if one.words else "", one.words[1] if len(one.words) > 1 else ""
+        if name.lower() == "host":
+            policy = "preserve" if value in _CLIENTS_HOST else value
+            if value == "$proxy_host":
+                policy = group or "upstream"
+            elif "$" in policy:
+                notes.append(Note(one.line, f"Host {value} became the client's: it takes a variable"))
+                policy = "preserve"
+        elif name.lower() in OUR_HEADERS:
+            notes.append(Note(one.line, f"proxy_set_header {name} is not carried over{_OURS}"))
+        else:
+            notes.append(Note(one.line, f"proxy_set_header {name} is not carried over{_LATER}"))
+    return policy
+
+
+_CLIENTS_HOST = frozenset({"$host", "$http_host", "$host:$server_port", "${host}", "${http_host}"})
+
+
+# -- groups -----------------------------------------------------------------------------------
+
+
+def _tls(level: _Level) -> dict[str, Any]:
+    verify = level.last("proxy_ssl_verify")
+    name = level.last("proxy_ssl_name")
+    tls: dict[str, Any] = {}
+    if verify is None or verify.words != ["on"]:
+        tls["verify"] = False
+    if name is not None and name.words and "$" not in name.words[0]:
+        tls["server_name"] = name.words[0]
+    return tls
+
+
+def _group(upstream: DraftUpstream, group: Directive, scheme: str) -> None:
+    level = _Level(group.block or [])
+    endpoints = []
+    for one in level.own("server"):
+        address, *parameters = one.words or [""]
+        if address.startswith("unix:"):
+            upstream.notes.append(Note(one.line, f"server {address} is left out: endpoints are reached by TCP"))
+            continue
+        endpoint: dict[str, Any] = {"url": f"{scheme}://{_with_port(address)}"}
+        for parameter in parameters:
+            key, _, value = parameter.partition("=")
+            if key == "weight" and value.isdecimal():
+                endpoint["weight"] = int(value[:9])
+            elif key in ("backup", "down"):
+                endpoint["weight"] = 0
+                upstream.notes.append(Note(one.line, f"{key}: {address} has weight 0 and takes no traffic"))
+            else:
+                upstream.notes.append(Note(one.line, f"{key} of server {address} is not carried over"))
+        if any(parameter in ("backup", "down") for parameter in parameters):
+            endpoint["weight"] = 0
+        endpoints.append(endpoint)
+    upstream.settings["endpoints"] = endpoints
+    pool: dict[str, Any] = {}
+    for one in level.own("keepalive"):
+        if one.words and one.words[0].isdecimal():
+            pool["max_idle"] = int(one.words[0][:9])
+            upstream.notes.append(Note(one.line, "keepalive counts for the group in nginx, max_idle for each endpoint"))
+    for one in level.own("keepalive_timeout"):
+        length = _time(" ".join(one.words))
+        if length is not None:
+            pool["idle_timeout"] = length
+    if pool:
+        upstream.settings["pool"] = pool
+    for one in level.rest():
+        told = _lost(one)
+        if one.name in ("least_conn", "ip_hash", "hash", "random", "least_time"):
+            told += ": round robin is what there is"
+        upstream.notes.append(Note(one.line, told))
+
+
+def _with_port(address: str) -> str:
+    """nginx's servers listen on 80 unless they say otherwise, whatever is spoken."""
+    return address if ":" in address.rpartition("]")[2] else f"{address}:{urls.PORTS['http']}"

@@ -1,0 +1,57 @@
+"""Prefixes taken off and put on, in the words of a route.
+
+Rule: `strip_prefix` and `rewrite: {prefix}` where they say it, because they leave every
+other byte of the path alone; `rewrite: {regex}`, which works on the normal form, where not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from gateway import target
+from gateway.errors import ClientError
+from gateway.importers import patterns
+from gateway.model import Match
+
+
+def settings(matches: Iterable[Match], cut: Sequence[str], added: str) -> dict[str, Any]:
+    """The keys of a route that take off whichever of the prefixes `cut` a path has, and put
+    `added` before the rest."""
+    own = {match.prefix if match.path is None else match.path for match in matches if match.regex is None}
+    patterned = any(match.regex is not None for match in matches)
+    exact = any(match.path is not None for match in matches)
+    bare = added.rstrip("/")
+    if not cut:
+        return {} if not bare else _prepended(own, patterned, bare)
+    if not patterned and not exact and {_bare(one or "/") for one in own} <= {_bare(one) for one in cut}:
+        return {"rewrite": {"prefix": _sent(added)}} if bare else {"strip_prefix": True}
+    choice = "|".join(patterns.path(one.rstrip("/")) for one in cut)
+    return {"rewrite": {"regex": f"(?:{choice})(.*)", "to": f"{_literal(bare)}\\1"}}
+
+
+def _prepended(own: set[str | None], patterned: bool, added: str) -> dict[str, Any]:
+    if not patterned and len(own) == 1:
+        (one,) = own
+        return {"rewrite": {"prefix": _sent(added + (_bare(one) if one else "") or "/")}}
+    return {"rewrite": {"regex": "(.*)", "to": f"{_literal(added)}\\1"}}
+
+
+def _bare(prefix: str) -> str:
+    """A prefix as it is matched: its trailing slash means nothing."""
+    try:
+        return target.written_prefix(prefix).decode()
+    except ClientError:
+        return prefix
+
+
+def _sent(path: str) -> str:
+    """A path as it may be sent."""
+    try:
+        return target.written(path).decode()
+    except ClientError:
+        return path
+
+
+def _literal(path: str) -> str:
+    return _sent(path).replace("\\", "\\\\") if path else ""

@@ -1,0 +1,361 @@
+"""Traefik's file provider: the document with `http.routers`, `services` and `middlewares`.
+
+Rule: a router is carried over whole or not at all. A middleware that changes the request's
+way (redirects, errors of its own) takes its routers along; one that guards them closes them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.config import units
+from gateway.config.document import Mapping
+from gateway.importers import paths, patterns, toml, traefik_rule
+from gateway.importers.draft import Draft, DraftRoute, DraftUpstream, Note, Ranked, duration
+from gateway.importers.fields import Fields, decoded, read
+from gateway.importers.traefik_rule import InexpressibleError, RuleError
+
+# Chains name chains; a loop would not end.
+DEPTH = 16
+GUARDS = frozenset(
+    {"basicauth", "digestauth", "forwardauth", "ipallowlist", "ipwhitelist", "passtlsclientcert", "plugin"}
+)
+DETOURS = frozenset({"redirectscheme", "redirectregex"})
+_LATER = " (not in this version)"
+_TLS = ": TLS ends before the gateway, or in gunicorn (certfile, keyfile)"
+_TOML_START = re.compile(r"\s*(?:#.*\n\s*)*(?:\[|[A-Za-z0-9_.\"-]+\s*=)")
+# Go's durations; a bare number is seconds.
+_GO_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)")
+_GO_UNITS = {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4, "h": 3.6e6}
+
+
+@dataclass(slots=True)
+class _Way:
+    """What a router's middlewares make of a request, put together in their order."""
+
+    cut: list[str] = field(default_factory=list)
+    added: str = ""
+    rewrite: dict[str, Any] | None = None
+    retry: dict[str, Any] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+    detour: str = ""
+    muddled: str = ""
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.cut or self.added or self.rewrite)
+
+
+def convert(data: bytes, name: str) -> Draft:
+    text = decoded(data, name)
+    root = toml.parse(text, name) if _TOML_START.match(text) else read(data, name)
+    return _Import(root).draft
+
+
+class _Import:
+    def __init__(self, root: Mapping) -> None:
+        self.draft = Draft("traefik")
+        top = Fields(root, "", self.draft.notes)
+        http = top.fields("http")
+        self._middlewares: dict[str, Fields] = {}
+        self._services: dict[str, Fields] = {}
+        self._transports: dict[str, Fields] = {}
+        self._used: set[str] = set()
+        self._upstreams: dict[str, DraftUpstream | None] = {}
+        if http is not None:
+            self._middlewares = dict(http.entries("middlewares", "middleware"))
+            self._services = dict(http.entries("services", "service"))
+            self._transports = dict(http.entries("serversTransports", "serversTransport"))
+            for name, router in http.entries("routers", "router"):
+                self._router(name, router)
+            http.rest()
+            self._unused()
+        top.rest({"tcp": _LATER, "udp": _LATER, "tls": _TLS})
+
+    def _unused(self) -> None:
+        for name, service in self._services.items():
+            if name not in self._upstreams:
+                service.note("no router that was carried over leads to it, so it is left out")
+        for name, middleware in self._middlewares.items():
+            if name not in self._used:
+                middleware.note("no router uses it, so it is left out")
+        for transport in self._transports.values():
+            transport.rest()
+
+    # -- routers -------------------------------------------------------------------------
+
+    def _router(self, name: str, given: Fields) -> None:
+        notes: list[Note] = []
+        fields = given.within(notes)
+        rule = fields.text("rule") or ""
+        ranked = self._ranked(fields, rule)
+        way = _Way()
+        for middleware in fields.texts("middlewares"):
+            self._middleware(middleware, fields, way, 0)
+        service = fields.text("service")
+        fields.take("ruleSyntax")
+        fields.rest({"entrypoints": ": the address to listen on is given by -b or PORT", "tls": _TLS})
+        if way.detour or not ranked:
+            why = way.detour or ("nothing of its rule could be carried over" if rule else "it has no rule")
+            fields.note(f"left out: {why}")
+            self.draft.notes += notes + way.notes
+            return
+        upstream = self._upstream(service, fields, way)
+        settings = self._settings(ranked, way)
+        route = DraftRoute(name, upstream, ranked, settings, notes + way.notes, given.line, "; ".join(way.closed))
+        self.draft.routes.append(route)
+
+    def _ranked(self, fields: Fields, rule: str) -> list[Ranked]:
+        """The matches of a rule; a router that names no priority has its rule's length."""
+        rank = (-(fields.whole("priority") or len(rule)),)
+        if not rule:
+            return []
+        try:
+            alternatives = traefik_rule.read(rule)
+        except RuleError as error:
+            fields.note(f"its rule {error}", "rule")
+            return []
+        found: dict[Any, Ranked] = {}
+        for conditions in alternatives:
+            try:
+                match, notes = traefik_rule.match(conditions)
+            except InexpressibleError as error:
+                fields.note(f"an alternative of its rule is left out: no match has {error}", "rule")
+                continue
+            for note in notes:
+                fields.note(note, "rule")
+            found.setdefault(match, Ranked(match, rank))
+        return list(found.values())
+
+    def _settings(self, ranked: list[Ranked], way: _Way) -> dict[str, Any]:
+        settings = dict(way.retry)
+        if way.muddled:
+            way.closed.append(way.muddled)
+        elif way.rewrite is not None:
+            settings["rewrite"] = way.rewrite
+        else:
+            settings |= paths.settings((one.match for one in ranked), way.cut, way.added)
+        return settings
+
+    # -- middlewares ---------------------------------------------------------------------
+
+    def _middleware(self, name: str, router: Fields, way: _Way, depth: int) -> None:
+        bare, _, provider = name.partition("@")
+        given = self._middlewares.get(bare) if provider in ("", "file") else None
+        if given is None or depth > DEPTH:
+            told = f"middleware {name} is not in this document" if given is None else f"middleware {name} names itself"
+            router.note(told, "middlewares")
+            way.closed.append(told)
+            return
+        self._used.add(bare)
+        fields = given.within(way.notes)
+        for kind in fields.names():
+            inner = fields.fields(kind)
+            self._kind(kind.lower(), kind, fields, inner, router, way, depth)
+
+    def _kind(
+        self, kind: str, spelt: str, outer: Fields, inner: Fields | None, router: Fields, way: _Way, depth: int
+    ) -> None:
+        if kind in GUARDS:
+            outer.note(f"{spelt} is not carried over{_LATER}", spelt)
+            way.closed.append(f"{spelt} guarded it, and is not in this version")
+        elif kind in DETOURS:
+            way.detour = way.detour or f"{spelt} answers instead of a service, and redirects are not in this version"
+        elif kind == "chain" and inner is not None:
+            for name in inner.texts("middlewares"):
+                self._middleware(name, router, way, depth + 1)
+            inner.rest()
+        elif kind == "retry" and inner is not None:
+            attempts = inner.whole("attempts")
+            if attempts is not None and attempts > 0:
+                # Traefik counts tries in all, as we do.
+                way.retry = {"retry": {"attempts": attempts}}
+            inner.rest({"initialinterval": ": tries follow one another without a pause"})
+        elif kind in _PATHS and inner is not None:
+            self._path(kind, spelt, inner, way)
+            inner.rest({"forceslash": ": a path always begins with a slash"})
+        else:
+            outer.note(f"{spelt} is not carried over{_LATER}", spelt)
+
+    def _path(self, kind: str, spelt: str, inner: Fields, way: _Way) -> None:
+        already = way.changed
+        found = _PATHS[kind](inner, way)
+        if not found:
+            way.muddled = f"{spelt} cannot be expressed"
+        elif already and not (kind == "addprefix" and way.cut and way.rewrite is None):
+            way.muddled = "its middlewares change the path more than once"
+        if way.muddled:
+            inner.note(f"not carried over: {way.muddled}")
+
+    # -- services ------------------------------------------------------------------------
+
+    def _upstream(self, name: str | None, router: Fields, way: _Way) -> str:
+        """The upstream for a service; empty, and the router closed, when there is none."""
+        if not name:
+            way.closed.append("it has no service")
+            return ""
+        bare, _, provider = name.partition("@")
+        if bare not in self._upstreams or provider not in ("", "file"):
+            given = self._services.get(bare) if provider in ("", "file") else None
+            if given is None:
+                way.closed.append(f"service {name} is not in this document")
+                return ""
+            self._upstreams[bare] = self._service(bare, given)
+        upstream = self._upstreams[bare]
+        if upstream is None:
+            way.closed.append(f"its service {name} could not be carried over")
+        return "" if upstream is None else upstream.name
+
+    def _service(self, name: str, given: Fields) -> DraftUpstream | None:
+        balancer = given.fields("loadBalancer")
+        given.rest(dict.fromkeys(("weighted", "mirroring", "failover", "highestrandomweight"), _LATER))
+        if balancer is None:
+            return None
+        notes: list[Note] = []
+        fields = balancer.within(notes)
+        endpoints = list(_servers(fields))
+        if not endpoints:
+            fields.note("left out: it has no server")
+            self.draft.notes += notes
+            return None
+        upstream = self.draft.upstream(name)
+        upstream.notes = notes
+        upstream.settings["endpoints"] = endpoints
+        if not fields.flag("passHostHeader", True):
+            upstream.settings["host"] = "upstream"
+        transport = fields.text("serversTransport")
+        if transport is not None:
+            self._transport(transport, fields, upstream)
+        if (fields.text("strategy") or "wrr").lower() != "wrr":
+            fields.note("strategy is not carried over: round robin is what there is", "strategy")
+        fields.rest({"sticky": _LATER, "healthcheck": _LATER, "responseforwarding": ": answers are never held back"})
+        return upstream
+
+    def _transport(self, name: str, service: Fields, upstream: DraftUpstream) -> None:
+        bare, _, provider = name.partition("@")
+        given = self._transports.get(bare) if provider in ("", "file") else None
+        if given is None:
+            service.note(f"serversTransport {name} is not in this document", "serversTransport")
+            return
+        fields = given.within(upstream.notes)
+        tls: dict[str, Any] = {}
+        if fields.flag("insecureSkipVerify", False):
+            tls["verify"] = False
+        server_name = fields.text("serverName")
+        if server_name:
+            tls["server_name"] = server_name
+        if tls and any(one["url"].startswith("https:") for one in upstream.settings["endpoints"]):
+            upstream.settings["tls"] = tls
+        pool: dict[str, Any] = {}
+        idle = fields.whole("maxIdleConnsPerHost")
+        if idle is not None and idle > 0:
+            pool["max_idle"] = idle
+        timeouts = self._timeouts(fields, pool)
+        upstream.settings |= {key: value for key, value in (("pool", pool), ("timeouts", timeouts)) if value}
+        fields.rest()
+
+    def _timeouts(self, fields: Fields, pool: dict[str, Any]) -> dict[str, Any]:
+        given = fields.fields("forwardingTimeouts")
+        timeouts: dict[str, Any] = {}
+        if given is None:
+            return timeouts
+        for key, where, ours in (
+            ("dialTimeout", timeouts, "connect"),
+            ("responseHeaderTimeout", timeouts, "response"),
+            ("idleConnTimeout", pool, "idle_timeout"),
+        ):
+            text = given.text(key)
+            length = None if text is None else _go_duration(text)
+            if length is not None:
+                where[ours] = length
+            elif text is not None:
+                given.note(f"{key} is no duration, and left out", key)
+        given.rest()
+        return timeouts
+
+
+def _servers(fields: Fields) -> Iterator[dict[str, Any]]:
+    for server in fields.each("servers", "server"):
+        url = server.text("url")
+        scheme = server.text("scheme")
+        port = server.text("port")
+        weight = server.whole("weight")
+        kept = server.flag("preservePath", False)
+        server.rest()
+        if not url or scheme or port:
+            server.note("left out: a server is given by its url alone")
+            continue
+        origin, path = _split(url)
+        if path not in ("", "/") and not kept:
+            server.note("the path of its url is left out: Traefik sends it only with preservePath", "url")
+            url = origin
+        if url.startswith("h2c:"):
+            server.note("h2c became http: requests go on as HTTP/1.1", "url")
+            url = "http" + url.removeprefix("h2c")
+        yield {"url": url} if weight is None else {"url": url, "weight": weight}
+
+
+def _split(url: str) -> tuple[str, str]:
+    scheme, mark, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    return (f"{scheme}{mark}{authority}", slash + path)
+
+
+def _go_duration(text: str) -> str | None:
+    """One of Go's durations as ours; `0` is off in both."""
+    if text.isdecimal() and len(text) < 9:
+        return duration(float(text) * 1000) if int(text) else "0s"
+    parts = _GO_PART.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    length = duration(sum(float(number) * _GO_UNITS[unit] for number, unit in parts))
+    try:
+        units.duration(length)
+    except ValueError:
+        return None
+    return length
+
+
+# -- what middlewares make of a path -----------------------------------------------------
+
+
+def _strip(inner: Fields, way: _Way) -> bool:
+    way.cut = inner.texts("prefixes")
+    return bool(way.cut)
+
+
+def _add(inner: Fields, way: _Way) -> bool:
+    way.added = inner.text("prefix") or ""
+    return way.added.startswith("/")
+
+
+def _replace(inner: Fields, way: _Way) -> bool:
+    path = inner.text("path") or ""
+    way.rewrite = {"path": path}
+    return path.startswith("/")
+
+
+def _replace_pattern(inner: Fields, way: _Way) -> bool:
+    found = patterns.replacing(inner.text("regex") or "", inner.text("replacement") or "")
+    way.rewrite = {} if found is None else {"regex": found[0], "to": found[1]}
+    return found is not None
+
+
+def _strip_pattern(inner: Fields, way: _Way) -> bool:
+    given = inner.texts("regex")
+    cut = "|".join(patterns.python(one).removeprefix("^") for one in given)
+    way.rewrite = {"regex": f"(?:{cut})(?P<beyond>.*)", "to": "\\g<beyond>"}
+    return bool(given)
+
+
+_PATHS = {
+    "stripprefix": _strip,
+    "addprefix": _add,
+    "replacepath": _replace,
+    "replacepathregex": _replace_pattern,
+    "stripprefixregex": _strip_pattern,
+}
