@@ -27,7 +27,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
 from gateway import config as files
-from gateway import problem, registration, target, wsgi
+from gateway import problem, registration, saved, target, wsgi
 from gateway.admin import Admin
 from gateway.balancers import BALANCERS
 from gateway.config.source import Where, parse
@@ -37,6 +37,7 @@ from gateway.exchange import Request, Response
 from gateway.forwarder import Forwarder
 from gateway.headers import Outbound, check_max_forwards
 from gateway.health.state import Candidate, UpstreamState
+from gateway.listeners import Listeners
 from gateway.model import AccessLogSettings, Config, ConsulSettings, Endpoint, Upstream
 from gateway.retry import Budget
 from gateway.router import Router
@@ -55,6 +56,8 @@ log = logging.getLogger("gateway")
 
 # How often idle connections are looked at.
 SWEEP = 1.0
+# How often endpoints are saved, when they changed.
+SAVE = 1.0
 # Sections of the configuration that a process keeps for life.
 FIXED = ("server", "admin", "access_log")
 
@@ -107,6 +110,7 @@ class Gateway(Flask):
         self._where = where
         self._later: list[str] = []
         self._configured = Event()
+        self._saving = saved.Saving(off_hub)
         self.store = Store(config, self._join, self._swapped)
         self._access_log: AccessLog | None = None
         self.admin = Admin(self, config.admin) if config.admin is not None else None
@@ -138,11 +142,29 @@ class Gateway(Flask):
         if self._where is not None:
             watch = Watch(self._where, self.settings, self.reconfigure, self.trouble)
             self._greenlets.append(gevent.spawn(watch.run))
+        self.store.refusal = Listeners(bind.split(",")).refusal
+        if self.settings.version:
+            self.store.restore(self._saved(self.settings))
+        self._greenlets.append(gevent.spawn(self._save))
         self.store.start()
         wait = self.settings.discovery.wait
         if not self.settings.version and not self._configured.wait(max(0.0, began + wait - time.monotonic())):
             log.warning("no configuration yet from %s after %s s: everything is answered 503", self.settings.path, wait)
         self._greenlets.append(gevent.spawn(self._sweep))
+
+    def _saved(self, config: Config) -> dict[str, tuple[Endpoint, ...]]:
+        """The endpoints that were known before a restart."""
+        path = config.discovery.snapshot
+        return saved.load(path, config.upstreams, config.discovery.deny) if path is not None else {}
+
+    def _save(self) -> None:
+        while True:
+            gevent.sleep(SAVE)
+            try:
+                self._saving.turn(self.store.current, frozenset(self.store.waiting))
+            except Exception:
+                # Traffic does not need the file.
+                log.exception("endpoints could not be saved")
 
     def _hop(self, name: bytes) -> bytes:
         """Our entry for Via in answers."""
@@ -155,6 +177,7 @@ class Gateway(Flask):
         self.store.stop()
         gevent.killall(self._greenlets, block=False)
         self._greenlets.clear()
+        self._saving.close()
         self.transport.close()
         if self._access_log is not None:
             self._access_log.stop()
@@ -193,13 +216,14 @@ class Gateway(Flask):
         up first. What gunicorn or the whole process was set up with stays until the workers
         are replaced. Raises ConfigError, and changes nothing, when it cannot be used."""
         router = off_hub(lambda: self._ready_for(config))
+        known = None if self.store.current.version else self._saved(config)
         later = [name for name in FIXED if getattr(config, name) != getattr(self.settings, name)]
         if later and later != self._later:
             log.warning("changed and in force after the next SIGHUP or restart: %s", ", ".join(later))
         self._later = later
         fixed = {name: getattr(self.settings, name) for name in FIXED}
         announced = self.store.config.discovery.consul
-        self.store.reconfigure(replace(config, **fixed), router)
+        self.store.reconfigure(replace(config, **fixed), router, known)
         if config.discovery.consul != announced:
             self._announce(config.discovery.consul)
 

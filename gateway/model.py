@@ -318,6 +318,7 @@ class DiscoverySettings:
     dns: DnsSettings = DnsSettings()
     wait: float = 3.0
     deny: tuple[str, ...] = ("169.254.0.0/16",)
+    snapshot: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,15 +212,20 @@ class Store:
 
     # -- configurations -----------------------------------------------------------------
 
-    def reconfigure(self, config: Config, router: Router | None = None) -> None:
+    def reconfigure(
+        self, config: Config, router: Router | None = None, saved: Mapping[str, tuple[Endpoint, ...]] | None = None
+    ) -> None:
         """Put another configuration in force as soon as its new upstreams are looked up, or
         `discovery.wait` is over. It replaces one that is still waiting. `router`: the one
-        for its routes, where it is made already. Raises ConfigError and changes nothing
-        when it cannot be used."""
+        for its routes, where it is made already; `saved`: endpoints from before a restart.
+        Raises ConfigError and changes nothing when it cannot be used."""
         router = Router(config.routes) if router is None else router
         # The one that is waiting has had its time: nothing of it comes into force meanwhile.
         before, self._coming = self._coming, None
         feeds = self._prepare(config, before.feeds if before is not None else {})
+        for name, endpoints in (saved or {}).items():
+            if feeds[name].waiting:
+                feeds[name].known = Known(self._allowed(feeds[name], endpoints))
         deadline = time.monotonic() + config.discovery.wait
         if before is not None:
             # A storm of configurations must not put them off for ever.

@@ -234,4 +234,5 @@ def _discovery(document: Document, over: Overrides) -> model.DiscoverySettings:
         dns=model.DnsSettings(servers=tuple(given.dns.servers), ttl=given.dns.ttl),
         wait=given.wait,
         deny=tuple(given.deny),
+        snapshot=given.snapshot,
     )

@@ -215,12 +215,12 @@ class Dns(Section):
 
 
 class Discovery(Section):
-    later = frozenset({"snapshot"})
     consul: Consul = key({}, "where Consul is and how it is asked")
     etcd: Etcd = key({}, "where etcd is and how it is asked")
     dns: Dns = key({}, "which DNS servers are asked, and how long answers are kept")
     wait: DurationOrNone = key("3s", "at start, for first answers")
     deny: list[Network] = key(["169.254.0.0/16"], "networks that are never an endpoint")
+    snapshot: OptionalText = key(None, "a file that keeps the last good endpoints over a restart")
 
 
 # -- defaults, upstreams ---------------------------------------------------------------

@@ -54,8 +54,10 @@ ALLOWED: dict[str, set[str]] = {
     # a key holds a URL, which is read as the file's are
     "providers.etcd": VALUES | {"registries", "config"},
     "config": VALUES | {"target", "trust", "router", "overlap", "registries"},
-    "importers": VALUES | {"config", "router", "target"},
+    "importers": VALUES | {"config", "router", "target", "overlap"},
     "store": VALUES | {"snapshot", "router", "providers"},
+    "saved": VALUES | {"snapshot", "providers"},
+    "listeners": VALUES | {"providers"},
     "registration": VALUES | {"registries", "providers"},
     # what hangs on a route or an upstream
     "balancers": EXCHANGE | {"health"},

@@ -159,7 +159,7 @@ def test_what_interface_reserves_is_in_later() -> None:
         "slow_start",
     }
     assert schema.Defaults.later == {"eject", "health", "breaker", "concurrency", "slow_start"}
-    assert schema.Discovery.later == {"snapshot"}
+    assert schema.Discovery.later == set()
     assert schema.Route.later == {"split", "mirror", "redirect", "respond"}
 
 
