@@ -1,28 +1,22 @@
 """What is legal but unwise.
 
 Rule: a warning never stops anything, so that each names a real loss: a request that finds
-no route, a name that is not verified as meant, a write that may happen twice.
+no route, a name that is not verified as meant, a write that may happen twice, a line that
+does nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
+from gateway.config import shadows, timing
 from gateway.config.rules import Breach, Breaches, Draft, endpoint_paths, match_paths
 from gateway.config.schema import Retry
 from gateway.config.urls import is_address
 from gateway.config.verdict import Path
-from gateway.model import Config
+from gateway.config.whole import Whole
 
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """A document without mistakes, what became of it, and the environment."""
-
-    draft: Draft
-    config: Config
-    environ: Mapping[str, str]
+__all__ = ["ADVICE", "Whole"]
 
 
 def head_beside_get(whole: Whole) -> Breaches:
@@ -88,6 +82,13 @@ def drain_in_time(whole: Whole) -> Breaches:
         yield Breach(("server", "drain"), "is not shorter than graceful: nothing is left to finish requests in")
 
 
+def trusted_everybody(whole: Whole) -> Breaches:
+    for number, written in enumerate(whole.config.server.trusted_proxies):
+        if written in ("0.0.0.0/0", "::/0"):
+            told = f"{written} is everybody: any client may say who it is"
+            yield Breach(("server", "trusted_proxies", number), told)
+
+
 ADVICE: tuple[Callable[[Whole], Breaches], ...] = (
     head_beside_get,
     dropped_headers,
@@ -95,5 +96,14 @@ ADVICE: tuple[Callable[[Whole], Breaches], ...] = (
     repeated_writes,
     unused_upstreams,
     trusted_router,
+    trusted_everybody,
     drain_in_time,
+    shadows.shadowed_matches,
+    shadows.impossible_matches,
+    shadows.useless_strip,
+    timing.multiplied_timeouts,
+    timing.connect_within_total,
+    timing.graceful_in_time,
+    timing.idle_for_long,
+    timing.retries_without_tries,
 )

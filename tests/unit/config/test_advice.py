@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+from gateway import config, overlap
 from gateway.config.advice import ADVICE
+from gateway.model import Match
 from tests.unit.config.reading import at, read, server, with_route, with_upstream
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def warnings(text: str, **environ: str) -> list[str]:
@@ -90,6 +97,215 @@ def test_a_drain_that_leaves_no_time(drain: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("everybody", ["0.0.0.0/0", "::/0"])
+def test_everybody_is_trusted(everybody: str) -> None:
+    text = server(f"trusted_proxies: [private, '{everybody}']")
+    assert warnings(text) == [
+        f"f:3:30: server.trusted_proxies[1]: {everybody} is everybody: any client may say who it is"
+    ]
+    assert warnings(server("trusted_proxies: [10.0.0.0/8, '::1']")) == []
+
+
+# -- routes that never win -------------------------------------------------------------------
+
+
+def routed(*routes: str) -> str:
+    """A document whose routes are given in flow style; the first is in line 5."""
+    lines = "".join(f"  - {{name: r{number}, upstream: u, {route}}}\n" for number, route in enumerate(routes))
+    return f"version: 1\nupstreams:\n  u: {{endpoints: [http://10.0.0.1:80]}}\nroutes:\n{lines}"
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow"),
+    [
+        ("priority: 1", "match: {path: /a}"),
+        ("priority: 1", "match: {regex: '/a+', headers: {a: 1}}"),
+        ("priority: 1, match: {prefix: /a}", "match: {prefix: /a/b/c}"),
+        ("priority: 1, match: {prefix: /a}", "match: {path: /a}"),
+        ("priority: 1, match: {host: '*.b.c'}", "match: {host: a.b.c, prefix: /x}"),
+        ("priority: 1, match: {host: '*.c'}", "match: {host: '*.b.c'}"),
+        ("match: {path: /a, methods: [PUT, POST]}", "match: {path: '/%61', methods: [PUT]}"),
+        ("match: {regex: '/a+'}", "match: {regex: '/a+', query: {v: 1}}"),
+        ("match: {methods: [GET, HEAD, PUT]}", "match: {methods: [PUT]}"),
+        ("priority: 1, match: {headers: {a: 1}}", "match: {headers: {a: 1, b: 2}}"),
+    ],
+)
+def test_a_match_that_never_wins(wide: str, narrow: str) -> None:
+    text = routed(wide, narrow)
+    told = "never wins: route r0 in line 5 comes before it and takes all that it matches"
+    assert warnings(text) == [f"{at(text, narrow.partition('match: ')[2])}: routes[1].match: {told}"]
+    # The other way round each has requests of its own, or the order decides anew.
+    assert all("route r0" not in one for one in warnings(routed(narrow, wide.removeprefix("priority: 1, "))))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("match: {prefix: /a}", "match: {prefix: /ab}"),
+        ("priority: 1, match: {prefix: /a}", "match: {prefix: /}"),
+        ("priority: 1, match: {host: '*.c'}", "match: {host: c}"),
+        ("priority: 1, match: {host: a}", "match: {}"),
+        ("priority: 1, match: {methods: [GET, HEAD]}", "match: {methods: [GET, HEAD, PUT]}"),
+        ("priority: 1, match: {headers: {a: 1}}", "match: {headers: {a: 2}}"),
+        ("priority: 1, match: {regex: '/a.*'}", "match: {path: /ab}"),  # true, and not decided
+        ("match: [{path: /a}, {prefix: /a}]", "match: {prefix: /b}"),
+        ("match: [{path: /a}, {path: /a, query: {v: 1}}]", "match: {path: /b}"),
+    ],
+)
+def test_matches_that_may_win(first: str, second: str) -> None:
+    assert warnings(routed(first, second)) == []
+
+
+def test_one_of_several_matches_never_wins() -> None:
+    text = routed("match: {prefix: /a}, priority: 1", "match: [{prefix: /b}, {prefix: /a/b}]")
+    assert [one.split(": ")[1] for one in warnings(text)] == ["routes[1].match[1]"]
+
+
+def test_looking_for_shadows_does_not_take_the_square() -> None:
+    """Hosts and paths are looked up: what is compared stays few, however many routes there are."""
+    compared = 0
+    covers = overlap.covers
+
+    def counted(wide: Match, narrow: Match) -> bool:
+        nonlocal compared
+        compared += 1
+        return covers(wide, narrow)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overlap, "covers", counted)
+        routes = [f"match: {{host: h{number}.example, prefix: /a/{number}}}" for number in range(500)]
+        assert warnings(routed("match: {prefix: /}", *routes)) == []
+    assert compared <= 500
+
+
+@pytest.mark.parametrize(("methods", "place"), [("[TRACE]", 0), ("[GET, HEAD, CONNECT]", 2)])
+def test_methods_that_never_come(methods: str, place: int) -> None:
+    (told,) = warnings(with_route(f"match: {{methods: {methods}}}"))
+    method = "TRACE" if place == 0 else "CONNECT"
+    assert told.endswith(f"routes[0].match.methods[{place}]: never matches: {method} is answered with 501")
+
+
+@pytest.mark.parametrize("regex", ["users", r"users/\d+", "^users/.*", "u"])
+def test_an_expression_without_the_slash(regex: str) -> None:
+    text = with_route(f"match: {{regex: '{regex}'}}")
+    told = "never matches: it is for the whole path, which begins with a slash"
+    assert warnings(text) == [f"{at(text, chr(39) + regex)}: routes[0].match.regex: {told}"]
+
+
+@pytest.mark.parametrize("regex", ["/users", "^/users", ".*users", "a?/x", "a*/x", "a|/x", "(?i)/x", "[/]x", r"\/x"])
+def test_expressions_that_may_match(regex: str) -> None:
+    assert warnings(with_route(f"match: {{regex: '{regex}'}}")) == []
+
+
+def test_strip_prefix_without_a_prefix() -> None:
+    for match in ("", "match: {}, ", "match: {host: a}, "):
+        text = with_route(f"{match}strip_prefix: true")
+        assert warnings(text) == [f"{at(text, 'strip_prefix')}: routes[0].strip_prefix: does nothing: no match has a prefix"]
+    for match in ("match: {prefix: /a}, ", "match: {path: /a}, ", "match: [{}, {prefix: /a}], "):
+        assert warnings(with_route(f"{match}strip_prefix: true")) == []
+
+
+# -- time limits that do not fit each other ------------------------------------------------------
+
+
+def test_tries_that_multiply() -> None:
+    text = with_route("retry: {attempts: 3, when: [timeout]}")
+    told = "3 tries of 30 s each (timeouts.response)"
+    assert warnings(text) == [
+        f"{at(text, 'when')}: routes[0].retry.when: {told}: clients may give up before, after 60 s or so (set timeouts.total)"
+    ]
+    text = with_route("retry: {attempts: 3, when: [timeout]}, timeouts: {total: 40s}")
+    assert warnings(text) == [
+        f"{at(text, 'when')}: routes[0].retry.when: {told} do not fit into timeouts.total, 40 s"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "retry: {attempts: 3}",
+        "retry: {attempts: 3}, timeouts: {total: 40s}",
+        "retry: {attempts: 1}, timeouts: {total: 3s}",
+        "retry: {when: [timeout]}",
+        "retry: {when: [timeout]}, timeouts: {total: 60s}",
+        "retry: {attempts: 3, when: [timeout]}, timeouts: {response: 5s, total: 15s}",
+        "retry: {attempts: 3, when: [timeout]}, timeouts: {response: 0}",
+    ],
+)
+def test_tries_that_fit(text: str) -> None:
+    assert warnings(with_route(text)) == []
+
+
+def test_what_routes_share_is_told_once() -> None:
+    text = "defaults: {retry: {attempts: 3, when: [timeout]}}\n" + routed("match: {path: /a}", "match: {path: /b}")
+    assert [one.split(": ")[1] for one in warnings(text)] == ["defaults.retry.when"]
+
+
+def test_a_total_that_is_over_before_connect() -> None:
+    text = with_route("timeouts: {total: 1s}")
+    told = "is over (1 s) before timeouts.connect (2 s): no other endpoint is ever tried"
+    assert warnings(text) == [f"{at(text, 'total')}: routes[0].timeouts.total: {told}"]
+    for fits in (
+        "timeouts: {total: 3s}",
+        "timeouts: {total: 1s, connect: 300ms}",
+        "timeouts: {total: 1s}, retry: {attempts: 1}",
+        "timeouts: {total: 1s}, retry: {when: [stale]}",
+    ):
+        assert warnings(with_route(fits)) == [], fits
+
+
+def test_a_grace_that_cuts_waits() -> None:
+    text = with_route("timeouts: {response: 40s}") + "server: {graceful: 30s}\n"
+    told = "a stopping worker breaks off after 28 s what may wait 40 s for an answer"
+    assert warnings(text) == [f"{at(text, '30s')}: server.graceful: {told}"]
+    assert warnings(with_route("timeouts: {response: 40s}")) == []
+    assert warnings(with_route("timeouts: {response: 40s, total: 20s}") + "server: {graceful: 30s}\n") == []
+    assert warnings(with_route("timeouts: {response: 40s}") + "server: {graceful: 45s}\n") == []
+    assert warnings(with_route("timeouts: {response: 0}") + "server: {graceful: 5s}\n") == []
+
+
+@pytest.mark.parametrize("idle", ["75s", "1h", "0"])
+def test_connections_that_are_kept_for_long(idle: str) -> None:
+    text = with_upstream(f"{{consul: s, pool: {{idle_timeout: {idle}}}}}")
+    told = "most servers close idle connections after 75 s or sooner: ours will be stale"
+    assert warnings(text) == [f"{at(text, 'idle_timeout')}: upstreams.u.pool.idle_timeout: {told}"]
+    assert warnings(with_upstream("{consul: s, pool: {idle_timeout: 74s}}")) == []
+    above = f"defaults: {{pool: {{idle_timeout: {idle}}}}}\n"
+    assert [one.split(": ")[1] for one in warnings(with_route("") + above)] == ["defaults.pool.idle_timeout"]
+
+
+@pytest.mark.parametrize("key", ["when: [reset]", "statuses: [503]", "methods: [GET]", "budget: 5%", "buffer: 1KiB"])
+def test_retries_that_never_happen(key: str) -> None:
+    text = with_route(f"retry: {{attempts: 1, {key}}}")
+    name = key.partition(":")[0]
+    assert warnings(text) == [f"{at(text, name)}: routes[0].retry.{name}: has no effect: retry.attempts is 1"]
+    assert warnings(with_route(f"retry: {{attempts: 2, {key}}}")) == []
+    # Switched off for one route: what is written above is for the others.
+    assert warnings(with_route("retry: {attempts: 1}") + f"defaults: {{retry: {{{key}}}}}\n") == []
+
+
+# -- no false alarms ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gateway.yaml", "gateway.heroku.yaml"])
+def test_what_is_shipped_is_wise(name: str) -> None:
+    text = (ROOT / "conf" / name).read_bytes()
+    assert config.loads(text, name, {"BACKEND_URL": "https://backend.example"}).warnings == ()
+
+
+def examples() -> list[str]:
+    """The whole documents among the examples of the README and the docs."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    blocks = [block for page in pages for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)]
+    return [block for block in blocks if block.startswith("version: 1") and "routes:" in block]
+
+
+def test_examples_are_wise() -> None:
+    assert len(examples()) >= 2
+    for text in examples():
+        assert config.loads(text.encode(), "example", {}).warnings == (), text
+
+
 def test_warnings_stand_in_the_order_of_the_file() -> None:
     text = (
         "version: 1\nroutes: [{name: r, upstream: b, match: {methods: [GET]}}]\n"
@@ -104,4 +320,4 @@ def test_warnings_do_not_make_configurations_differ() -> None:
 
 
 def test_every_advice_is_given() -> None:
-    assert len(ADVICE) == len({advise.__name__ for advise in ADVICE}) == 7
+    assert len(ADVICE) == len({advise.__name__ for advise in ADVICE}) == 16

@@ -1,0 +1,68 @@
+"""Advice: matches that no request can ever win, and rewriting that does nothing.
+
+Rule: only what is certain is said. Each match is looked up by its host and path among those
+that come before it, so that the cost does not grow with the square of the routes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from gateway import overlap, target
+from gateway.config.rules import Breach, Breaches, match_paths
+from gateway.config.whole import Whole
+from gateway.model import Match, Route
+from gateway.router import precedence
+
+# Which host a match asks for, and what it says of the path.
+_Place = tuple[str | None, str, object]
+
+
+def shadowed_matches(whole: Whole) -> Breaches:
+    """Matches behind one of another route that holds wherever they do. Decided for exact paths,
+    prefixes and equal expressions, and for one other match at a time; else nothing is said."""
+    earlier: dict[_Place, list[tuple[Route, Match]]] = {}
+    placed = [(route, number, match) for route in whole.config.routes for number, match in enumerate(route.matches)]
+    for route, number, match in sorted(placed, key=lambda one: precedence(one[0], one[2])):
+        over = next((other for other in _covering(earlier, match) if other is not route), None)
+        if over is not None:
+            told = f"never wins: route {over.name} in line {over.line} comes before it and takes all that it matches"
+            yield Breach(("routes", route.index, "match", number), told)
+        earlier.setdefault((overlap.host(match), *_path(match)), []).append((route, match))
+
+
+def _path(match: Match) -> tuple[str, object]:
+    if match.path is not None:
+        return "path", target.written(match.path)
+    return ("regex", match.regex) if match.regex is not None else ("prefix", overlap.prefix(match))
+
+
+def _covering(earlier: Mapping[_Place, list[tuple[Route, Match]]], match: Match) -> Iterator[Route]:
+    """The routes of those matches that hold wherever this one does."""
+    paths = [_path(match), *(("prefix", prefix) for prefix in overlap.prefixes_around(match))]
+    for host in overlap.hosts_around(overlap.host(match)):
+        for path in dict.fromkeys(paths):
+            for route, other in earlier.get((host, *path), ()):
+                if overlap.covers(other, match):
+                    yield route
+
+
+# Anchored at its start by a letter or digit that must be there: paths begin with a slash.
+_NO_SLASH = re.compile(r"\^?[A-Za-z0-9_-](?![*?{|])[^|]*\Z")
+
+
+def impossible_matches(whole: Whole) -> Breaches:
+    for path, route in whole.draft.routes():
+        for at, match in match_paths(path, route):
+            for number, method in enumerate(match.methods):
+                if method in ("TRACE", "CONNECT"):
+                    yield Breach((*at, "methods", number), f"never matches: {method} is answered with 501")
+            if match.regex is not None and _NO_SLASH.match(match.regex):
+                yield Breach((*at, "regex"), "never matches: it is for the whole path, which begins with a slash")
+
+
+def useless_strip(whole: Whole) -> Breaches:
+    for path, route in whole.draft.routes():
+        if route.strip_prefix and all(match.prefix is None and match.path is None for match in route.match):
+            yield Breach((*path, "strip_prefix"), "does nothing: no match has a prefix", key=True)

@@ -1,0 +1,130 @@
+"""Advice: time limits that do not fit each other, and retries that never happen.
+
+Rule: only what somebody wrote is criticised, at the place where it stands; settings that
+routes share are told once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from gateway.config.rules import Breach, Breaches
+from gateway.config.verdict import Path
+from gateway.config.whole import Whole
+from gateway.model import Route
+
+# What load balancers and proxies before us usually wait for an answer (AWS's and nginx's default).
+_PATIENCE = 60.0
+# nginx keeps idle connections for 75 s, others for less (Apache and Node.js 5 s, gunicorn 2 s).
+_USUAL_KEEPALIVE = 75.0
+# The worker's own deadline is that much before `graceful`.
+_BEFORE_GRACEFUL = 2.0
+
+
+def _levels(whole: Whole, route: Route) -> Iterator[tuple[Path, Any]]:
+    """Where a route's settings may be written, the nearest first."""
+    document = whole.draft.document
+    yield ("routes", route.index), document.routes[route.index]
+    yield ("upstreams", route.upstream), document.upstreams[route.upstream]
+    yield ("defaults",), document.defaults
+
+
+def _written(whole: Whole, route: Route, section: str, keys: Iterable[str]) -> Path | None:
+    """The place of the first of these keys that somebody wrote for a route."""
+    levels = list(_levels(whole, route))
+    for key in keys:
+        for path, level in levels:
+            # A route has no pool of its own.
+            if key in getattr(getattr(level, section, None), "model_fields_set", ()):
+                return (*path, section, key)
+    return None
+
+
+def _once(found: Iterable[tuple[Path | None, str]]) -> Breaches:
+    """Routes share what is written above them: each place is told once, if anybody wrote it."""
+    told: dict[Path, str] = {}
+    for path, message in found:
+        if path is not None:
+            told.setdefault(path, message)
+    for path, message in told.items():
+        yield Breach(path, message, key=True)
+
+
+def multiplied_timeouts(whole: Whole) -> Breaches:
+    """Tries after `timeout` each wait anew."""
+
+    def found() -> Iterator[tuple[Path | None, str]]:
+        for route in whole.config.routes:
+            retry, response, total = route.retry, route.timeouts.response, route.timeouts.total
+            if retry.attempts < 2 or "timeout" not in retry.when or response is None:
+                continue
+            waits = f"{retry.attempts} tries of {response:g} s each (timeouts.response)"
+            if total is None and retry.attempts * response > _PATIENCE:
+                told = f"{waits}: clients may give up before, after {_PATIENCE:g} s or so (set timeouts.total)"
+                yield _written(whole, route, "retry", ("when", "attempts")), told
+            elif total is not None and retry.attempts * response > total:
+                told = f"{waits} do not fit into timeouts.total, {total:g} s"
+                yield _written(whole, route, "retry", ("when", "attempts")), told
+
+    yield from _once(found())
+
+
+def connect_within_total(whole: Whole) -> Breaches:
+    """`connect` is there to leave a dead endpoint for another one."""
+
+    def found() -> Iterator[tuple[Path | None, str]]:
+        for route in whole.config.routes:
+            connect, total = route.timeouts.connect, route.timeouts.total
+            if connect is None or total is None or route.retry.attempts < 2 or "connect" not in route.retry.when:
+                continue
+            if total <= connect:
+                told = f"is over ({total:g} s) before timeouts.connect ({connect:g} s): no other endpoint is ever tried"
+                yield _written(whole, route, "timeouts", ("total",)), told
+
+    yield from _once(found())
+
+
+def graceful_in_time(whole: Whole) -> Breaches:
+    """Only where somebody wrote `graceful`: the defaults let a restart cut long waits."""
+    server = whole.config.server
+    if "graceful" not in whole.draft.document.server.model_fields_set:
+        return
+    limits = ((route.timeouts.response, route.timeouts.total) for route in whole.config.routes)
+    longest = max((min(one for one in pair if one is not None) for pair in limits if any(pair)), default=0.0)
+    left = max(server.graceful - _BEFORE_GRACEFUL, 0.0)
+    if longest > left:
+        told = f"a stopping worker breaks off after {left:g} s what may wait {longest:g} s for an answer"
+        yield Breach(("server", "graceful"), told)
+
+
+def idle_for_long(whole: Whole) -> Breaches:
+    def found() -> Iterator[tuple[Path | None, str]]:
+        for route in whole.config.routes:
+            idle = whole.config.upstreams[route.upstream].pool.idle_timeout
+            if idle is None or idle >= _USUAL_KEEPALIVE:
+                told = f"most servers close idle connections after {_USUAL_KEEPALIVE:g} s or sooner: ours will be stale"
+                yield _written(whole, route, "pool", ("idle_timeout",)), told
+
+    yield from _once(found())
+
+
+def retries_without_tries(whole: Whole) -> Breaches:
+    def found() -> Iterator[tuple[Path | None, str]]:
+        for route in whole.config.routes:
+            if route.retry.attempts == 1:
+                yield _written_beside(whole, route), "has no effect: retry.attempts is 1"
+
+    yield from _once(found())
+
+
+def _written_beside(whole: Whole, route: Route) -> Path | None:
+    """What is written about retries at the level that switches them off, or nearer."""
+    for path, level in _levels(whole, route):
+        written = level.retry.model_fields_set
+        for key in ("when", "statuses", "methods", "budget", "buffer"):
+            if key in written:
+                return (*path, "retry", key)
+        if "attempts" in written:
+            return None
+    return None
