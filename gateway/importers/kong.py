@@ -269,7 +269,11 @@ def _rewriting(matches: list[Match], stripped: bool, base: str) -> dict[str, Any
     if not stripped or all(match.prefix is None and match.regex is None for match in matches):
         return paths.settings(matches, (), base)
     if all(match.regex is None for match in matches):
-        return paths.settings(matches, [match.prefix or "/" for match in matches], base if base != "/" else "")
+        return paths.settings(
+            matches,
+            sorted({match.prefix or "/" for match in matches}, key=len, reverse=True),
+            base.removesuffix("/") and base,
+        )
     choice = "|".join(_stripped(match) for match in matches)
     before = base.rstrip("/").replace("\\", "\\\\")
     return {"rewrite": {"regex": f"(?:{choice})(?P<beyond>.*)", "to": f"{before}\\g<beyond>"}}

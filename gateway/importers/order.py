@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gateway import target
-from gateway.errors import ClientError
+from gateway import overlap, target
 from gateway.importers import patterns
 from gateway.importers.draft import DraftRoute, Ranked, unused
 from gateway.model import Match, Route
@@ -48,7 +47,7 @@ def _raise(placed: list[_Placed]) -> None:
         above = placed[place]
         for below in placed[place + 1 :]:
             needed = below.priority + (above.key > below.key)
-            if needed > above.priority and overlap(above.ranked.match, below.ranked.match):
+            if needed > above.priority and _may_meet(above.ranked.match, below.ranked.match):
                 above.priority = needed
 
 
@@ -67,42 +66,20 @@ def _parts(route: DraftRoute, number: int, placed: list[_Placed], names: set[str
     return parts
 
 
-def overlap(one: Match, other: Match) -> bool:
+def _may_meet(one: Match, other: Match) -> bool:
     """Whether a request could meet both; True also where that is hard to tell."""
-    if one.methods and other.methods and not one.methods & other.methods:
+    if overlap.apart(one, other):
         return False
-    if any(value != dict(other.headers).get(name, value) for name, value in one.headers):
-        return False
-    if any(value != dict(other.query).get(name, value) for name, value in one.query):
-        return False
-    return _hosts_overlap(one.host, other.host) and _paths_overlap(one, other)
-
-
-def _hosts_overlap(one: str | None, other: str | None) -> bool:
-    if one is None or other is None or one == other:
+    if one.regex is None and other.regex is None:
         return True
-    if one.startswith("*.") and other.endswith(one[1:]):
-        return True
-    return other.startswith("*.") and one.endswith(other[1:])
-
-
-def _paths_overlap(one: Match, other: Match) -> bool:
-    if one.path is not None and other.path is not None:
-        return _normal(one.path) == _normal(other.path)
     beginnings = (_beginning(one), _beginning(other))
     return any(first.startswith(second) for first, second in (beginnings, beginnings[::-1]))
 
 
 def _beginning(match: Match) -> str:
+    """What every path that a match meets begins with."""
     if match.regex is not None:
         return patterns.literal(match.regex)
     if match.path is not None:
-        return _normal(match.path)
-    return _normal(match.prefix or "/").rstrip("/")
-
-
-def _normal(path: str) -> str:
-    try:
-        return target.written(path).decode()
-    except ClientError:
-        return path
+        return target.written(match.path).decode()
+    return target.written_prefix(match.prefix or "/").decode()

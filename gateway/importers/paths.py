@@ -24,10 +24,28 @@ def settings(matches: Iterable[Match], cut: Sequence[str], added: str) -> dict[s
     bare = added.rstrip("/")
     if not cut:
         return {} if not bare else _prepended(own, patterned, bare)
-    if not patterned and not exact and {_bare(one or "/") for one in own} <= {_bare(one) for one in cut}:
+    if not patterned and not exact and _cuts_own({_bare(one or "/") for one in own}, [_bare(one) for one in cut]):
         return {"rewrite": {"prefix": _sent(added)}} if bare else {"strip_prefix": True}
     choice = "|".join(patterns.path(one.rstrip("/")) for one in cut)
     return {"rewrite": {"regex": f"(?:{choice})(.*)", "to": f"{_literal(bare)}\\1"}}
+
+
+def _cuts_own(own: set[str], cut: list[str]) -> bool:
+    """Whether the first of the prefixes `cut` that a path has is always the longest of its
+    route's own that it has, which is the one that `strip_prefix` takes off."""
+    return all(
+        one in cut
+        and all(_under(first, one) and first in own or not _related(first, one) for first in cut[: cut.index(one)])
+        for one in own
+    )
+
+
+def _under(one: str, other: str) -> bool:
+    return f"{one}/".startswith(f"{other}/")
+
+
+def _related(one: str, other: str) -> bool:
+    return _under(one, other) or _under(other, one)
 
 
 def _prepended(own: set[str | None], patterned: bool, added: str) -> dict[str, Any]:
