@@ -22,6 +22,7 @@ import click
 
 from gateway import config, router
 from gateway.config import environment, source
+from gateway.config.document import LIMIT
 from gateway.config.schema import json_schema
 from gateway.errors import ConfigError
 from gateway.model import Config, Match, Route

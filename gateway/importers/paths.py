@@ -35,7 +35,7 @@ def _cuts_own(own: set[str], cut: list[str]) -> bool:
     route's own that it has, which is the one that `strip_prefix` takes off."""
     return all(
         one in cut
-        and all(_under(first, one) and first in own or not _related(first, one) for first in cut[: cut.index(one)])
+        and all((_under(first, one) and first in own) or not _related(first, one) for first in cut[: cut.index(one)])
         for one in own
     )
 
