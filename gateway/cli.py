@@ -104,7 +104,7 @@ def explain(method: str, url: str, path: str | None, headers: Headers, peer: str
     found = _loaded(path)
     given = asking.question(method, url, headers, asking.SOMEWHERE if peer is None else peer)
     try:
-        told = explain.explain(found, given, config.origins(found.path))
+        told = explain.explain(found, given, config.origins(found))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     _print(explain.told(told), told, as_json)

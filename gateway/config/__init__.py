@@ -139,10 +139,16 @@ def _no_mapping(root: Node) -> Mistake:
     return Mistake(root.line, root.col, "", "must be a mapping (version, upstreams, routes …)")
 
 
-def origins(path: str) -> Origins:
-    """Which line of a file says what; of one that cannot be read, none."""
+def origins(config: Config) -> Origins:
+    """Which line says what of routes, upstreams and defaults, as the document is now; where it
+    cannot be read any more nothing has a line."""
+    where = source.parse(config.path)
     try:
-        return Origins.of(source.read(path), path)
+        if where.key is None:
+            return Origins.of(source.read(config.path), config.path)
+        from gateway.config import registry
+
+        return Origins.of(registry.read(where, config.discovery), str(where.key))
     except ConfigError:
         return Origins()
 
