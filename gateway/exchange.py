@@ -207,14 +207,19 @@ class Response:
     a door uses chunked for HTTP/1.1 and the end of the connection for HTTP/1.0. `headers`
     hold no framing (Content-Length, Transfer-Encoding) and no hop-by-hop field: a door
     writes those itself. `bodyless`: HEAD, 204 and 304, where `content_length` is only told.
+
+    `block` are the header fields as they go on the wire (`name: value` lines joined by CRLF),
+    for as long as nobody has asked for `headers`: whoever does may change the list, so from
+    then on the list alone counts and `block` is empty.
     """
 
     __slots__ = (
+        "_headers",
+        "block",
         "bodyless",
         "close",
         "content_length",
         "data",
-        "headers",
         "reason",
         "status",
         "stream",
@@ -227,6 +232,7 @@ class Response:
         reason: bytes,
         headers: Headers,
         *,
+        block: bytes = b"",
         content_length: int | None = None,
         data: bytes = b"",
         stream: ResponseBody | None = None,
@@ -236,7 +242,8 @@ class Response:
     ) -> None:
         self.status = status
         self.reason = reason
-        self.headers = headers
+        self._headers = headers
+        self.block = block
         self.content_length = content_length
         self.data = data
         self.stream = stream
@@ -244,3 +251,17 @@ class Response:
         # The door must not keep the client's connection after this answer.
         self.close = close
         self.tunnel = tunnel
+
+    @property
+    def headers(self) -> Headers:
+        """The header fields, in order, to be read and changed."""
+        if self.block:
+            pairs = (line.split(b": ", 1) for line in self.block.split(b"\r\n"))
+            self._headers = [(name, value) for name, value in pairs]
+            self.block = b""
+        return self._headers
+
+    @headers.setter
+    def headers(self, headers: Headers) -> None:
+        self._headers = headers
+        self.block = b""

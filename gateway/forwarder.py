@@ -7,14 +7,14 @@ connection breaks.
 
 from __future__ import annotations
 
-import time
+from time import monotonic
 
 from gateway import target as targets
 from gateway.errors import DeadlineExceeded, GatewayError, PoolFull
 from gateway.exchange import Request, Response
-from gateway.headers import Outbound
+from gateway.headers import Head, Outbound
 from gateway.health.state import Candidate
-from gateway.model import Endpoint, Route
+from gateway.model import Endpoint, Route, Timeouts
 from gateway.retry import Attempts, ReplayBody, replayable
 from gateway.snapshot import Group
 from gateway.target import Target
@@ -43,13 +43,25 @@ class Forwarder:
             request.body = ReplayBody(request.body)
         total = route.timeouts.total
         deadline = None if total is None else request.started + total
-        attempts = Attempts(policy, again)
+        request.attempts = 1
         left = candidates
+        attempts: Attempts | None = None
         while True:
             candidate = state.balancer.pick(left, request)
             try:
-                response = self._send(request, route, candidate, target, normal, asked_host, attempts, deadline)
+                endpoint = request.endpoint = candidate.endpoint
+                head = self._outbound.head(
+                    request,
+                    targets.outbound(route, endpoint, target, normal),
+                    asked_host,
+                    _host(route, endpoint, asked_host),
+                    targets.stripped(route, normal) if route.strip_prefix else b"",
+                    request.upgrade if request.upgrade is not None and request.upgrade in route.upgrade else None,
+                )
+                fresh = attempts is not None and attempts.fresh
+                response = self._send(request, head, candidate, route.timeouts, again, fresh, deadline)
             except GatewayError as error:
+                attempts = attempts or Attempts(policy, again)
                 self._check_deadline(error, request, deadline)
                 left = self._others(left, candidate) or candidates
                 if not self._again(attempts, error, group, left, candidate):
@@ -57,9 +69,8 @@ class Forwarder:
                 attempts.fresh = error.retry_as != "connect"
                 request.fail(error)
             else:
-                if not (
-                    policy.statuses and attempts.after_status(response.status) and state.budget.take(policy.budget)
-                ):
+                attempts = attempts or (Attempts(policy, again) if policy.statuses else None)
+                if not (attempts and attempts.after_status(response.status) and state.budget.take(policy.budget)):
                     # What failed before stays as the cause of the second try; the request did not fail.
                     request.reason = ""
                     return response
@@ -68,52 +79,35 @@ class Forwarder:
                 request.cause = f"{candidate.endpoint.address} answered {response.status}, tried again"
                 left = self._others(left, candidate) or candidates
             attempts.again()
+            request.attempts = attempts.made
             if isinstance(request.body, ReplayBody):
                 request.body.rewind()
 
     def _send(
         self,
         request: Request,
-        route: Route,
+        head: Head,
         candidate: Candidate,
-        target: Target,
-        normal: bytes,
-        asked_host: bytes,
-        attempts: Attempts,
+        timeouts: Timeouts,
+        again: bool,
+        fresh: bool,
         deadline: float | None,
     ) -> Response:
-        """One attempt."""
-        endpoint = candidate.endpoint
-        request.endpoint = endpoint
-        request.attempts = attempts.made
-        head = self._outbound.head(
-            request,
-            targets.outbound(route, endpoint, target, normal),
-            asked_host,
-            _host(route, endpoint, asked_host),
-            targets.stripped(route, normal) if route.strip_prefix else b"",
-            request.upgrade if request.upgrade is not None and request.upgrade in route.upgrade else None,
-        )
+        """One attempt, counted in flight until its body ends. `again`: the request may be sent
+        twice. `fresh`: only a new connection will do."""
         state = candidate.state
         state.in_flight += 1
         tracked = False
         try:
-            response: Response = candidate.pool.send(
-                request,
-                head,
-                route.timeouts,
-                replayable=attempts.replayable,
-                fresh=attempts.fresh,
-                deadline=deadline,
-            )
-            request.first_byte_s = time.monotonic() - request.started
+            response: Response = candidate.pool.send(request, head, timeouts, again, fresh, deadline)
+            request.first_byte_s = monotonic() - request.started
             rest = response.stream or response.tunnel
             if rest is not None:
                 rest.on_end = state.leave
                 tracked = True
         finally:
             if not tracked:
-                state.leave()
+                state.in_flight -= 1
         return response
 
     def _again(
@@ -135,8 +129,8 @@ class Forwarder:
     @staticmethod
     def _check_deadline(error: GatewayError, request: Request, deadline: float | None) -> None:
         """An error at or after the deadline is the deadline's."""
-        if deadline is not None and time.monotonic() >= deadline and not isinstance(error, DeadlineExceeded):
-            took = time.monotonic() - request.started
+        if deadline is not None and monotonic() >= deadline and not isinstance(error, DeadlineExceeded):
+            took = monotonic() - request.started
             raise DeadlineExceeded(f"total timeout after {took:.3f} s; last: {error.cause}") from error
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from gateway.errors import BadRequest, BadResponse, LoopDetected
 from gateway.exchange import Header, Headers, Request
@@ -125,8 +125,50 @@ class _Kinds:
         return kind
 
 
+# A length of more digits is no length (llhttp counts to 2 ** 64).
+_MAX_DIGITS = 18
 # A NamedTuple's own constructor is a Python function around this.
 _new = tuple.__new__
+
+
+# A field line as nearly all are: a name, a colon and one space, a value that neither begins
+# nor ends with white space (RFC 9112 §5). Whatever is not like that is a parser's to judge.
+_field_line = re.compile(
+    rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++): ([!-~\x80-\xff]++(?:[ \t]++[!-~\x80-\xff]++)*+)"
+).fullmatch
+# Lines are the other side's to choose: so many, and only short ones, are remembered. The
+# table starts anew when it is full, as values (dates, ids) change for ever.
+_MAX_LINES = 4096
+_MAX_LINE = 256
+
+What = TypeVar("What")
+
+
+class FieldLines(Generic[What]):
+    """Field lines met before: line -> (what its name means, the field).
+
+    Most lines of most heads are the same from one message to the next, so that one look-up
+    tells their syntax, their name in lower case and their kind.
+    """
+
+    __slots__ = ("_mean", "table")
+
+    def __init__(self, mean: Callable[[bytes], What]) -> None:
+        self._mean = mean
+        self.table: dict[bytes, tuple[What, Header]] = {}
+
+    def learn(self, line: bytes) -> tuple[What, Header] | None:
+        """What a line says that is not in the table; None when it is not as nearly all are."""
+        found = _field_line(line)
+        if found is None:
+            return None
+        name, value = found.groups()
+        entry = (self._mean(name.lower()), (name, value))
+        if len(line) <= _MAX_LINE:
+            if len(self.table) >= _MAX_LINES:
+                self.table.clear()
+            self.table[line] = entry
+        return entry
 
 
 def tokens(value: bytes) -> list[bytes]:
@@ -146,6 +188,10 @@ class Head(NamedTuple):
     data: bytes
     shareable: bool
     upgrade: bytes | None = None
+
+
+# Peer, client, the authority asked for, scheme, HTTP/1.1.
+_Asked = tuple[str, str, bytes, str, bool]
 
 
 class Outbound:
@@ -170,18 +216,28 @@ class Outbound:
         """Be called `name` in Via from now on."""
         self._name = name
         self._hop = b" " + name
-        # What the gateway adds to a request that came without any forwarding field, by
-        # (scheme, HTTP/1.1): peer, host, port, client and request id are filled in.
-        self._added = {
-            (scheme, http11): self._template(scheme, http11) for scheme in ("http", "https") for http11 in (True, False)
-        }
+        self._added: dict[_Asked, bytes] = {}
 
-    def _template(self, scheme: str, http11: bool) -> bytes:
+    def _add_usual(self, asked: _Asked) -> bytes:
+        """What is added to a request that came without any forwarding field, but for the
+        request id at its end; remembered, as requests of one connection have it in common."""
+        peer, client, host, scheme, http11 = asked
         via = (b"Via: 1.1 " if http11 else b"Via: 1.0 ") if self._via else b"CDN-Loop: "
-        return (
-            b"X-Forwarded-For: %%b\r\nX-Forwarded-Host: %%b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Port: %%b\r\n"
-            b"X-Real-IP: %%b\r\n%b\r\n%b: %%b"
-        ) % (scheme.encode(), via + self._name.replace(b"%", b"%%"), self._id_name.replace(b"%", b"%%"))
+        lines = (
+            b"X-Forwarded-For: " + peer.encode("latin-1"),
+            b"X-Forwarded-Host: " + host,
+            b"X-Forwarded-Proto: " + scheme.encode(),
+            b"X-Forwarded-Port: " + (port_of(host) or (b"443" if scheme == "https" else b"80")),
+            b"X-Real-IP: " + client.encode("latin-1"),
+            via + self._name,
+            self._id_name + b": ",
+        )
+        added = b"\r\n".join(lines)
+        if len(host) <= _MAX_LINE:
+            if len(self._added) >= _MAX_LINES:
+                self._added.clear()
+            self._added[asked] = added
+        return added
 
     def _kind(self, key: bytes) -> int:
         if key == self._id_key:
@@ -239,7 +295,6 @@ class Outbound:
         `asked_host`: the authority that the client asked for, as it came. `host`: what goes
         into Host. `prefix`: what strip_prefix cut off. Raises LoopDetected and BadRequest.
         """
-        trusted = self._trust.trusts(request.peer)
         kinds = self._kinds.table
         learn = self._kinds.learn
         lines = [request.method + b" " + target + b" HTTP/1.1\r\nHost: " + host]
@@ -256,7 +311,7 @@ class Outbound:
                 if b"_" in name:
                     self._tell_underscore(name)
             elif kind == _TRUSTED_ONLY:
-                if trusted:
+                if self._trust.trusts(request.peer):
                     add(name + b": " + value)
             elif kind >= _COOKIE:
                 self._add_in_place(lines, request, kind, name, value)
@@ -265,19 +320,16 @@ class Outbound:
                 if seen is None:
                     seen = {}
                 seen.setdefault(kind, []).append(value)
-        peer = request.peer.encode("latin-1")
-        if seen is None and peer and asked_host and not self._write_forwarded:
-            scheme = request.scheme
-            port = port_of(asked_host) or (b"443" if scheme == "https" else b"80")
-            client = request.client.encode("latin-1")
-            template = self._added[scheme, request.http11]
-            add(template % (peer, asked_host, port, client, request.request_id))
+        if seen is None and request.peer and asked_host and not self._write_forwarded:
+            asked = (request.peer, request.client, asked_host, request.scheme, request.http11)
+            add((self._added.get(asked) or self._add_usual(asked)) + request.request_id)
         else:
             seen = seen or {}
+            peer = request.peer.encode("latin-1")
             named = [token for value in seen.get(_CONNECTION, ()) for token in tokens(value)]
             if named:
                 self._drop_named(lines, named)
-            self._add_forwarding(add, request, trusted, seen, asked_host, peer)
+            self._add_forwarding(add, request, self._trust.trusts(request.peer), seen, asked_host, peer)
             self._add_via(add, request, seen)
             add(self._id_name + b": " + request.request_id)
         if prefix:
@@ -390,10 +442,11 @@ def check_max_forwards(request: Request) -> bool:
 
 
 class Inbound(NamedTuple):
-    """What an answer's fields say. `headers`: what goes on to the client. `content_length`
-    None: not told. `persistent` False: Connection says close. `keep_alive`: the N of
-    `Keep-Alive: timeout=N`. `upgrade`: the token of Upgrade. `gateway_error`: what an
-    upstream that is a gateway itself said, for the log."""
+    """What an answer's fields say. `headers`: what goes on to the client, or (then `headers`
+    is empty) `block`, the same as lines joined by CRLF. `content_length` None: not told.
+    `persistent` False: Connection says close. `keep_alive`: the N of `Keep-Alive: timeout=N`.
+    `upgrade`: the token of Upgrade. `gateway_error`: what an upstream that is a gateway
+    itself said, for the log."""
 
     headers: Headers
     content_length: int | None
@@ -403,10 +456,55 @@ class Inbound(NamedTuple):
     keep_alive: int | None
     upgrade: bytes | None
     gateway_error: bytes | None
+    block: bytes = b""
 
 
 _answer_kinds = _Kinds(lambda key: _ANSWER_KINDS.get(key, _PASS))
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:^|,)\s*timeout\s*=\s*(\d{1,9})", re.IGNORECASE)
+
+
+_answer_lines = FieldLines(lambda key: _ANSWER_KINDS.get(key, _PASS))
+
+
+def usual(lines: list[bytes], hop: bytes) -> Inbound | None:
+    """`inbound` for the field lines of an answer that is framed by its length and says
+    nothing unusual, the fields left as lines; None for any other."""
+    known = _answer_lines.table.get
+    kept: list[bytes] = []
+    keep = kept.append
+    shareable = True
+    length: int | None = None
+    keep_alive: int | None = None
+    for line in lines:
+        entry = known(line) or _answer_lines.learn(line)
+        if entry is None:
+            return None
+        kind = entry[0]
+        if kind == _PASS:
+            keep(line)
+            continue
+        value = entry[1][1]
+        if kind == _LENGTH:
+            if length is not None or not value.isdigit() or len(value) > _MAX_DIGITS:
+                return None
+            length = int(value)
+        elif kind == _CONNECTION:
+            if value != b"keep-alive":
+                return None
+        elif kind == _KEEP_ALIVE:
+            if keep_alive is not None or (found := _KEEP_ALIVE_TIMEOUT.search(value)) is None:
+                return None
+            keep_alive = int(found[1])
+        elif kind == _AUTH:
+            keep(line)
+            shareable = shareable and not carries_connection_auth(value)
+        else:
+            return None
+    if length is None:
+        return None
+    if hop:
+        keep(b"Via: " + hop)
+    return _new(Inbound, ([], length, False, True, shareable, keep_alive, None, None, b"\r\n".join(kept)))
 
 
 def inbound(raw: Headers, hop: bytes, http11: bool = True) -> Inbound:
@@ -442,7 +540,7 @@ def inbound(raw: Headers, hop: bytes, http11: bool = True) -> Inbound:
     if seen is None:
         if hop:
             add((b"Via", hop))
-        return _new(Inbound, (out, length, False, True, shareable, None, None, None))
+        return _new(Inbound, (out, length, False, True, shareable, None, None, None, b""))
     chunked = _TRANSFER in seen
     if chunked and (not http11 or [value.lower() for value in seen[_TRANSFER]] != [b"chunked"]):
         raise BadResponse(f"Transfer-Encoding {b', '.join(seen[_TRANSFER])[:80]!r} cannot be framed")

@@ -182,20 +182,22 @@ class _Paths:
         self._depths = sorted({prefix.count(b"/") for prefix in self._prefixes}, reverse=True)
         self._deepest = max(self._depths, default=0)
 
-    def find(self, path: bytes) -> Iterator[list[_Candidate]]:
+    def find(self, path: bytes) -> list[list[_Candidate]]:
         """Those that a path in normal form meets: exact, patterns, longer prefixes first."""
+        met: list[list[_Candidate]] = []
         found = self._exact.get(path)
         if found is not None:
-            yield found
+            met.append(found)
         for matches, candidates in self._patterns:
             if matches(path):
-                yield candidates
+                met.append(candidates)
         segments = path.split(b"/", self._deepest + 1)
         for depth in self._depths:
             if depth < len(segments):
                 found = self._prefixes.get(b"/".join(segments[: depth + 1]))
                 if found is not None:
-                    yield found
+                    met.append(found)
+        return met
 
 
 class _Asked:

@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import gc
 import logging
+import re
 import signal
 import sys
 import time
@@ -239,7 +240,7 @@ class _Client(ScriptedStream):
 class _Echo:
     """In place of an upstream's pool: reads the body, and answers with what it would have been sent."""
 
-    def send(self, request: Request, head: Head, timeouts: Any, **_: Any) -> Response:
+    def send(self, request: Request, head: Head, timeouts: Any, *_: Any) -> Response:
         self.check(head.data, request)
         body = read_all(request)
         if request.chunked is False and request.content_length is not None and len(body) != request.content_length:
@@ -389,10 +390,11 @@ def _answer(rng: Random) -> str:
     limits = rng.choice((AnswerLimits(), _NARROW))
     while True:
         is_head = rng.random() < 0.15
+        surplus = not is_head and len(stream.pieces) == 1 and _has_surplus(stream.pieces[0])
         reader.begin(limits)
         try:
             judged = reader.read_head(is_head, lambda status, headers: None, b"1.1 gw")
-            _check_answer(reader, judged.headers)
+            _check_answer(reader, Response(200, b"", judged.headers, block=judged.block).headers)
             while reader.upgraded is None and reader.read_body(None):
                 pass
         except BadResponse:
@@ -407,11 +409,23 @@ def _answer(rng: Random) -> str:
             raise AssertionError("an end that is none")
         if not reader.persistent:
             return "answers: whole, then closed"
+        if surplus:
+            raise AssertionError("kept though more came than the answer told")
         if stream.ends:
             raise AssertionError("kept after its end")
         if not stream.pieces:
             return _another(reader, stream)
         # What is there already would have been noticed; here it is the next answer.
+
+
+def _has_surplus(data: bytes) -> bool:
+    """Whether a plain answer, framed by its one length, is followed by what nobody asked for."""
+    raw, _, rest = data.partition(b"\r\n\r\n")
+    lengths = re.findall(rb"(?i)\r\ncontent-length: (\d{1,9})(?=\r\n|\Z)", raw)
+    plain = re.match(rb"HTTP/1\.1 (?!204|304)2\d\d ", raw)
+    if not plain or len(lengths) != 1 or raw.lower().count(b"content-length") != 1:
+        return False
+    return b"transfer" not in raw.lower() and len(rest) > int(lengths[0])
 
 
 def _check_answer(reader: AnswerReader, headers: list[tuple[bytes, bytes]]) -> None:

@@ -445,7 +445,7 @@ class Connection:
             headers = [*response.headers, (b"Connection", b"Upgrade")]
             if not any(name.lower() == b"upgrade" for name, _ in response.headers):
                 headers.append((b"Upgrade", request.upgrade or b""))
-            self._send(writer.head(response.status, response.reason, headers, b"", b""))
+            self._send(writer.head(response.status, response.reason, writer.fields(headers), b"", b""))
             # From here on both directions are the tunnel's.
             self.busy = False
             self._stop_half_closed()
@@ -512,7 +512,8 @@ class Connection:
                 keep = False
         self._keep = keep
         connection = (b"" if request.http11 else writer.KEEP) if keep else writer.CLOSE
-        out = writer.head(status, response.reason, response.headers, framing, connection)
+        lines = response.block or writer.fields(response.headers)
+        out = writer.head(status, response.reason, lines, framing, connection)
         if data:
             self.sent = len(data)
             out = b"".join((out, b"%x\r\n" % len(data), data, b"\r\n")) if self._chunked else out + data

@@ -30,6 +30,7 @@ from gateway.errors import (
     UriTooLong,
 )
 from gateway.exchange import Headers
+from gateway.headers import FieldLines
 from gateway.model import ServerLimits
 from gateway.target import host
 from gateway.target import parse as parse_target
@@ -56,6 +57,12 @@ _MEANT_FOR_US = frozenset(
 )
 
 
+# A request line that needs no second look.
+_usual_line = re.compile(rb"(GET|HEAD|POST|PUT|DELETE|PATCH|OPTIONS) (/[!\"$-~]*+) HTTP/1\.1").fullmatch
+# What `_usual` leaves to llhttp: these change how it reads on.
+_UNUSUAL = frozenset({b"transfer-encoding", b"upgrade"})
+
+
 class HeadParser:
     """Reads one head after another; see the module's rule."""
 
@@ -64,6 +71,7 @@ class HeadParser:
         "_header_limit",
         "_headers_limit",
         "_line_limit",
+        "_lines",
         "_llhttp",
         "_max_body",
         "_noted",
@@ -85,6 +93,8 @@ class HeadParser:
         self._headers_limit = limits.headers or inf
         self._max_body = limits.body or inf
         self._llhttp: HttpRequestParser | None = None
+        # Field lines met before, with the lower-case names of those that are meant for us.
+        self._lines = FieldLines(lambda name: name if name in _MEANT_FOR_US else None)
         # Lower-case name → values of the fields that are meant for us, as they come.
         self._noted: dict[bytes, list[bytes]] = {}
         self._complete = False
@@ -122,10 +132,58 @@ class HeadParser:
         Raises a `ClientError`, after which the connection cannot be used any more: where
         the next request begins is not known.
         """
-        self.headers = []
-        self.method = self.target = b""
         self.content_length = self.upgrade = None
         self.chunked = self.expects_continue = False
+        if not self._usual(head):
+            self._parse(head)
+        noted = self._noted
+        self._judge_host(noted.get(b"host", ()))
+        self.keep_alive = self.http11
+        if len(noted) > 1 or b"host" not in noted:
+            self._judge_framing()
+            self._judge_connection()
+            if b"expect" in noted and self.http11:  # ignored from HTTP/1.0 (RFC 9110 §10.1.1)
+                self._judge_expect()
+
+    def _usual(self, head: bytes) -> bool:
+        """Read a head of the usual form by a table of lines met before; False: it is not of
+        that form, or too large, and llhttp has to judge it."""
+        lines = head[:-4].split(b"\r\n")
+        line = lines.pop(0)
+        found = _usual_line(line)
+        if (
+            found is None
+            or len(line) > self._line_limit
+            or len(head) - len(line) - 4 > self._header_limit
+            or len(lines) > self._headers_limit
+        ):
+            return False
+        known = self._lines.table.get
+        headers: Headers = []
+        noted: dict[bytes, list[bytes]] = {}
+        for line in lines:
+            entry = known(line) or self._lines.learn(line)
+            if entry is None:
+                return False
+            meaning, field = entry
+            headers.append(field)
+            if meaning is not None:
+                if meaning in _UNUSUAL:
+                    return False
+                if meaning in noted:
+                    noted[meaning].append(field[1])
+                else:
+                    noted[meaning] = [field[1]]
+        self.method, self.target = found.groups()
+        self.http11 = True
+        self.headers = headers
+        self._noted = noted
+        return True
+
+    def _parse(self, head: bytes) -> None:
+        """Read any head by llhttp."""
+        self.headers = []
+        self.method = self.target = b""
         end = head.index(b"\r\n")
         if end > self._line_limit:
             raise UriTooLong(f"request line of {end} bytes")
@@ -137,17 +195,10 @@ class HeadParser:
             head = _STAND_IN + head[len(self.method) :]
         if b" \r\n" in head or b"\t\r\n" in head:
             head = _TRAILING.sub(b"", head)
-        noted = self._noted = {}
+        self._noted = {}
         self._feed(head)
         if len(self.headers) > self._headers_limit:
             raise HeaderTooLarge(f"{len(self.headers)} header lines")
-        self._judge_host(noted.get(b"host", ()))
-        self.keep_alive = self.http11
-        if len(noted) > 1 or b"host" not in noted:
-            self._judge_framing()
-            self._judge_connection()
-            if b"expect" in noted and self.http11:  # ignored from HTTP/1.0 (RFC 9110 §10.1.1)
-                self._judge_expect()
 
     def request_line(self, line: bytes) -> None:
         parts = line.split(b" ")

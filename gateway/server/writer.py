@@ -54,12 +54,17 @@ def _date() -> bytes:
     return _Clock.line
 
 
-def head(status: int, reason: bytes, headers: Headers, framing: bytes, connection: bytes) -> bytes:
-    """A final answer's head. `framing` and `connection`: whole lines, or nothing."""
+def fields(headers: Headers) -> bytes:
+    """Header fields as lines, joined by CRLF."""
+    return _lines(map(_colon, headers))
+
+
+def head(status: int, reason: bytes, lines: bytes, framing: bytes, connection: bytes) -> bytes:
+    """A final answer's head. `lines`: header fields as of `fields`. `framing` and
+    `connection`: whole lines, or nothing."""
     line = _status_lines.get((status, reason)) or _status_line(status, reason)
-    if not headers:
+    if not lines:
         return b"".join((line, _date(), framing, connection, b"\r\n"))
-    lines = _lines(map(_colon, headers))
     # An answer has one Date: the one it came with, else ours.
     if b"\nDate: " in lines or b"\ndate: " in b"\n%b" % lines.lower():
         return b"".join((line, lines, b"\r\n", framing, connection, b"\r\n"))

@@ -20,7 +20,7 @@ import httptools
 
 from gateway.errors import BadResponse
 from gateway.exchange import Headers
-from gateway.headers import Inbound, inbound
+from gateway.headers import Inbound, inbound, usual
 from gateway.model import AnswerLimits
 from gateway.stream import Stream, monotonic
 
@@ -33,6 +33,11 @@ _SPACE_BEFORE_COLON = re.compile(rb"(?m)^([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]+:")
 _MAYBE_SPACE_BEFORE_COLON = re.compile(rb"(?m)^[!#$%&'*+.^_`|~0-9A-Za-z-]+[ \t]+(?::|\Z)")
 # RFC 9112 §4: a reason is text; llhttp lets control characters through.
 _NOT_REASON = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+# The status lines of answers that `_usual` reads: final ones that may have a body.
+_usual_status = re.compile(rb"HTTP/1\.1 (?!204|304)([2-5][0-9][0-9]) ([ -~\x80-\xff]*+)").fullmatch
+# Upstreams choose their reason phrases, so the table is bounded: emptied when it is full.
+_MOST_STATUS_LINES = 512
+_status_lines: dict[bytes, tuple[int, bytes]] = {}
 _USUAL_REASONS = frozenset(phrase.encode() for phrase in responses.values())
 # How many interim answers may come before the answer. Go gives up after 5; servers that
 # report progress by 102 send more.
@@ -81,22 +86,23 @@ class AnswerReader:
         self._limits = AnswerLimits()
         # What came of a head that is not whole yet.
         self._pieces_of_head: list[bytes] = []
+        # Set when a message begins, or ends.
+        self.status = 0
+        self.reason = b""
+        self.headers: Headers = []
+        self.interim_seen: list[tuple[int, Headers]] = []
+        self._in_head = False
         self.begin(self._limits)
 
     def begin(self, limits: AnswerLimits) -> None:
         """Make ready for the answer to one request."""
         self._limits = limits
-        self.status = 0
-        self.reason = b""
-        self.headers: Headers = []
         self.pieces: list[bytes] = []
         self.parsed = False
         self.complete = False
         self.persistent = False
         self.started = False
         self.upgraded: bytes | None = None
-        self.interim_seen: list[tuple[int, Headers]] = []
-        self._in_head = False
         self._fed = 0
         self._quiet = 0
         self._remaining = -1
@@ -196,6 +202,10 @@ class AnswerReader:
             if not data:
                 raise EOFError("connection closed")
             self.started = True
+            if self._fed == 0 and self._held is None:
+                judged = self._usual(data, hop)
+                if judged is not None:
+                    return judged
             self._fed += len(data)
             if self._held is None:
                 self._feed(data)
@@ -209,6 +219,40 @@ class AnswerReader:
                 raise BadResponse(f"head larger than {self._limits.header} bytes")
             if self._held is None:
                 self._pieces_of_head.append(data)
+
+    def _usual(self, data: bytes, hop: bytes) -> Inbound | None:
+        """Read a head that came in one piece, is framed by its length and says nothing unusual,
+        by a table of lines met before; the parser is for the others (None)."""
+        end = data.find(b"\r\n\r\n")
+        limits = self._limits
+        if end < 0 or end > limits.header > 0:
+            return None
+        lines = data[:end].split(b"\r\n")
+        status_line = lines.pop(0)
+        known = _status_lines.get(status_line) or _learn_status(status_line)
+        if known is None or len(lines) > limits.headers > 0:
+            return None
+        judged = usual(lines, hop)
+        if judged is None:
+            return None
+        self.status, self.reason = known
+        self.parsed = True
+        length = judged.content_length
+        assert length is not None, "what has no length is not usual"
+        end += 4
+        left = length - len(data) + end
+        if left > 0:
+            self._remaining = left
+            self.persistent = True
+            if end < len(data):
+                self.pieces.append(data[end:])
+        else:
+            self.complete = True
+            # More than was told belongs to nobody.
+            self.persistent = left == 0
+            if length:
+                self.pieces.append(data[end : end + length])
+        return judged
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -351,6 +395,17 @@ class AnswerReader:
         if self._remaining >= 0:
             raise EOFError(f"connection closed with {self._remaining} bytes to come")
         self.complete = True
+
+
+def _learn_status(line: bytes) -> tuple[int, bytes] | None:
+    """Status and reason of a usual status line, to be found in the table from now on."""
+    found = _usual_status(line)
+    if found is None:
+        return None
+    if len(_status_lines) >= _MOST_STATUS_LINES:
+        _status_lines.clear()
+    known = _status_lines[line] = (int(found[1]), found[2])
+    return known
 
 
 class _Surplus(Exception):

@@ -7,8 +7,8 @@ bound to it. The freshest idle one is lent first, so that the others can grow ol
 
 from __future__ import annotations
 
-import time
 from collections import deque
+from time import monotonic
 from typing import Any, cast
 
 from gevent import Timeout
@@ -72,7 +72,7 @@ class EndpointPool(HTTPConnectionPool):
     def _borrow(
         self, request: Request, timeouts: Timeouts, replayable: bool, fresh: bool, deadline: float | None
     ) -> Connection:
-        now = time.monotonic()
+        now = monotonic()
         if self._idle and not fresh:
             found = self._freshest(now, replayable)
             if found is not None:
@@ -127,16 +127,16 @@ class EndpointPool(HTTPConnectionPool):
             lent = turn.get()
         except BaseException as error:
             self._give_up_turn(turn)
-            request.queue_s += time.monotonic() - began
+            request.queue_s += monotonic() - began
             if error is timer:
                 raise PoolFull(
                     f"pool of {self._address}: all {self._settings.max_connections} connections in use "
-                    f"for {time.monotonic() - began:.3f} s"
+                    f"for {monotonic() - began:.3f} s"
                 ) from error
             raise
         finally:
             timer.close()
-        request.queue_s += time.monotonic() - began
+        request.queue_s += monotonic() - began
         return cast("Connection | None", lent)
 
     def _give_up_turn(self, turn: AsyncResult) -> None:
@@ -154,7 +154,7 @@ class EndpointPool(HTTPConnectionPool):
     def _dial(self, request: Request, timeout: float | None) -> Connection:
         """A fresh connection; its place among `max_connections` is taken before it is made."""
         self.open += 1
-        began = time.monotonic()
+        began = monotonic()
         try:
             connection = cast("Connection", self._new_conn())
             connection.open(self._address, timeout)
@@ -163,7 +163,7 @@ class EndpointPool(HTTPConnectionPool):
             self._room_left()
             raise
         finally:
-            request.connect_s += time.monotonic() - began
+            request.connect_s += monotonic() - began
         connection.idle_limit = self._settings.idle_timeout
         # Readable while idle is closed, or bytes that nobody asked for: either way unfit.
         connection.stream.on_readable = lambda: self._disturbed(connection)
@@ -193,7 +193,7 @@ class EndpointPool(HTTPConnectionPool):
         if self.retired or len(self._idle) >= self._settings.max_idle:
             self.discard(connection)
             return
-        connection.idle_since = time.monotonic()
+        connection.idle_since = monotonic()
         self._idle.append(connection)
         connection.stream.watch()
 
@@ -223,7 +223,7 @@ class EndpointPool(HTTPConnectionPool):
     def retire(self) -> None:
         """The endpoint is gone: close what is idle, and the rest as it comes back."""
         self.retired = True
-        self.expire(time.monotonic())
+        self.expire(monotonic())
 
     # -- one exchange -------------------------------------------------------------------
 
@@ -232,7 +232,6 @@ class EndpointPool(HTTPConnectionPool):
         request: Request,
         head: Head,
         timeouts: Timeouts,
-        *,
         replayable: bool,
         fresh: bool = False,
         deadline: float | None = None,
@@ -244,12 +243,19 @@ class EndpointPool(HTTPConnectionPool):
         that end everything up to the head. Raises a GatewayError; never anything of urllib3.
         """
         connection = self._borrow(request, timeouts, replayable, fresh, deadline)
+        reader = connection.reader
         upload: Upload | None = None
         settled = False
         try:
-            connection.reader.begin(self._upstream.limits)
-            upload = self._send_request(connection, request, head, timeouts, deadline)
-            judged = self._read_head(connection, request, upload, timeouts, deadline)
+            reader.begin(self._upstream.limits)
+            if request.body is None:
+                write = timeouts.write if deadline is None else _sooner(timeouts.write, deadline)
+                connection.stream.send(head.data, write)
+                reader.limit(timeouts.response, deadline)
+                judged = reader.read_head(request.method == b"HEAD", request.interim, self.hop)
+            else:
+                upload = self._send_with_body(connection, request, request.body, head, timeouts, deadline)
+                judged = self._read_head(connection, request, upload, timeouts, deadline)
             response = self._answer(connection, request, head, judged, upload, timeouts)
             settled = True
             return response
@@ -266,15 +272,18 @@ class EndpointPool(HTTPConnectionPool):
                     # Last, as it waits: whatever is thrown in meanwhile, the books are kept.
                     upload.cancel()
 
-    def _send_request(
-        self, connection: Connection, request: Request, head: Head, timeouts: Timeouts, deadline: float | None
+    def _send_with_body(
+        self,
+        connection: Connection,
+        request: Request,
+        body: RequestBody,
+        head: Head,
+        timeouts: Timeouts,
+        deadline: float | None,
     ) -> Upload | None:
+        """Send the head, and the body when all of it is here; else what will send it."""
         stream = connection.stream
         write = timeouts.write if deadline is None else _sooner(timeouts.write, deadline)
-        body = request.body
-        if body is None:
-            stream.send(head.data, write)
-            return None
         data = head.data
         if body.complete:
             data += _whole(body, request.content_length)
@@ -336,7 +345,7 @@ class EndpointPool(HTTPConnectionPool):
         try:
             return reader.read_head(head_request, interim, self.hop)
         except TimeoutError:
-            if upload.started or (deadline is not None and time.monotonic() >= deadline):
+            if upload.started or (deadline is not None and monotonic() >= deadline):
                 raise
         go()
         return reader.read_head(head_request, interim, self.hop)
@@ -358,13 +367,14 @@ class EndpointPool(HTTPConnectionPool):
         if judged.gateway_error is not None:
             request.cause = f"the upstream answered Gateway-Error: {judged.gateway_error[:80].decode('latin-1')}"
         shareable = head.shareable and judged.shareable
-        bodyless = request.method == b"HEAD" or reader.status in (204, 304)
+        status = reader.status
         response = Response(
-            reader.status,
+            status,
             reader.reason,
             judged.headers,
+            block=judged.block,
             content_length=None if judged.chunked else judged.content_length,
-            bodyless=bodyless,
+            bodyless=status == 204 or status == 304 or request.method == b"HEAD",
         )
         if reader.complete:
             pieces = reader.pieces
@@ -421,7 +431,7 @@ class EndpointPool(HTTPConnectionPool):
             f"({'reused' if request.reused else 'fresh'} connection, exchange {connection.served + 1})"
         )
         if isinstance(cause, TimeoutError):
-            if deadline is not None and time.monotonic() >= deadline:
+            if deadline is not None and monotonic() >= deadline:
                 return DeadlineExceeded(f"{story}; total {timeouts.total} s")
             limit = timeouts.write if phase == "write request" else timeouts.response
             return ResponseTimeout(f"{story} after {limit} s")
@@ -440,7 +450,7 @@ class TlsEndpointPool(EndpointPool):
 
 
 def _sooner(timeout: float | None, deadline: float) -> float:
-    left = max(deadline - time.monotonic(), 0.0)
+    left = max(deadline - monotonic(), 0.0)
     return left if timeout is None else min(timeout, left)
 
 

@@ -60,14 +60,15 @@ class TestItWouldBeSeen:
         assert any("Hung" in wrong for wrong in fuzzing.fuzz(1, 2_000).wrong)
 
     def test_a_connection_that_is_kept_wrongly(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        feed = AnswerReader._feed
+        usual = AnswerReader._usual
 
-        def forgiving(self: AnswerReader, data: bytes) -> None:
-            feed(self, data)
+        def forgiving(self: AnswerReader, data: bytes, hop: bytes) -> object:
+            judged = usual(self, data, hop)
             if self.complete:
                 self.persistent = True
+            return judged
 
-        monkeypatch.setattr(AnswerReader, "_feed", forgiving)
+        monkeypatch.setattr(AnswerReader, "_usual", forgiving)
         assert fuzzing.fuzz(1, 4_000).wrong
 
     def test_what_is_left_behind(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway import headers
 from gateway.errors import BadResponse
+from gateway.exchange import Response
 from gateway.model import AnswerLimits
 from gateway.testing import answer, chunk, chunked, head
 from gateway.transport.answer import AnswerReader
@@ -30,9 +32,11 @@ class Script:
 class Read:
     """One answer read from pieces to its end."""
 
+    READER = AnswerReader
+
     def __init__(self, *pieces: bytes, method: bytes = b"GET", limits: AnswerLimits | None = None) -> None:
         self.stream = Script(*pieces)
-        self.reader = AnswerReader(self.stream)  # type: ignore[arg-type]
+        self.reader = self.READER(self.stream)  # type: ignore[arg-type]
         self.interim: list[tuple[int, list[tuple[bytes, bytes]]]] = []
         self.next(method, limits or AnswerLimits())
 
@@ -48,6 +52,11 @@ class Read:
     @property
     def told(self) -> tuple[int, bytes, bool]:
         return self.reader.status, self.body, self.reader.persistent
+
+
+def fields(read: Read) -> list[tuple[bytes, bytes]]:
+    """What goes on to the client, however it was kept."""
+    return Response(200, b"", read.judged.headers, block=read.judged.block).headers
 
 
 def split(data: bytes) -> list[bytes]:
@@ -333,7 +342,7 @@ class TestLimits:
 
     def test_null_is_no_limit(self):
         read = Read(head(200, *[b"A: " + b"b" * 100] * 2000, b"Content-Length: 0"), limits=AnswerLimits(0, 0))
-        assert len(read.judged.headers) == 2000
+        assert len(fields(read)) == 2000
 
     @pytest.mark.parametrize("endless", [b"5;" + b"x" * 2000, chunk(b"a") + b"0\r\n" + b"T: x\r\n" * 400])
     def test_chunk_extensions_and_trailers(self, endless):
@@ -369,3 +378,127 @@ class TestClock:
         assert reader.left == 0.0
         reader.limit(None, None)
         assert reader.left is None
+
+
+class TestUsualHeads:
+    """A usual head is read by a table of lines. Whatever that reads, the parser would have read the same."""
+
+    class ByParser(Read):
+        class READER(AnswerReader):
+            def _usual(self, data: bytes, hop: bytes) -> None:
+                return None
+
+    @staticmethod
+    def story(by: type[Read], data: bytes) -> object:
+        try:
+            read = by(data)
+        except (BadResponse, EOFError) as error:
+            return type(error)
+        told = read.reader.status, read.reader.reason, read.body, read.reader.persistent
+        return told, fields(read), read.judged._replace(headers=[], block=b"")
+
+    def agree(self, data: bytes) -> None:
+        parsed = self.story(self.ByParser, data)
+        # The second time every line is known.
+        assert self.story(Read, data) == parsed
+        assert self.story(Read, data) == parsed
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b"X: y",
+            b"X:y",
+            b"X:  y",
+            b"X: y ",
+            b"X: ",
+            b"X:",
+            b"X : y",
+            b": y",
+            b"X",
+            b"X: a\x00b",
+            b"X: a\rb",
+            b"X: a\nb",
+            b"X: a\x7fb",
+            b"X: \xe9",
+            b"X: a\tb",
+            b" X: y",
+            b"X\xe9: y",
+            b"Content-Length: 5",
+            b"Content-Length: 4",
+            b"content-length: 5",
+            b"Content-Length: +5",
+            b"Content-Length: 5, 5",
+            b"Content-Length: 5555555555555555555555",
+            b"Transfer-Encoding: chunked",
+            b"Connection: keep-alive",
+            b"Connection: close",
+            b"Connection: X-Gone",
+            b"Connection: upgrade",
+            b"Keep-Alive: timeout=5",
+            b"Keep-Alive: timeout=5, max=100",
+            b"Keep-Alive: max=100",
+            b"Keep-Alive: 5",
+            b"Via: 1.1 other",
+            b"Gateway-Error: no_endpoint",
+            b"Upgrade: h2c",
+            b"Trailer: X",
+            b"Proxy-Connection: close",
+            b"WWW-Authenticate: NTLM",
+            b"WWW-Authenticate: Basic",
+            b"Date: Sun, 22 Nov 2026 19:12:10 GMT",
+        ],
+    )
+    @pytest.mark.parametrize("length", [[], [b"Content-Length: 5"]])
+    @pytest.mark.parametrize("body", [b"", b"hell", b"hello", b"hello\r\n", b"hello\r\n\r\n", b"hello!"])
+    def test_lines(self, line: bytes, length: list[bytes], body: bytes) -> None:
+        self.agree(head(200, *length, line, b"X-Gone: 1") + body)
+        self.agree(head(200, line, *length) + body)
+
+    @pytest.mark.parametrize(
+        "first",
+        [
+            b"HTTP/1.1 200 OK",
+            b"HTTP/1.1 200 ",
+            b"HTTP/1.1 200",
+            b"HTTP/1.1 204 No Content",
+            b"HTTP/1.1 304 Not Modified",
+            b"HTTP/1.1 599 Odd \xe9",
+            b"HTTP/1.1 999 Odd",
+            b"HTTP/1.1 099 Odd",
+            b"HTTP/1.1 2000 Odd",
+            b"HTTP/1.1 200 O\x00K",
+            b"HTTP/1.1 200 O\tK",
+            b"HTTP/1.1  200 OK",
+            b"HTTP/1.0 200 OK",
+            b"HTTP/2.0 200 OK",
+            b"http/1.1 200 OK",
+            b"HTTP/1.1 200 OK ",
+        ],
+    )
+    def test_status_lines(self, first: bytes) -> None:
+        self.agree(first + b"\r\nContent-Length: 5\r\n\r\nhello")
+
+    @given(
+        st.lists(
+            st.one_of(
+                st.binary(max_size=12),
+                st.sampled_from([b"X: y", b"Content-Length: 3", b"Connection: keep-alive", b"Date: now", b"a:b", b""]),
+                st.tuples(st.sampled_from([b"X", b"Content-Length", b"Connection"]), st.binary(max_size=6)).map(
+                    b": ".join
+                ),
+            ),
+            max_size=5,
+        ),
+        st.binary(max_size=8),
+    )
+    @settings(max_examples=500, deadline=None)
+    def test_anything(self, lines: list[bytes], body: bytes) -> None:
+        self.agree(b"\r\n".join([b"HTTP/1.1 200 OK", *lines, b"Content-Length: 5", b"", body]))
+
+    def test_the_table_stays_small(self) -> None:
+        for number in range(5000):
+            Read(head(200, b"Content-Length: 0", b"X: %d" % number))
+        assert len(headers._answer_lines.table) <= headers._MAX_LINES
+        long = b"X: " + b"y" * 1000
+        Read(head(200, b"Content-Length: 0", long))
+        assert long not in headers._answer_lines.table

@@ -66,9 +66,9 @@ class Pool:
         self.bodies: list[bytes] = []
         self.asked: list[dict] = []
 
-    def send(self, request, head, timeouts, **how):
+    def send(self, request, head, timeouts, replayable, fresh, deadline):
         self.heads.append(head.data)
-        self.asked.append(how)
+        self.asked.append({"replayable": replayable, "fresh": fresh, "deadline": deadline})
         what = self.script.pop(0) if self.script else 200
         if request.body is not None and not isinstance(what, (ConnectError, PoolFull)):
             body = b""

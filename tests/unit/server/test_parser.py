@@ -394,3 +394,100 @@ class TestAgainstTheGrammar:
         junk = junk.replace(b"\r\n\r\n", b"") + b"\r\n\r\n"
         result(HeadParser(ServerLimits()), junk)
         result(HeadParser(ServerLimits()), b"GET / HTTP/1.1\r\nHost: a\r\n" + junk)
+
+
+class ByLlhttp(HeadParser):
+    """Gives every head to llhttp."""
+
+    def _usual(self, head: bytes) -> bool:
+        return False
+
+
+class TestUsualHeads:
+    """A usual head is read by a table of lines. Whatever that reads, llhttp would have read the same."""
+
+    @staticmethod
+    def story(parser: HeadParser, raw: bytes) -> object:
+        try:
+            parser.parse(raw)
+        except ClientError as error:
+            return type(error)
+        return [
+            getattr(parser, name)
+            for name in (
+                "method", "target", "headers", "host", "http11", "keep_alive",
+                "content_length", "chunked", "expects_continue", "upgrade",
+            )
+        ]  # fmt: skip
+
+    def agree(self, raw: bytes, limits: ServerLimits | None = None) -> None:
+        limits = limits or ServerLimits()
+        told = self.story(ByLlhttp(limits), raw)
+        parser = HeadParser(limits)
+        assert self.story(parser, raw) == told
+        # The second time every line is known; and nothing of the first is left.
+        assert self.story(parser, head()) == self.story(ByLlhttp(limits), head())
+        assert self.story(parser, raw) == told
+
+    @pytest.mark.parametrize("line", [
+        b"GET / HTTP/1.1", b"GET /a?b=c HTTP/1.1", b"GET /a#b HTTP/1.1", b"GET /\xe9 HTTP/1.1", b"GET  / HTTP/1.1",
+        b"GET / HTTP/1.1 ", b"GET /\x7f HTTP/1.1", b"GET /a\tb HTTP/1.1", b"GET http://a/ HTTP/1.1", b"GET * HTTP/1.1",
+        b"OPTIONS * HTTP/1.1", b"GET a HTTP/1.1", b"get / HTTP/1.1", b"QUERY / HTTP/1.1", b"CONNECT a:80 HTTP/1.1",
+        b"GET / HTTP/1.0", b"GET / HTTP/2.0", b"GET / http/1.1", b"GET /", b"POST / HTTP/1.1", b"TRACE / HTTP/1.1",
+        b'GET /"<>\\^`{|} HTTP/1.1', b"GET /a\x00 HTTP/1.1",
+    ])  # fmt: skip
+    def test_request_lines(self, line: bytes) -> None:
+        self.agree(head(line))
+
+    @pytest.mark.parametrize("field", [
+        b"X: y", b"X:y", b"X:  y", b"X: y ", b"X: ", b"X:", b"X : y", b": y", b"X", b"X: a\x00b", b"X: a\rb",
+        b"X: a\nb", b"X: a\x7fb", b"X: \xe9", b"X: a\tb", b" X: y", b"X\xe9: y", b"Host: other", b"host: example.test",
+        b"Content-Length: 5", b"Content-Length: 0", b"Content-Length: +5", b"Content-Length: 5, 5",
+        b"Content-Length: 55555555555555555555", b"Content-Length: 5\r\nContent-Length: 5",
+        b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip", b"Transfer-Encoding: chunked\r\nContent-Length: 5",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked", b"Connection: close", b"Connection: keep-alive",
+        b"Connection: X, close", b"Connection: ,", b"Connection: upgrade\r\nUpgrade: websocket", b"Upgrade: h2c",
+        b"Proxy-Connection: close", b"Expect: 100-continue", b"Expect: 100-continue\r\nContent-Length: 5",
+        b"Expect: other", b"X-A_B: 1",
+    ])  # fmt: skip
+    @pytest.mark.parametrize("line", [b"GET / HTTP/1.1", b"POST /x HTTP/1.1", b"GET / HTTP/1.0"])
+    def test_fields(self, field: bytes, line: bytes) -> None:
+        self.agree(head(line, field))
+        self.agree(head(line, field, host=None))
+        self.agree(head(line, b"A: b", *field.split(b"\r\n"), b"C: d"))
+
+    @pytest.mark.parametrize("limits", [
+        ServerLimits(request_line=20), ServerLimits(request_line=21), ServerLimits(header=30), ServerLimits(header=31),
+        ServerLimits(headers=1), ServerLimits(headers=2), ServerLimits(body=4), ServerLimits(body=5),
+    ])  # fmt: skip
+    def test_limits(self, limits: ServerLimits) -> None:
+        for length in range(1, 14):
+            self.agree(head(b"GET /%b HTTP/1.1" % (b"x" * length)), limits)
+            self.agree(head(b"GET / HTTP/1.1", b"X: %b" % (b"y" * length)), limits)
+        self.agree(head(b"POST / HTTP/1.1", b"Content-Length: 5", host=HOST), limits)
+
+    @given(
+        st.sampled_from([b"GET / HTTP/1.1", b"POST /a HTTP/1.1"]),
+        st.lists(
+            st.one_of(
+                st.binary(max_size=12).filter(lambda line: b"\r\n" not in line and line),
+                st.sampled_from([b"X: y", b"Content-Length: 3", b"Connection: close", b"a:b", b"Expect: 100-continue"]),
+                st.tuples(
+                    st.sampled_from([b"X", b"Host", b"Content-Length", b"Connection", b"Transfer-Encoding"]),
+                    st.binary(max_size=6).filter(lambda value: b"\n" not in value),
+                ).map(b": ".join),
+            ),
+            max_size=5,
+        ),
+    )
+    def test_anything(self, line: bytes, fields: list[bytes]) -> None:
+        self.agree(head(line, *fields))
+
+    def test_the_table_stays_small(self) -> None:
+        parser = HeadParser(ServerLimits())
+        for number in range(5000):
+            parser.parse(head(b"GET / HTTP/1.1", b"X: %d" % number))
+        assert len(parser._lines.table) <= 4096
+        long = b"X: " + b"y" * 1000
+        parser.parse(head(b"GET / HTTP/1.1", long))
+        assert long not in parser._lines.table

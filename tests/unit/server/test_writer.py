@@ -19,7 +19,7 @@ def lines(raw: bytes) -> list[bytes]:
 class TestHead:
     def test_headers_stay_as_they_are(self) -> None:
         headers = [(b"x-A", b"1"), (b"Set-Cookie", b"a=1"), (b"Set-Cookie", b"b=2"), (b"X-Empty", b""), (b"X", b"\xe9")]
-        found = lines(writer.head(200, b"OK", headers, b"Content-Length: 5\r\n", writer.CLOSE))
+        found = lines(writer.head(200, b"OK", writer.fields(headers), b"Content-Length: 5\r\n", writer.CLOSE))
         assert found[0] == b"HTTP/1.1 200 OK"
         assert found[1:6] == [b"x-A: 1", b"Set-Cookie: a=1", b"Set-Cookie: b=2", b"X-Empty: ", b"X: \xe9"]
         assert re.fullmatch(DATE, found[6])
@@ -29,26 +29,26 @@ class TestHead:
     @pytest.mark.parametrize("first", [True, False])
     def test_the_date_it_came_with_is_the_only_one(self, name: bytes, first: bool) -> None:
         headers = [(name, b"then"), (b"X", b"y")] if first else [(b"X", b"y"), (name, b"then")]
-        found = lines(writer.head(200, b"OK", headers, b"", b""))
+        found = lines(writer.head(200, b"OK", writer.fields(headers), b"", b""))
         assert [line for line in found if line.lower().startswith(b"date:")] == [name + b": then"]
 
     @pytest.mark.parametrize("header", [(b"X-Date", b"1"), (b"X", b"Date: 1"), (b"X", b"date: 1")])
     def test_what_only_looks_like_one_is_none(self, header: tuple[bytes, bytes]) -> None:
-        assert re.search(rb"\r\n" + DATE, writer.head(200, b"OK", [header], b"", b""))
+        assert re.search(rb"\r\n" + DATE, writer.head(200, b"OK", writer.fields([header]), b"", b""))
 
     def test_without_headers(self) -> None:
-        found = lines(writer.head(404, b"Not Found", [], b"Content-Length: 0\r\n", b""))
+        found = lines(writer.head(404, b"Not Found", b"", b"Content-Length: 0\r\n", b""))
         assert found[0] == b"HTTP/1.1 404 Not Found"
         assert re.fullmatch(DATE, found[1])
         assert found[2:] == [b"Content-Length: 0"]
 
     @pytest.mark.parametrize(("status", "reason"), [(299, b""), (599, b"Odd"), (999, b"\xe9")])
     def test_odd_statuses(self, status: int, reason: bytes) -> None:
-        assert lines(writer.head(status, reason, [], b"", b""))[0] == b"HTTP/1.1 %d %b" % (status, reason)
+        assert lines(writer.head(status, reason, b"", b"", b""))[0] == b"HTTP/1.1 %d %b" % (status, reason)
 
     def test_status_lines_are_kept_within_bounds(self) -> None:
         for number in range(2000):
-            assert lines(writer.head(200, b"%d" % number, [], b"", b""))[0] == b"HTTP/1.1 200 %d" % number
+            assert lines(writer.head(200, b"%d" % number, b"", b"", b""))[0] == b"HTTP/1.1 200 %d" % number
         assert len(writer._status_lines) <= writer._MOST_STATUS_LINES
 
 
