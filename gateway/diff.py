@@ -23,8 +23,8 @@ from gateway.router import Router
 from gateway.telemetry.redact import MASK
 from gateway.wording import columns, text, told_match, told_rewrite, told_source, told_value
 
-# Sections that a running gateway reads when it starts (docs/configuration.md, "Reloading").
-_AT_START = frozenset({"server", "admin", "access_log"})
+# Sections that stay as they are until the workers are replaced (`Gateway.reconfigure`).
+AT_START = frozenset({"server", "admin", "access_log"})
 _SECRETS = frozenset({"token", "password"})
 EXAMPLES = 5
 
@@ -85,7 +85,7 @@ def changes(old: Config, new: Config) -> Iterator[Change]:
     yield from _upstreams(old, new)
     for field in fields(Config):
         if field.name not in ("version", "path", "warnings", "upstreams", "routes"):
-            restart = field.name in _AT_START
+            restart = field.name in AT_START
             for key, was, now in _section(getattr(old, field.name), getattr(new, field.name)):
                 yield Change("changed", field.name, "", key, was, now, restart)
 

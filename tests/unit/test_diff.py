@@ -9,7 +9,7 @@ from textwrap import dedent
 
 import pytest
 
-from gateway import config
+from gateway import app, config, diff
 from gateway.diff import EXAMPLES, Change, Difference, changes, replay, told
 from gateway.model import Config
 
@@ -110,6 +110,10 @@ def test_what_needs_a_restart() -> None:
     lines = list(told(Difference(tuple(found))))
     assert sum("(at the next restart or SIGHUP)" in line for line in lines) == 2
     assert not any("two" in line for line in lines)
+
+
+def test_what_needs_a_restart_is_what_the_gateway_leaves() -> None:
+    assert frozenset(app.FIXED) == diff.AT_START
 
 
 def test_a_rewriting_by_the_same_expression_is_the_same() -> None:

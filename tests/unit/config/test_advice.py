@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway import config, overlap
 from gateway.config.advice import ADVICE
-from gateway.model import Match
+from gateway.config.shadows import shadowed_matches
+from gateway.config.whole import Whole
+from gateway.model import Config, Match, Route
+from gateway.router import Router
 from tests.unit.config.reading import at, read, server, with_route, with_upstream
+from tests.unit.test_router import HOSTS, PATHS, some_routes
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -176,6 +185,29 @@ def test_looking_for_shadows_does_not_take_the_square() -> None:
         routes = [f"match: {{host: h{number}.example, prefix: /a/{number}}}" for number in range(500)]
         assert warnings(routed("match: {prefix: /}", *routes)) == []
     assert compared <= 500
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    some_routes,
+    st.sampled_from([b"GET", b"POST", b"HEAD"]),
+    st.sampled_from([host.encode() for host in HOSTS]),
+    st.sampled_from([path.encode() for path in PATHS]),
+    st.sampled_from([b"", b"x=1", b"y=2&x=1"]),
+    st.lists(st.tuples(st.sampled_from([b"x", b"y"]), st.sampled_from([b"1", b"2"])), max_size=2),
+)
+def test_what_is_said_to_never_win_never_does(
+    routes: list[Route], method: bytes, host: bytes, path: bytes, query: bytes, headers: list[tuple[bytes, bytes]]
+) -> None:
+    """Without those matches every request goes where it went."""
+    whole = cast(Whole, SimpleNamespace(config=Config("", {}, tuple(routes))))
+    never = {breach.path[1::2] for breach in shadowed_matches(whole)}
+    left = [
+        replace(route, matches=tuple(match for number, match in enumerate(route.matches) if (place, number) not in never))
+        for place, route in enumerate(routes)
+    ]
+    first, second = (Router(some).match(method, host, path, query, headers) for some in (routes, left))
+    assert (first and first.name) == (second and second.name)
 
 
 @pytest.mark.parametrize(("methods", "place"), [("[TRACE]", 0), ("[GET, HEAD, CONNECT]", 2)])
