@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from gateway.config.document import Leaf, Mapping, Node, Sequence, dotted
+from gateway.config.document import Entry, Leaf, Mapping, Node, Sequence, dotted
 from gateway.errors import ConfigError, Mistake
 
 SHARED = frozenset({"version", "defaults", "upstreams", "routes"})
@@ -29,19 +29,19 @@ def foreign(root: Mapping) -> list[Mistake]:
     ]
     upstreams = root.entries.get("upstreams")
     for name, upstream in _entries(upstreams.node if upstreams is not None else None):
-        found += _local_only(("upstreams", name), upstream)
+        found += _local_only(("upstreams", name), upstream.node)
     return found
 
 
 def _local_only(path: tuple[str | int, ...], upstream: Node) -> Iterator[Mistake]:
-    for key, node in _entries(upstream):
+    for key, entry in _entries(upstream):
         if key == "wsgi":
-            yield Mistake(node.line, node.col, dotted((*path, key)), "is for the local file: it names code")
+            yield Mistake(entry.line, entry.col, dotted((*path, key)), "is for the local file: it names code")
         elif key == "tls":
-            for part, leaf in _entries(node):
-                if part in _FILES and not (isinstance(leaf, Leaf) and leaf.value is None):
+            for part, file in _entries(entry.node):
+                if part in _FILES and not (isinstance(file.node, Leaf) and file.node.value is None):
                     told = "is for the local file: it names a file of this machine"
-                    yield Mistake(leaf.line, leaf.col, dotted((*path, key, part)), told)
+                    yield Mistake(file.node.line, file.node.col, dotted((*path, key, part)), told)
 
 
 def local_only(root: Mapping, key: str) -> list[Mistake]:
@@ -72,10 +72,9 @@ def _of_key(mistake: Mistake) -> bool:
     return mistake.key.partition(".")[0].partition("[")[0] in SHARED
 
 
-def _entries(node: Node | None) -> Iterator[tuple[str, Node]]:
+def _entries(node: Node | None) -> Iterator[tuple[str, Entry]]:
     if isinstance(node, Mapping):
-        for name, entry in node.entries.items():
-            yield name, entry.node
+        yield from node.entries.items()
 
 
 def _leaves(node: Node, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Leaf]]:

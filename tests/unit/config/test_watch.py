@@ -1,0 +1,411 @@
+"""A configuration that is followed: files in every state, what is told and how often."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from gateway import config as files
+from gateway.config import document, registry, source, watch
+from gateway.config.watch import GRACE, FileText, Watch
+from gateway.errors import ConfigError
+from gateway.model import Config, DiscoverySettings
+from gateway.testing import FakeClock
+
+
+def text(name: str) -> str:
+    return f"version: 1\nupstreams: {{{name}: {{endpoints: ['http://127.0.0.1:1']}}}}\n"
+
+
+class Followed:
+    """A watch that is driven by hand."""
+
+    def __init__(self, path: Path, written: str = text("first")) -> None:
+        self.path = path
+        path.write_text(written)
+        self.clock = FakeClock()
+        self.used: list[str] = []
+        self.told: list[str] = []
+        self.refuse = ""
+        where = source.parse(str(path))
+        self.watch = Watch(where, files.load(str(path), {}), self._use, self.told.append, {}, self.clock)
+        self.turn(3)
+
+    def _use(self, config: Config) -> None:
+        if self.refuse:
+            raise ConfigError(self.refuse)
+        self.used.append(next(iter(config.upstreams), ""))
+
+    def turn(self, number: int = 1) -> None:
+        """What `run` does at each tick."""
+        assert self.watch._file is not None
+        for _ in range(number):
+            self.watch._file.tick()
+            self.watch.consider()
+            self.clock.advance(watch.TICK)
+
+    def rest(self) -> None:
+        """Until a trouble would be told."""
+        self.turn(2 + int(GRACE / watch.TICK) + 1)
+
+
+@pytest.fixture
+def followed(tmp_path: Path) -> Followed:
+    return Followed(tmp_path / "gateway.yaml")
+
+
+def rename(path: Path, new: str) -> None:
+    other = path.with_name("other")
+    other.write_text(new)
+    other.rename(path)
+
+
+def truncate(path: Path, new: str) -> None:
+    path.write_text(new)
+
+
+def in_place(path: Path, new: str) -> None:
+    with path.open("r+") as file:
+        file.write(new)
+        file.truncate()
+
+
+@pytest.mark.parametrize("write", [rename, truncate, in_place])
+def test_a_file_that_is_written(followed: Followed, write: Callable[[Path, str], None]) -> None:
+    write(followed.path, text("second"))
+    followed.turn()
+    # It may still be written to.
+    assert followed.used == []
+    followed.turn()
+    assert followed.used == ["second"]
+    followed.rest()
+    assert followed.used == ["second"]
+    assert followed.told == []
+
+
+def test_a_link_that_is_pointed_elsewhere_as_kubernetes_does(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    data, link = tmp_path / "..data", tmp_path / "gateway.yaml"
+    data.symlink_to("one")
+    link.symlink_to("..data/gateway.yaml")
+    (tmp_path / "two" / "gateway.yaml").write_text(text("second"))
+    followed = Followed(link)
+    new = tmp_path / "..data_tmp"
+    new.symlink_to("two")
+    new.rename(data)
+    followed.turn(2)
+    assert followed.used == ["second"]
+
+
+def test_the_same_bytes_again_are_nothing(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[object] = []
+    monkeypatch.setattr(watch, "assemble", lambda *given: loaded.append(given))
+    rename(followed.path, text("first"))
+    os.utime(followed.path)
+    followed.turn(5)
+    assert (followed.used, followed.told, loaded) == ([], [], [])
+
+
+def test_what_is_wrong_is_told_once_and_changes_nothing(followed: Followed, caplog: pytest.LogCaptureFixture) -> None:
+    truncate(followed.path, "version: 1\nnope: 1\n")
+    followed.turn(3)
+    assert followed.told == []
+    followed.rest()
+    assert len(followed.told) == 1
+    assert followed.told[0].startswith(f"{followed.path}:2:1: nope: unknown key")
+    truncate(followed.path, "version: 1\nnope: 1\n\n")
+    followed.rest()
+    truncate(followed.path, "version: 1\nnape: 1\n")
+    followed.rest()
+    truncate(followed.path, "version: 1\nnope: 1\n")
+    followed.rest()
+    assert [caplog.text.count(f": {key}: unknown key") for key in ("nope", "nape")] == [1, 1]
+    assert followed.used == []
+    truncate(followed.path, text("second"))
+    followed.turn(2)
+    assert followed.used == ["second"]
+    assert followed.told[-1] == ""
+
+
+def test_back_to_what_is_in_force_is_no_new_configuration(
+    followed: Followed, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    truncate(followed.path, "version: 2\n")
+    followed.rest()
+    truncate(followed.path, text("first"))
+    followed.rest()
+    assert followed.used == []
+    assert [bool(told) for told in followed.told] == [True, False]
+    assert caplog.text.count("can be used again") == 1
+
+
+def test_half_a_file_is_not_even_told(followed: Followed, caplog: pytest.LogCaptureFixture) -> None:
+    whole = text("second")
+    for end in (4, 25, 40):
+        truncate(followed.path, whole[:end])
+        followed.turn(2)
+    truncate(followed.path, whole)
+    followed.rest()
+    assert followed.used == ["second"]
+    assert followed.told == []
+    assert "ERROR" not in caplog.text
+
+
+def test_missing_for_a_moment_and_for_longer(followed: Followed) -> None:
+    aside = followed.path.with_name("aside")
+    followed.path.rename(aside)
+    followed.turn(2)
+    aside.rename(followed.path)
+    followed.rest()
+    assert followed.told == []
+    followed.path.unlink()
+    followed.rest()
+    assert followed.told == [f"{followed.path}: cannot be read: No such file or directory"]
+    followed.path.write_text(text("second"))
+    followed.turn(2)
+    assert followed.used == ["second"]
+    assert followed.told[-1] == ""
+
+
+def test_what_is_no_file(followed: Followed) -> None:
+    followed.path.unlink()
+    followed.path.mkdir()
+    followed.rest()
+    assert followed.told == [f"{followed.path}: is a directory"]
+    followed.path.rmdir()
+    os.mkfifo(followed.path)
+    followed.rest()
+    assert followed.told[-1] == f"{followed.path}: is no regular file"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_permission(followed: Followed) -> None:
+    followed.path.chmod(0)
+    followed.rest()
+    assert followed.told == [f"{followed.path}: cannot be read: Permission denied"]
+
+
+def test_50_mb_by_mistake_are_not_read(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    with followed.path.open("r+b") as file:
+        file.truncate(50 * 1024 * 1024)
+    followed.rest()
+    assert [told.partition(": ")[2] for told in followed.told] == ["is longer than a configuration may be (8 MiB)"]
+    assert followed.watch._file is not None
+    assert len(followed.watch._file.text.data or b"") == document.LIMIT + 1
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = source.read
+
+    def meanwhile(path: str) -> bytes:
+        data = read(path)
+        monkeypatch.setattr(source, "read", read)
+        truncate(followed.path, text("third"))
+        return data
+
+    truncate(followed.path, text("second"))
+    followed.turn()
+    monkeypatch.setattr(source, "read", meanwhile)
+    followed.turn(4)
+    assert followed.used == ["third"]
+
+
+def test_what_cannot_be_put_in_force_is_tried_again(followed: Followed) -> None:
+    followed.refuse = "tls: no such file"
+    truncate(followed.path, text("second"))
+    followed.rest()
+    assert followed.told == ["tls: no such file"]
+    followed.refuse = ""
+    followed.clock.advance(watch.AGAIN)
+    followed.turn()
+    assert followed.used == ["second"]
+    assert followed.told[-1] == ""
+
+
+def test_a_storm_ends_with_the_last(followed: Followed) -> None:
+    for number in range(10):
+        truncate(followed.path, text(f"n{number}"))
+        followed.turn()
+    followed.rest()
+    assert followed.used == ["n9"]
+
+
+def test_warnings_are_told_when_they_are_new(followed: Followed, caplog: pytest.LogCaptureFixture) -> None:
+    routes = "routes: [{name: r, upstream: u, match: {methods: [GET]}}]\n"
+    for name in ("u", "u ", "u  "):
+        truncate(followed.path, text(name.replace("u", "u")) + routes + "#" + name)
+        followed.rest()
+    assert caplog.text.count("has GET without HEAD") == 1
+
+
+# -- a key beside a file ------------------------------------------------------------------
+
+
+class Registry:
+    """In the place of the followers of keys."""
+
+    def __init__(self) -> None:
+        self.tell: list[registry.Tell] = []
+        self.settings: list[DiscoverySettings] = []
+
+    def follow(self, key: source.Key, settings: DiscoverySettings, tell: registry.Tell) -> None:
+        self.settings.append(settings)
+        self.tell.append(tell)
+        gevent.sleep(3600)
+
+
+LOCAL = "version: 1\ndiscovery: {consul: {token: %s}}\n"
+
+
+@pytest.fixture
+def theirs(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    made = Registry()
+    monkeypatch.setattr(registry, "follow", made.follow)
+    return made
+
+
+class Joined:
+    """A watch of `file,consul://…` or of a key alone, driven by hand."""
+
+    def __init__(self, named: str) -> None:
+        self.clock = FakeClock()
+        self.used: list[Config] = []
+        self.told: list[str] = []
+        start = files.starting({"GATEWAY_CONFIG": named})
+        self.watch = Watch(source.parse(named), start, self.used.append, self.told.append, {}, self.clock)
+
+    def turn(self, number: int = 2) -> None:
+        for _ in range(number):
+            if self.watch._file is not None:
+                self.watch._file.tick()
+            self.watch.consider()
+            gevent.sleep(0)
+            self.clock.advance(watch.TICK)
+
+    def rest(self) -> None:
+        self.turn(8)
+
+
+@pytest.fixture
+def joined(tmp_path: Path, theirs: Registry) -> Iterator[Joined]:
+    (tmp_path / "local.yaml").write_text(LOCAL % "one")
+    made = Joined(f"{tmp_path}/local.yaml,consul://h:1/k")
+    yield made
+    made.watch._follower.kill()
+
+
+def test_both_make_one(joined: Joined, theirs: Registry) -> None:
+    joined.turn()
+    assert joined.used == []
+    theirs.tell[0](text("a").encode(), "")
+    joined.turn()
+    (made,) = joined.used
+    assert list(made.upstreams) == ["a"]
+    assert made.discovery.consul.token == "one"
+    theirs.tell[0](text("b").encode(), "")
+    joined.turn()
+    assert list(joined.used[-1].upstreams) == ["b"]
+    assert made.version != joined.used[-1].version
+
+
+def test_a_registry_that_is_away_or_empty_changes_nothing(joined: Joined, theirs: Registry) -> None:
+    joined.turn()
+    theirs.tell[0](None, "connection refused")
+    joined.rest()
+    assert joined.told == ["consul://h:1/k: connection refused"]
+    theirs.tell[0](text("a").encode(), "")
+    joined.turn()
+    assert joined.told[-1] == ""
+    theirs.tell[0](None, "there is no such key")
+    joined.rest()
+    assert joined.told[-1] == "consul://h:1/k: there is no such key"
+    assert len(joined.used) == 1
+    theirs.tell[0](text("a").encode(), "")
+    joined.rest()
+    assert (len(joined.used), joined.told[-1]) == (1, "")
+
+
+def test_another_token_is_used_while_the_registry_refuses(joined: Joined, theirs: Registry, tmp_path: Path) -> None:
+    joined.turn()
+    theirs.tell[0](None, "HTTP 403")
+    joined.rest()
+    (tmp_path / "local.yaml").write_text(LOCAL % "two")
+    joined.rest()
+    assert [settings.consul.token for settings in theirs.settings] == ["one", "two"]
+    theirs.tell[1](text("a").encode(), "")
+    joined.turn()
+    assert joined.used[-1].discovery.consul.token == "two"
+
+
+def test_mistakes_of_both_name_their_document(joined: Joined, theirs: Registry, tmp_path: Path) -> None:
+    joined.turn()
+    theirs.tell[0](b"version: 1\nroutes: [{name: r}]\n", "")
+    joined.rest()
+    assert joined.told[-1].startswith("consul://h:1/k:2:10: routes[0].upstream: is required")
+    (tmp_path / "local.yaml").write_text("version: 1\nroutes: []\n")
+    joined.rest()
+    assert joined.told[-1] == f"{tmp_path}/local.yaml:2:1: routes: stands in consul://h:1/k, and not here"
+
+
+def test_a_key_alone(theirs: Registry) -> None:
+    joined = Joined("etcd://h:1//conf/gateway")
+    assert joined.watch._where.key == source.Key("etcd", "h:1", "/conf/gateway")
+    joined.turn()
+    theirs.tell[0](text("a").encode(), "")
+    joined.turn()
+    assert list(joined.used[-1].upstreams) == ["a"]
+    joined.watch._follower.kill()
+
+
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        ("server: {own_prefix: null}", "2:1: server: is for the local file"),
+        ("admin: null", "2:1: admin: is for the local file"),
+        ("access_log: {path: /etc/cron.d/x}", "2:1: access_log: is for the local file"),
+        ("upstreams: {u: {endpoints: ['http://${HOME}']}}", "2:29: upstreams.u.endpoints[0]: holds ${"),
+        (
+            "upstreams: {u: {endpoints: ['https://h'], tls: {ca: /etc/shadow}}}",
+            "2:53: upstreams.u.tls.ca: is for the local file",
+        ),
+        ("upstreams: {u: {wsgi: 'os:system'}}", "2:17: upstreams.u.wsgi: is for the local file"),
+    ],
+)
+def test_what_a_registry_may_not_say(held: str, told: str) -> None:
+    where = source.parse("consul://h:1/k")
+    with pytest.raises(ConfigError) as caught:
+        files.assemble(where, None, f"version: 1\n{held}\n".encode(), {"HOME": "/root"})
+    assert f"consul://h:1/k:{told}" in str(caught.value)
+    assert "/root" not in str(caught.value)
+    assert len({(one.line, one.col) for one in caught.value.mistakes}) == len(caught.value.mistakes)
+
+
+def test_a_registry_is_asked_as_the_local_file_says() -> None:
+    settings = files.loads(
+        b"version: 1\ndiscovery: {consul: {address: 'https://h:8501', token: t},"
+        b" etcd: {endpoints: ['https://a:1', 'https://b:1'], username: u, password: p}}\n",
+        "f", {},
+    ).discovery  # fmt: skip
+
+    def key(named: str) -> Any:
+        return source.parse(named).key
+
+    assert registry.consul_settings(key("consul://h:8501/k"), settings).address == "https://h:8501"
+    other = registry.consul_settings(key("consul://elsewhere/k"), settings)
+    assert (other.address, other.token) == ("http://elsewhere:8500", "t")
+    assert registry.etcd_settings(key("etcd://b:1/k"), settings).endpoints == ("https://a:1", "https://b:1")
+    assert registry.etcd_settings(key("etcd://c/k"), settings).endpoints == ("http://c:2379",)
+
+
+def test_a_file_text_starts_with_what_is_known(tmp_path: Path) -> None:
+    assert FileText(str(tmp_path), b"x").text.data == b"x"
