@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
+import dns.exception
 import dns.flags
 import dns.message
-import dns.name
 import dns.rcode
 import dns.rdatatype
 import dns.rrset
@@ -80,7 +80,7 @@ class DnsServer:
             records.setdefault((_key(name), kind), []).append(data)
             ttls[_key(name), kind] = int(ttl)
         self._records = {
-            key: dns.rrset.from_text_list(f"{key[0]}.", ttls[key], "IN", key[1], data, origin=dns.name.root)
+            key: dns.rrset.from_text_list(f"{key[0]}.", ttls[key], "IN", key[1], data)
             for key, data in records.items()
         }
 
@@ -108,8 +108,10 @@ class DnsServer:
     def _honest(self, query: Message, name: str, kind: str) -> Message:
         answer = dns.message.make_response(query, recursion_available=self.recursive)
         answer.flags |= dns.flags.AA
-        while (name, kind) not in self._records and (name, "CNAME") in self._records:
-            alias = self._records[name, "CNAME"]
+        while (name, kind) not in self._records:
+            alias = self._records.get((name, "CNAME"))
+            if alias is None or alias in answer.answer:
+                break
             answer.answer.append(alias)
             name = _key(alias[0].target.to_text())
         if (name, kind) in self._records:
