@@ -110,6 +110,13 @@ class Admin:
     def _private_folder(self) -> str:
         return self._private.name if self._private is not None else ""
 
+    def listens(self) -> tuple[str, ...]:
+        """Where the admin listener is, which no registry may name as an endpoint."""
+        if not isinstance(self._name, tuple):
+            return ()
+        host, port = self._name[:2]
+        return (f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",)
+
     # -- the door -------------------------------------------------------------------------
 
     def handle(self, request: Request) -> Response:

@@ -96,8 +96,8 @@ class Peers:
         try:
             with gevent.Timeout(PATIENCE, TimeoutError(f"no answer within {PATIENCE:g} s")):
                 return list(_in_turns(map(json.loads, self._lines(slot))))
-        except (ConnectionRefusedError, FileNotFoundError):
-            return []
+        except (ConnectionError, FileNotFoundError):
+            return []  # killed, now or before
         except (OSError, ValueError) as error:
             number = int(slot) if slot.isdecimal() else slot
             return [{"slot": number, "problem": str(error)}]

@@ -25,7 +25,7 @@ _close = monkey.get_original("os", "close")
 _PREFIX = "wsgi-gateway-run-"
 _LOCK = "lock"
 # A unix socket's path has 108 bytes (unix(7)); its name inside the folder takes some.
-_LONGEST = 80
+_LONGEST = 90
 _YOUNG = 60.0
 
 

@@ -108,6 +108,10 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def pre_exec(server: Any) -> None:
     """The process that becomes a new master (SIGUSR2), just before it does."""
+    arguments = server.START_CTX["args"]
+    if arguments[1].endswith(os.path.join("gunicorn", "__main__.py")):
+        # Begun as `python -m gunicorn`. As a script it would take gunicorn's own `http` for Python's.
+        arguments[1:2] = ["-m", "gunicorn"]
     server.cfg.env_orig.pop(_admin_listener.HANDED_OVER, None)
     if _admin.listener is not None:
         server.cfg.env_orig[_admin_listener.HANDED_OVER] = str(_admin.listener.fileno())
@@ -128,16 +132,17 @@ def post_worker_init(worker: Any) -> None:
             "The application is a %s and not a Gateway: whoever wrapped one calls its start()",
             type(worker.wsgi).__name__,
         )
+        # Our worker tells the application by the environ; another would serve routes there.
+        _admin_socket(worker, kept=hasattr(worker, "open_connections"))
         return
     _reopen_on_usr1(worker, gateway)
-    fd = getattr(worker, "admin_fd", None)
-    names = {listener.fileno(): listener for listener in worker.sockets}
-    admin = names.pop(fd, None)
+    admin = _admin_socket(worker, kept=gateway.admin is not None)
     if gateway.admin is not None and _run is not None:
         gateway.admin.host(_run.path, worker, None if admin is None else admin.getsockname())
     if _run is not None:
         gateway.siblings = _Siblings(_run.path)
-    gateway.start(worker.slot, ",".join(sorted(map(str, names.values()))))
+    data = [listener for listener in worker.sockets if listener is not admin]
+    gateway.start(worker.slot, ",".join(sorted(_hosting.listens_at(each, worker.cfg.is_ssl) for each in data)))
 
 
 def worker_int(worker: Any) -> None:
@@ -195,6 +200,19 @@ def _open_admin(server: Any) -> None:
     admin = _latest.admin
     bind = None if admin is None or admin.bind == "inline" else admin.bind
     _admin.open(bind, admin.token if admin is not None else "", server.cfg, server.log)
+
+
+def _admin_socket(worker: Any, kept: bool) -> Any | None:
+    """The admin listener of a worker; let go of it where nobody would answer as who it is."""
+    fd = getattr(worker, "admin_fd", None)
+    found = next((listener for listener in worker.sockets if listener.fileno() == fd), None)
+    if found is None or kept:
+        return found
+    worker.sockets = [listener for listener in worker.sockets if listener is not found]
+    worker.admin_fd = None
+    found.close()
+    worker.log.warning("This worker does not answer on the admin listener: its application has none")
+    return None
 
 
 def _inherit_admin(server: Any) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import struct
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -159,7 +160,7 @@ class Metrics:
             self._write(cell, method, status, reason)
         for series, now, before in zip((DROPPED, LOST), self._log, self._log_told, strict=True):
             if now > before:
-                self._counters.add(series, series.name, (), now - before)
+                self._counters.add(series, f"{series.name}_total", (), now - before)
         self._log_told = self._log
 
     def close(self) -> None:
@@ -286,7 +287,7 @@ def _opened(path: Path) -> Any:
     """The values in a file, from before too; one that is damaged is begun anew."""
     try:
         return MmapedDict(str(_with_room(path)))
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, struct.error) as error:
         log.warning("metrics in %s are damaged and begin anew: %s", path, error)
         path.unlink()
         return MmapedDict(str(_with_room(path)))
