@@ -142,7 +142,8 @@ class Gateway(Flask):
         if self._where is not None:
             watch = Watch(self._where, self.settings, self.reconfigure, self.trouble)
             self._greenlets.append(gevent.spawn(watch.run))
-        self.store.refusal = Listeners(bind.split(",")).refusal
+        own = self.admin.listens() if self.admin is not None else ()
+        self.store.refusal = Listeners([*bind.split(","), *own]).refusal
         if self.settings.version:
             self.store.restore(self._saved(self.settings))
         self._greenlets.append(gevent.spawn(self._save))
