@@ -353,10 +353,10 @@ def _told_replay(found: Replay) -> Iterator[str]:
         yield f"  {group.number}  {group.old} -> {group.new}"
         yield from (f"      {example}" for example in group.examples)
     if found.unreadable:
-        yield f"  {found.unreadable} lines hold no request and were passed over"
+        yield f"  lines that hold no request: {found.unreadable}"
     if found.logged_elsewhere:
-        yield f"  {found.logged_elsewhere} requests were logged on another route than OLD gives them"
-    if found.blind:
-        yield f"  a log holds no headers, so that matches on headers took no part (routes: {', '.join(found.blind)})"
+        yield f"  requests that the log saw on another route than OLD gives them: {found.logged_elsewhere}"
     if found.masked:
-        yield f"  {found.masked} requests were replayed with values that the log masks ({MASK})"
+        yield f"  requests whose targets hold values that the log masks ({MASK}): {found.masked}"
+    if found.blind:
+        yield f"  a log holds no headers: matches that ask for some took no part (routes: {', '.join(found.blind)})"

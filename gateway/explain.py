@@ -290,7 +290,6 @@ class _Listener:
         request: Request,
         head: Head,
         timeouts: Timeouts,
-        *,
         replayable: bool,
         fresh: bool = False,
         deadline: float | None = None,

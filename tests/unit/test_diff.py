@@ -242,9 +242,9 @@ def test_what_a_log_does_not_hold_is_told() -> None:
     found = replay(read(text), read(NEW), [line("/q?token=***&x=1", "beta"), line("/q", "all")])
     assert (found.blind, found.masked, found.logged_elsewhere, found.elsewhere) == (("beta",), 1, 1, 0)
     text = "\n".join(told(Difference((), found)))
-    assert "matches on headers took no part (routes: beta)" in text
-    assert "1 requests were logged on another route than OLD gives them" in text
-    assert "1 requests were replayed with values that the log masks (***)" in text
+    assert "matches that ask for some took no part (routes: beta)" in text
+    assert "requests that the log saw on another route than OLD gives them: 1" in text
+    assert "requests whose targets hold values that the log masks (***): 1" in text
 
 
 def test_lines_are_taken_one_by_one() -> None:
