@@ -31,6 +31,7 @@ from gateway.providers.base import (
     log,
     one_line,
     spread,
+    until_set,
 )
 from gateway.providers.names import Names, expand, is_name
 from gateway.registries import RegistryError
@@ -155,9 +156,10 @@ class DnsSrvProvider:
         return self._journal.status
 
     def run(self, emit: Emit, stop: Stop) -> None:
-        while not stop.is_set():
-            emit(self._round())
-            stop.wait(max(LEAST_TTL, min(self._due, self._names.due) - self._clock()))
+        with until_set(stop):
+            while not stop.is_set():
+                emit(self._round())
+                stop.wait(max(LEAST_TTL, min(self._due, self._names.due) - self._clock()))
 
     def _round(self) -> Update:
         self._journal.attempt()

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from gateway.model import DiscoverySettings, Endpoint, Upstream
 from gateway.providers.addresses import allowed, host, networks
-from gateway.providers.base import JITTER, Clock, Emit, Journal, Random, Status, Stop, Update, spread
+from gateway.providers.base import JITTER, Clock, Emit, Journal, Random, Status, Stop, Update, spread, until_set
 from gateway.providers.names import Names, expand, is_name
 from gateway.providers.names import make as make_names
 from gateway.registries.dns import LEAST_TTL
@@ -51,9 +51,10 @@ class StaticProvider:
         return self._journal.status
 
     def run(self, emit: Emit, stop: Stop) -> None:
-        while not stop.is_set():
-            emit(self._round())
-            stop.wait(self._pause())
+        with until_set(stop):
+            while not stop.is_set():
+                emit(self._round())
+                stop.wait(self._pause())
 
     def _round(self) -> Update:
         self._journal.attempt()

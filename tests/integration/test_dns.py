@@ -484,14 +484,24 @@ def test_a_ttl_of_0_is_no_storm(server: DnsServer, start: Start) -> None:
     assert server.count(kind="A") == 0
 
 
-def test_stopped_in_the_middle_of_a_question(server: DnsServer, start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    server.fault(dns_server.silent, "SRV")
-    running = start(server.address)
-    while not server.count():
-        gevent.sleep(0.005)
-    running.greenlet.kill()
-    assert running.told == []
+@pytest.mark.parametrize("kill", [True, False])
+def test_stopped_in_the_middle_of_a_question(
+    server: DnsServer, start: Start, caplog: pytest.LogCaptureFixture, kill: bool
+) -> None:
+    server.adds = False
+    for kind in ("SRV", "A"):
+        server.fault(dns_server.silent, kind)
+        running = start(server.address)
+        while not server.count(kind=kind):
+            gevent.sleep(0.005)
+        if kill:
+            running.greenlet.kill()
+        else:
+            running.end()
+        assert running.told == []
+        server.fault(None, "SRV")
     assert caplog.records == []
+    until(lambda: dns_client.shared(DnsSettings((server.address,)))._flights == {})
 
 
 @pytest.mark.usefixtures("hasty")
