@@ -117,6 +117,7 @@ class Etcd:
         self.call("auth/user/grant", {"user": name, "role": name})
 
     def login(self, name: str, password: str) -> None:
+        self.token = ""
         self.token = self.call("auth/authenticate", {"name": name, "password": password})["token"]
 
 

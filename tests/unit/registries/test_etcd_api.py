@@ -1,7 +1,7 @@
 """Which member is asked, who asks, and what a watch makes of what it reads; without sockets."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -246,7 +246,7 @@ def test_a_login_that_was_refused_is_not_tried_again_at_once() -> None:
     guard = Guard()
     api = Scripted(guard, username="gw", password="wrong")
     for _ in range(5):
-        with pytest.raises(Refusal, match="login as gw: .*authentication failed") as caught:
+        with pytest.raises(Refusal, match=r"login as gw: .*authentication failed") as caught:
             api.key("k")
         assert "wrong" not in str(caught.value)
     assert guard.logins == 1
@@ -303,14 +303,10 @@ def put(key: str, value: str, revision: int) -> dict[str, Any]:
 
 
 def everything(watch: Watch) -> list[Event]:
-    def taken() -> Iterator[Event]:
-        try:
-            while True:
-                yield from watch.take(1)
-        except RegistryError as error:
-            assert str(error) == "the watch ended"
-
-    return list(taken())
+    taken: list[Event] = []
+    with pytest.raises(RegistryError, match=r"^the watch ended$"):
+        list(map(taken.extend, watch))
+    return taken
 
 
 MESSAGES = [
@@ -390,8 +386,7 @@ def test_it_ends_with_a_compaction_and_what_came_before_it_is_read_anew_anyway()
 def test_how_it_ends(rest: tuple[bytes, ...], told: str) -> None:
     watch = watching(HEAD + chunk(CREATED), *rest)
     with pytest.raises(RegistryError, match=told):
-        for _ in range(3):
-            watch.take(1)
+        list(watch)
 
 
 @pytest.mark.parametrize(
