@@ -193,7 +193,7 @@ class Registration:
         self._clock = clock
         self._backoff = Backoff(random.random)
         self._service: dict[str, Any] = {}
-        self._announced = False
+        self._announced = self._told = False
         self._reported: str | None = None
         self._due = clock()
         self._error = ""
@@ -240,16 +240,18 @@ class Registration:
     def _keep(self, unready: str) -> None:
         if self._announced and self._settings.check == "http" and not self._agent.registered(self._service["id"]):
             self._announced = False
-        if not self._announced:
+        new = not self._announced
+        if new:
             self._service = self._make()
+            # From here on the agent may know it, whether or not its answer arrives.
+            self._told = True
             self._agent.register(self._service)
             self._announced = True
         if self._settings.check == "ttl":
             self._agent.report(self._service["id"], passing=not unready, note=unready or "ready")
             self._reported = unready
-        if self._reported is None or self._error:
+        if new:
             log.info("announced to Consul as %s", self._service["id"])
-            self._reported = unready
         self._error = ""
 
     def _failed(self, error: str) -> None:
@@ -266,14 +268,14 @@ class Registration:
 
     def _leave(self, for_good: bool = False) -> None:
         """Take the registration back, if it is this worker's and nobody takes it over."""
-        if self._announced and (for_good or self._last()):
+        if self._told and (for_good or self._last()):
             try:
                 self._agent.deregister(self._service["id"], within=LEAVE)
             except RegistryError as error:
                 log.warning("%s stays announced until its check fails: %s", self._service["id"], error)
             else:
                 log.info("taken back from Consul: %s", self._service["id"])
-        self._announced = False
+        self._announced = self._told = False
         if self._siblings is not None:
             self._siblings.resign()
 

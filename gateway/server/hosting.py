@@ -62,6 +62,16 @@ def gunicorn_settings(server: ServerSettings, environ: Mapping[str, str]) -> dic
     }
 
 
+def listens_at(listener: Any, tls: bool) -> str:
+    """Where a socket listens, as gunicorn tells it in its log; the same in every worker. (A
+    GeventWorker's own sockets tell their place in memory.)"""
+    name = listener.getsockname()
+    if not isinstance(name, tuple):
+        return f"unix:{os.fsdecode(name)}"
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"{'https' if tls else 'http'}://{host}:{name[1]}"
+
+
 def bind(environ: Mapping[str, str]) -> list[str]:
     """Every address where PORT says which port, as its hosts expect; else loopback alone.
 

@@ -141,6 +141,9 @@ def post_worker_init(worker: Any) -> None:
         gateway.admin.host(_run.path, worker, None if admin is None else admin.getsockname())
     if _run is not None:
         gateway.siblings = _Siblings(_run.path)
+    if not worker.alive:
+        # The signal to leave came before there was an application to tell.
+        gateway.draining = True
     data = [listener for listener in worker.sockets if listener is not admin]
     gateway.start(worker.slot, ",".join(sorted(_hosting.listens_at(each, worker.cfg.is_ssl) for each in data)))
 

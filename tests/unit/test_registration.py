@@ -273,11 +273,19 @@ def test_alone_it_takes_the_registration_back_when_it_ends() -> None:
 
 def test_what_was_never_announced_is_not_taken_back() -> None:
     scene = Scene()
-    scene.agent.away = True
-    scene.after(0)
-    scene.agent.since()
     scene.registration.stop()
     assert scene.agent.since() == [("close",)]
+
+
+def test_what_may_have_been_announced_is_taken_back() -> None:
+    """The agent may have taken what it did not answer."""
+    scene = Scene()
+    scene.agent.away = True
+    scene.after(0)
+    scene.agent.away = False
+    scene.agent.since()
+    scene.registration.stop()
+    assert scene.agent.since() == [DEREGISTER, ("close",)]
 
 
 def test_an_agent_that_is_away_does_not_keep_it_from_ending(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,116 @@
+"""The gateway in Consul's list: workers of a real gunicorn, a real agent."""
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import services
+from tests.services import ROOT, Consul, Server, free_port
+
+CONFIG = """\
+version: 1
+admin: null
+access_log: null
+server: {{drain: {drain}}}
+discovery:
+  consul:
+    address: {consul}
+    registration: {{service: edge, address: 127.0.0.1, tags: [public], interval: 1s, check: {check}}}
+upstreams: {{u: {{endpoints: ["http://127.0.0.1:1"]}}}}
+routes: [{{name: all, upstream: u}}]
+"""
+
+
+class Running:
+    """A gateway of two workers."""
+
+    def __init__(self, server: Server, port: int) -> None:
+        self.server = server
+        self.port = port
+
+    def until(self, text: str, times: int = 1) -> None:
+        self.server.wait_until(lambda: self.server.output().count(text) >= times, text)
+
+    def announcing(self) -> int:
+        """The worker that announced last."""
+        found = re.findall(r"\[(\d+)\] \[INFO\] announced to Consul", self.server.output())
+        return int(found[-1])
+
+
+@contextmanager
+def running(folder: Path, consul: str, check: str = "ttl", drain: str = "0s") -> Iterator[Running]:
+    file = folder / "gateway.yaml"
+    file.write_text(CONFIG.format(consul=consul, check=check, drain=drain))
+    port = free_port()
+    command = [sys.executable, "-m", "gateway", "run", "-c", str(file), "-b", f"127.0.0.1:{port}", "-w", "2"]
+    server = Server(command, cwd=ROOT)
+    try:
+        server.start()
+        gateway = Running(server, port)
+        gateway.until("Door: ", 2)
+        yield gateway
+    finally:
+        server.close()
+
+
+def listed(consul: Consul) -> list[tuple[str, int, list[str]]]:
+    entries = consul.call("GET", "/v1/health/service/edge?passing")
+    return [(e["Service"]["Address"], e["Service"]["Port"], e["Service"]["Tags"]) for e in entries]
+
+
+def known(consul: Consul) -> set[str]:
+    return {name for name, told in consul.call("GET", "/v1/agent/services").items() if told["Service"] == "edge"}
+
+
+def test_one_entry_for_all_workers_through_reloads_and_deaths(tmp_path: Path, consul: Consul) -> None:
+    with running(tmp_path, consul.address, drain="3s") as gateway:
+        here = [("127.0.0.1", gateway.port, ["public"])]
+        services.wait_until(lambda: listed(consul) == here, "the gateway is listed")
+        (ident,) = known(consul)
+        assert ident.startswith("edge-")
+        # Workers are replaced, and whoever asks Consul meanwhile sees nothing of it.
+        gateway.server.send(signal.SIGHUP)
+        gone = []
+        while gateway.server.output().count("announced to Consul") < 2:
+            gone += [found for found in [listed(consul)] if found != here]
+        assert gone == []
+        # The worker that sees to it dies: another one does.
+        os.kill(gateway.announcing(), signal.SIGKILL)
+        gateway.until("announced to Consul", 3)
+        assert known(consul) == {ident}
+        assert listed(consul) == here
+        # It leaves the list when it begins to drain, not when it has ended.
+        gateway.server.send(signal.SIGTERM)
+        services.wait_until(lambda: known(consul) == set(), "the gateway is not listed any more")
+        assert gateway.server.process is not None
+        assert gateway.server.process.poll() is None
+        assert gateway.server.stop() == 0
+
+
+@pytest.mark.parametrize("last", [signal.SIGINT, signal.SIGQUIT])
+def test_ended_at_once_it_is_taken_back_too(tmp_path: Path, consul: Consul, last: signal.Signals) -> None:
+    with running(tmp_path, consul.address, check="http") as gateway:
+        services.wait_until(lambda: listed(consul) != [], "Consul has asked readyz")
+        gateway.server.stop(last)
+        assert known(consul) == set(), gateway.server.output()
+
+
+def test_an_agent_that_is_away_at_first_and_comes_back_without_its_memory(tmp_path: Path) -> None:
+    agent = Consul()
+    try:
+        with running(tmp_path, agent.address) as gateway:
+            gateway.until("the gateway is not announced to Consul")
+            for _ in range(2):
+                agent.up()
+                services.wait_until(lambda: listed(agent) != [], "the gateway is listed (again)")
+                agent.down()
+            # Nobody to tell: it ends all the same.
+            assert gateway.server.stop(timeout=10) == 0
+    finally:
+        agent.server.close()
