@@ -39,5 +39,5 @@ def depends_on(upstream: Upstream, settings: DiscoverySettings) -> tuple[object,
     if isinstance(upstream.source, ConsulSource):
         asked = replace(settings.consul, registration=None)
     elif isinstance(upstream.source, EtcdSource):
-        asked = settings.etcd
+        asked = (settings.etcd, settings.dns)
     return (upstream.source, upstream.scheme, upstream.tls, settings.deny, asked)

@@ -35,8 +35,10 @@ from gateway.providers.base import (
     spread,
     until_set,
 )
-from gateway.providers.names import Names, Threads, expand, is_name
+from gateway.providers.names import Names, expand, is_name
+from gateway.providers.names import make as make_names
 from gateway.registries import RegistryError, etcd
+from gateway.registries.dns import LEAST_TTL
 
 # An endpoint takes no more than this to write down.
 MOST_VALUE = 4096
@@ -237,8 +239,7 @@ class EtcdProvider:
     def _follow(self, watch: etcd.Watch, emit: Emit, stop: Stop) -> None:
         due: float | None = None
         while not stop.is_set():
-            patience = min(self._poll, NAMES) if due is None else max(0.0, due - self._clock())
-            events = watch.take(patience)
+            events = watch.take(self._patience() if due is None else max(0.0, due - self._clock()))
             self._watching()
             if events:
                 self._folder.apply(events)
@@ -251,6 +252,12 @@ class EtcdProvider:
             elif due <= self._clock():
                 due = None
                 self._tell(emit)
+
+    def _patience(self) -> float:
+        """How long nothing need happen until something is to be done again."""
+        if self._named and self._names.paced:
+            return min(self._poll, max(LEAST_TTL, self._names.due - self._clock()))
+        return min(self._poll, NAMES)
 
     def _idle(self, emit: Emit) -> None:
         """Nothing is new in etcd, which answers."""
@@ -330,4 +337,4 @@ def make(
     random: Random = random.random,
 ) -> EtcdProvider:
     api = etcd.shared(settings.etcd)
-    return EtcdProvider(upstream, source, api, settings, Names(Threads(), clock), clock, random)
+    return EtcdProvider(upstream, source, api, settings, make_names(settings.dns, clock, random), clock, random)
