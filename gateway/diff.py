@@ -18,7 +18,7 @@ from gateway.asking import Answered, asked
 from gateway.errors import GatewayError, NoRoute
 from gateway.exchange import Request
 from gateway.model import Config, Endpoint, Match, Rewrite, Route, StaticSource, Upstream
-from gateway.overlap import apart
+from gateway.overlap import Extent
 from gateway.router import Router
 from gateway.telemetry.redact import MASK
 from gateway.wording import columns, text, told_match, told_rewrite, told_source, told_value
@@ -193,14 +193,17 @@ def _order(old: Config, new: Config) -> Iterator[Change]:
     places = {(route.name, match): place for place, (route, match) in enumerate(after)}
     kept = [(route.name, match) for route, match in before if (route.name, match) in places]
     now = [places[one] for one in kept]
+    extents = [Extent.of(match) for _, match in kept]
     told: set[tuple[str, str]] = set()
     for moved in sorted(set(range(len(kept))) - _in_order(now)):
         for other in range(len(kept)):
             first, second = min(moved, other), max(moved, other)
-            (one, match), (later, its_match) = kept[first], kept[second]
-            swapped = now[first] > now[second] and one != later and (one, later) not in told
-            if swapped and not apart(match, its_match):
-                told.add((one, later))
+            pair = (kept[first][0], kept[second][0])
+            if now[first] <= now[second] or extents[first].apart(extents[second]):
+                continue
+            if pair[0] != pair[1] and pair not in told:
+                told.add(pair)
+                one, later = pair
                 yield Change("order", "route", f"{one}, {later}", "order", f"{one} first", f"{later} first")
 
 

@@ -6,102 +6,104 @@ expressions, mostly) the answer is the careful one: nothing covers, nothing is a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from gateway import target
 from gateway.model import Match
 
 
-def covers(wide: Match, narrow: Match) -> bool:
-    """Whether `wide` certainly holds for every request for which `narrow` holds."""
-    return (
-        _covers_host(host(wide), host(narrow))
-        and _covers_path(wide, narrow)
-        and (not wide.methods or (bool(narrow.methods) and narrow.methods <= wide.methods))
-        and set(wide.headers) <= set(narrow.headers)
-        and set(wide.query) <= set(narrow.query)
-    )
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What a match takes, in normal form. `host` None is any; a wildcard keeps its `*.`. Of
+    `path`, `prefix` (b"" is any path) and `regex` one is set. `hosts` and `prefixes`: what
+    another match may ask for that holds wherever this one's host and path do."""
+
+    host: str | None
+    hosts: frozenset[str | None]
+    path: bytes | None
+    prefix: bytes | None
+    prefixes: frozenset[bytes]
+    regex: str | None
+    methods: frozenset[str]
+    headers: Mapping[str, str]
+    query: Mapping[str, str]
+
+    @classmethod
+    def of(cls, match: Match) -> Extent:
+        host = _host(match.host)
+        path = None if match.path is None else target.written(match.path)
+        plain = match.path is None and match.regex is None
+        prefix = target.written_prefix(match.prefix or "/") if plain else None
+        return cls(
+            host=host,
+            hosts=frozenset(_hosts_around(host)),
+            path=path,
+            prefix=prefix,
+            prefixes=frozenset(_prefixes_around(path or prefix or b"")),
+            regex=match.regex,
+            methods=match.methods,
+            headers=dict(match.headers),
+            query=dict(match.query),
+        )
+
+    def covers(self, narrow: Extent) -> bool:
+        """Whether this certainly holds for every request for which `narrow` holds."""
+        return (
+            self.host in narrow.hosts
+            and self._covers_path(narrow)
+            and (not self.methods or (bool(narrow.methods) and narrow.methods <= self.methods))
+            and self.headers.items() <= narrow.headers.items()
+            and self.query.items() <= narrow.query.items()
+        )
+
+    def apart(self, other: Extent) -> bool:
+        """Whether certainly no request meets both."""
+        return (
+            (self.host not in other.hosts and other.host not in self.hosts)
+            or (self.regex is None and other.regex is None and not self._paths_meet(other))
+            or (bool(self.methods) and bool(other.methods) and self.methods.isdisjoint(other.methods))
+            or _contradict(self.headers, other.headers)
+            or _contradict(self.query, other.query)
+        )
+
+    def _covers_path(self, narrow: Extent) -> bool:
+        if self.prefix is not None:
+            return self.prefix in narrow.prefixes
+        return self.path == narrow.path and self.regex == narrow.regex
+
+    def _paths_meet(self, other: Extent) -> bool:
+        return self._covers_path(other) or other._covers_path(self)
 
 
 def apart(one: Match, other: Match) -> bool:
-    """Whether no request certainly can meet both."""
-    return (
-        _apart_hosts(host(one), host(other))
-        or _apart_paths(one, other)
-        or (bool(one.methods) and bool(other.methods) and not one.methods & other.methods)
-        or _apart_pairs(one.headers, other.headers)
-        or _apart_pairs(one.query, other.query)
-    )
+    """Whether certainly no request meets both matches."""
+    return Extent.of(one).apart(Extent.of(other))
 
 
-# -- hosts ------------------------------------------------------------------------------
-
-
-def host(match: Match) -> str | None:
-    """The host of a match in normal form, a wildcard with its `*.`."""
-    if match.host is None:
+def _host(written: str | None) -> str | None:
+    if written is None:
         return None
-    name = match.host.removeprefix("*.")
-    return match.host[: len(match.host) - len(name)] + target.host(name.encode()).decode("latin-1")
+    name = written.removeprefix("*.")
+    return written[: len(written) - len(name)] + target.host(name.encode()).decode("latin-1")
 
 
-def hosts_around(name: str | None) -> Iterator[str | None]:
-    """The hosts of matches that cover this one: itself, wildcards, none."""
+def _hosts_around(name: str | None) -> Iterator[str | None]:
+    """Itself, wider wildcards, any."""
     if name is not None:
         yield name
         labels = name.removeprefix("*.").split(".")
-        # A wildcard has one label more than its suffix; of `*.a.b` that is the star.
-        for first in range(1, len(labels)):
-            yield f"*.{'.'.join(labels[first:])}"
+        yield from (f"*.{'.'.join(labels[first:])}" for first in range(1, len(labels)))
     yield None
 
 
-def _covers_host(wide: str | None, narrow: str | None) -> bool:
-    return wide in hosts_around(narrow)
-
-
-def _apart_hosts(one: str | None, other: str | None) -> bool:
-    return not _covers_host(one, other) and not _covers_host(other, one)
-
-
-# -- paths ------------------------------------------------------------------------------
-
-
-def prefix(match: Match) -> bytes | None:
-    """The prefix of a match in normal form, empty for every path; None when it has another
-    condition on the path."""
-    if match.path is not None or match.regex is not None:
-        return None
-    return target.written_prefix(match.prefix or "/")
-
-
-def prefixes_around(match: Match) -> Iterator[bytes]:
-    """The prefixes that a match's paths certainly have, from its own up to every path."""
-    own = prefix(match)
-    if own is None:
-        own = b"" if match.path is None else target.written(match.path)
-    while own:
-        yield own
-        own = own.rpartition(b"/")[0]
+def _prefixes_around(path: bytes) -> Iterator[bytes]:
+    """Itself, and whatever it lies under, up to every path."""
+    while path:
+        yield path
+        path = path.rpartition(b"/")[0]
     yield b""
 
 
-def _covers_path(wide: Match, narrow: Match) -> bool:
-    wanted = prefix(wide)
-    if wanted is not None:
-        own = prefix(narrow) if narrow.path is None else target.written(narrow.path)
-        return wanted == b"" or (own is not None and target.begins(own, wanted))
-    if wide.regex is not None:
-        return wide.regex == narrow.regex
-    return narrow.path is not None and target.written(narrow.path) == target.written(wide.path or "")
-
-
-def _apart_paths(one: Match, other: Match) -> bool:
-    if one.regex is not None or other.regex is not None:
-        return False
-    return not _covers_path(one, other) and not _covers_path(other, one)
-
-
-def _apart_pairs(one: tuple[tuple[str, str], ...], other: tuple[tuple[str, str], ...]) -> bool:
-    theirs = dict(other)
-    return any(theirs.get(name, value) != value for name, value in one)
+def _contradict(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    return any(other.get(name, value) != value for name, value in one.items())

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from gateway import overlap, target
 from gateway.config.rules import Breach, Breaches, match_paths
 from gateway.config.whole import Whole
-from gateway.model import Match, Route
+from gateway.model import Route
+from gateway.overlap import Extent
 from gateway.router import precedence
 
 # Which host a match asks for, and what it says of the path.
@@ -22,29 +22,30 @@ _Place = tuple[str | None, str, object]
 def shadowed_matches(whole: Whole) -> Breaches:
     """Matches behind one of another route that holds wherever they do. Decided for exact paths,
     prefixes and equal expressions, and for one other match at a time; else nothing is said."""
-    earlier: dict[_Place, list[tuple[Route, Match]]] = {}
+    earlier: dict[_Place, list[tuple[Route, Extent]]] = {}
     placed = [(route, number, match) for route in whole.config.routes for number, match in enumerate(route.matches)]
     for route, number, match in sorted(placed, key=lambda one: precedence(one[0], one[2])):
-        over = next((other for other in _covering(earlier, match) if other is not route), None)
+        extent = Extent.of(match)
+        over = next((other for other in _covering(earlier, extent) if other is not route), None)
         if over is not None:
             told = f"never wins: route {over.name} in line {over.line} comes before it and takes all that it matches"
             yield Breach(("routes", route.index, "match", number), told)
-        earlier.setdefault((overlap.host(match), *_path(match)), []).append((route, match))
+        earlier.setdefault((extent.host, *_path(extent)), []).append((route, extent))
 
 
-def _path(match: Match) -> tuple[str, object]:
-    if match.path is not None:
-        return "path", target.written(match.path)
-    return ("regex", match.regex) if match.regex is not None else ("prefix", overlap.prefix(match))
+def _path(extent: Extent) -> tuple[str, object]:
+    if extent.path is not None:
+        return "path", extent.path
+    return ("regex", extent.regex) if extent.regex is not None else ("prefix", extent.prefix)
 
 
-def _covering(earlier: Mapping[_Place, list[tuple[Route, Match]]], match: Match) -> Iterator[Route]:
-    """The routes of those matches that hold wherever this one does."""
-    paths = [_path(match), *(("prefix", prefix) for prefix in overlap.prefixes_around(match))]
-    for host in overlap.hosts_around(overlap.host(match)):
-        for path in dict.fromkeys(paths):
+def _covering(earlier: Mapping[_Place, list[tuple[Route, Extent]]], extent: Extent) -> Iterator[Route]:
+    """The routes of those matches that hold wherever this one does, the most general first."""
+    paths = {_path(extent), *(("prefix", prefix) for prefix in extent.prefixes)}
+    for host in sorted(extent.hosts, key=lambda host: len(host or "")):
+        for path in sorted(paths, key=str):
             for route, other in earlier.get((host, *path), ()):
-                if overlap.covers(other, match):
+                if other.covers(extent):
                     yield route
 
 

@@ -7,9 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.model import Match, Route
-from gateway.overlap import apart, covers, host, hosts_around, prefixes_around
+from gateway.overlap import Extent, apart
 from gateway.router import Router
 from tests.unit.test_router import HOSTS, PATHS, some_matches
+
+
+def covers(wide: Match, narrow: Match) -> bool:
+    return Extent.of(wide).covers(Extent.of(narrow))
 
 
 def match(**conditions: object) -> Match:
@@ -84,14 +88,14 @@ def test_apart(one: dict[str, object], other: dict[str, object]) -> None:
 
 
 def test_what_is_around() -> None:
-    assert list(hosts_around("a.b.c")) == ["a.b.c", "*.b.c", "*.c", None]
-    assert list(hosts_around("*.b.c")) == ["*.b.c", "*.c", None]
-    assert list(hosts_around("[::1]")) == ["[::1]", None]
-    assert list(hosts_around(None)) == [None]
-    assert host(match(host="*.EXAMPLE.")) == "*.example"
-    assert list(prefixes_around(match(prefix="/a/b/"))) == [b"/a/b", b"/a", b""]
-    assert list(prefixes_around(match(path="/a"))) == [b"/a", b""]
-    assert list(prefixes_around(match(regex="/a"))) == [b""]
+    assert Extent.of(match(host="a.b.c")).hosts == {"a.b.c", "*.b.c", "*.c", None}
+    assert Extent.of(match(host="*.b.c")).hosts == {"*.b.c", "*.c", None}
+    assert Extent.of(match(host="[::1]")).hosts == {"[::1]", None}
+    assert Extent.of(match()).hosts == {None}
+    assert Extent.of(match(host="*.EXAMPLE.")).host == "*.example"
+    assert Extent.of(match(prefix="/a/b/")).prefixes == {b"/a/b", b"/a", b""}
+    assert Extent.of(match(path="/a")).prefixes == {b"/a", b""}
+    assert Extent.of(match(regex="/a")).prefixes == {b""}
 
 
 @settings(max_examples=300, deadline=None)

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import config, overlap
+from gateway import config
 from gateway.config.advice import ADVICE
 from gateway.config.shadows import shadowed_matches
 from gateway.config.whole import Whole
-from gateway.model import Config, Match, Route
+from gateway.model import Config, Route
+from gateway.overlap import Extent
 from gateway.router import Router
 from tests.unit.config.reading import at, read, server, with_route, with_upstream
 from tests.unit.test_router import HOSTS, PATHS, some_routes
@@ -173,15 +174,15 @@ def test_one_of_several_matches_never_wins() -> None:
 def test_looking_for_shadows_does_not_take_the_square() -> None:
     """Hosts and paths are looked up: what is compared stays few, however many routes there are."""
     compared = 0
-    covers = overlap.covers
+    covers = Extent.covers
 
-    def counted(wide: Match, narrow: Match) -> bool:
+    def counted(wide: Extent, narrow: Extent) -> bool:
         nonlocal compared
         compared += 1
         return covers(wide, narrow)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(overlap, "covers", counted)
+        patch.setattr(Extent, "covers", counted)
         routes = [f"match: {{host: h{number}.example, prefix: /a/{number}}}" for number in range(500)]
         assert warnings(routed("match: {prefix: /}", *routes)) == []
     assert compared <= 500
