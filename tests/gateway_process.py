@@ -95,4 +95,5 @@ class GatewayProcess:
 
     def requests(self) -> list[dict[str, Any]]:
         """The access log so far."""
-        return [json.loads(line) for line in self.output().splitlines() if line.startswith('{"time"')]
+        lines = self.output().split("\n")[:-1]
+        return [json.loads(line) for line in lines if line.startswith('{"time"')]
