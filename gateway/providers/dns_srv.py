@@ -16,6 +16,8 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Protocol
 
+import gevent
+
 from gateway.model import DiscoverySettings, DnsSrvSource, Endpoint, Upstream
 from gateway.providers.addresses import Network, allowed, host, networks
 from gateway.providers.base import (
@@ -183,6 +185,8 @@ class DnsSrvProvider:
         groups, bad = levels(service.records, self._of)
         named = (endpoint.host for group in groups for endpoint in group if is_name(endpoint))
         errors = self._names.refresh(named, told, self._due)
+        # A service of a thousand targets is worked through in parts, with others in between.
+        gevent.sleep(0)
         endpoints, refused = best(groups, self._names.addresses, self._deny)
         self._journal.refused((*bad, *refused))
         error = "; ".join(filter(None, (self._error, *errors)))
