@@ -91,7 +91,11 @@ def _place(text: str, upstream: Upstream) -> Endpoint:
     name = found.server_name
     if name and upstream.tls and upstream.tls.server_name:
         name = upstream.tls.server_name
-    return replace(found, host=host(found.host) or found.host, server_name=name)
+    # An IPv4 address may be written as an IPv6 one.
+    place = host(found.host) or found.host
+    if (place, name) == (found.host, found.server_name):
+        return found
+    return replace(found, host=place, server_name=name)
 
 
 @dataclass(slots=True)

@@ -83,8 +83,9 @@ def start() -> Iterator[Start]:
         upstream = Upstream("u", EtcdSource(prefix))
         provider = providers.make(upstream, given)
         if api is not None:
-            names = Names(Threads(), time.monotonic)
-            provider = EtcdProvider(upstream, EtcdSource(prefix), api, given, names, time.monotonic, lambda: 0.5)
+            clock = time.monotonic
+            names = Names(Threads(), clock)
+            provider = EtcdProvider(upstream, EtcdSource(prefix), api, given, names, clock, lambda: 0.5)
         assert provider is not None
         started.append(Running(provider))
         return started[-1]
@@ -500,7 +501,7 @@ FAULTS: dict[str, tuple[Script, str]] = {
     "not HTTP": ([b"SSH-2.0-x\r\n", Act.CLOSE], "BadStatusLine"),
     "hangs": ([Act.HANG], "imed"),
     "hangs in the middle": ([head(200, b"Content-Length: 500"), listing(A)[:50], Act.HANG], "imed"),
-    "drips": ([head(200, b"Content-Length: 500"), *[b" ", 0.2] * 12, Act.HANG], "no answer in 1 s"),
+    "drips": ([head(200, b"Content-Length: 500"), *[b" ", 0.05] * 40, Act.HANG], "no answer in 1 s"),
 }
 
 
