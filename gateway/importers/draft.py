@@ -59,34 +59,41 @@ class DraftRoute:
     closed: str = ""
 
 
+class Names:
+    """Names that differ: each as near to the wanted one as names may be."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}
+
+    def free(self, wanted: str) -> str:
+        base = _UNFIT.sub("-", wanted)[:100].strip("-") or "unnamed"
+        name = base
+        while name in self._last:
+            self._last[base] += 1
+            name = f"{base}-{self._last[base]}"
+        self._last[name] = 1
+        return name
+
+
 @dataclass(slots=True)
 class Draft:
-    """`source`: the kind of gateway that the document is for."""
+    """`source`: the kind of gateway that the document is for; `names`: of upstreams."""
 
     source: str
     server: dict[str, Any] = field(default_factory=dict)
     upstreams: dict[str, DraftUpstream] = field(default_factory=dict)
     routes: list[DraftRoute] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
+    names: Names = field(default_factory=Names)
 
     def note(self, line: int, text: str) -> None:
         self.notes.append(Note(line, text))
 
     def upstream(self, wanted: str) -> DraftUpstream:
         """A new upstream under the wanted name, or one like it that is free."""
-        made = DraftUpstream(unused(wanted, self.upstreams))
+        made = DraftUpstream(self.names.free(wanted))
         self.upstreams[made.name] = made
         return made
-
-
-def unused(wanted: str, taken: object) -> str:
-    """A name as near to the wanted one as names may be, and in no use yet."""
-    base = _UNFIT.sub("-", wanted)[:100].strip("-") or "unnamed"
-    name, number = base, 1
-    while name in taken:  # type: ignore[operator]  # a container
-        number += 1
-        name = f"{base}-{number}"
-    return name
 
 
 def duration(milliseconds: float) -> str:

@@ -55,8 +55,9 @@ def convert(data: bytes, name: str) -> Draft:
         targets = list(_of_consul(data, name))
     else:
         targets = list(_of_lines(text, name, made))
+    alike: dict[str, DraftUpstream] = {}
     for group in _grouped(targets):
-        _route(made, group)
+        _route(made, group, alike)
     return made
 
 
@@ -164,7 +165,7 @@ def _grouped(targets: list[_Target]) -> list[list[_Target]]:
     return list(groups.values())
 
 
-def _route(made: Draft, group: list[_Target]) -> None:
+def _route(made: Draft, group: list[_Target], alike: dict[str, DraftUpstream]) -> None:
     first = group[0]
     notes: list[Note] = []
     why = _left_out(first)
@@ -176,7 +177,7 @@ def _route(made: Draft, group: list[_Target]) -> None:
         if target.opts != first.opts:
             told = f"opts of {target.service} differ from those in line {first.line}, which hold for all"
             notes.append(Note(target.line, told))
-    upstream = _upstream(made, group, notes)
+    upstream = _upstream(made, group, notes, alike)
     host, _, path = first.source.partition("/")
     match = Match(host=host.lower() or None, prefix=f"/{path}")
     opts = dict(first.opts)
@@ -184,7 +185,7 @@ def _route(made: Draft, group: list[_Target]) -> None:
     policy = opts.get("host", "")
     if policy:
         settings["host"] = "upstream" if policy == "dst" else policy
-    route = DraftRoute(_name(made, first), upstream.name, [Ranked(match)], settings, notes, first.line)
+    route = DraftRoute(first.service, upstream.name, [Ranked(match)], settings, notes, first.line)
     guards = sorted(GUARDS & opts.keys())
     if guards:
         route.closed = f"{', '.join(guards)} guarded it, and is not in this version"
@@ -192,11 +193,6 @@ def _route(made: Draft, group: list[_Target]) -> None:
     notes += [Note(first.line, f"{key} is not carried over") for key in opts if key not in known]
     notes += [Note(first.line, f"{key} is not carried over{_LATER}") for key in guards]
     made.routes.append(route)
-
-
-def _name(made: Draft, target: _Target) -> str:
-    taken = {route.name for route in made.routes}
-    return target.service if target.service not in taken else f"{target.service} {target.source}"
 
 
 def _left_out(target: _Target) -> str:
@@ -215,7 +211,8 @@ def _left_out(target: _Target) -> str:
     return ""
 
 
-def _upstream(made: Draft, group: list[_Target], notes: list[Note]) -> DraftUpstream:
+def _upstream(made: Draft, group: list[_Target], notes: list[Note], alike: dict[str, DraftUpstream]) -> DraftUpstream:
+    """The upstream of a group; one for all groups that have the very same."""
     first = group[0]
     https = first.opts.get("proto") == "https" or (first.url or "").startswith("https:")
     verify = first.opts.get("tlsskipverify") != "true"
@@ -233,12 +230,11 @@ def _upstream(made: Draft, group: list[_Target], notes: list[Note]) -> DraftUpst
         settings["endpoints"] = _endpoints(group, https, notes)
     if https and not verify:
         settings.setdefault("tls", {})["verify"] = False
-    alike = next((one for one in made.upstreams.values() if one.settings == settings), None)
-    if alike is not None:
-        return alike
-    upstream = made.upstream(first.service)
-    upstream.settings = settings
-    return upstream
+    key = repr(settings)
+    if key not in alike:
+        alike[key] = made.upstream(first.service)
+        alike[key].settings = settings
+    return alike[key]
 
 
 def _endpoints(group: list[_Target], https: bool, notes: list[Note]) -> list[dict[str, Any]]:

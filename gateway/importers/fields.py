@@ -49,10 +49,11 @@ class Fields:
         self._keys = {key.lower(): key for key in reversed(node.entries)}
         self._asked: set[str] = set()
 
-    def within(self, notes: list[Note]) -> Fields:
-        """The same mapping with its notes elsewhere; both remember what was asked."""
+    def within(self, notes: list[Note], told: str = "") -> Fields:
+        """The same mapping with its notes elsewhere, and perhaps under another name; both
+        remember what was asked."""
         other = Fields.__new__(Fields)
-        other.line, other._entries, other._told = self.line, self._entries, self._told
+        other.line, other._entries, other._told = self.line, self._entries, told or self._told
         other._keys, other._asked, other._notes = self._keys, self._asked, notes
         return other
 

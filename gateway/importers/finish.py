@@ -10,24 +10,30 @@ from __future__ import annotations
 from gateway import config, router
 from gateway.errors import ConfigError, Mistake
 from gateway.importers import order, writer
-from gateway.importers.draft import Draft, DraftRoute, Note
+from gateway.importers.draft import Draft, DraftRoute, Names, Note
 
 # Each round takes out all that the check finds; a few more may come to light by that.
 ROUNDS = 20
 # Putting matches in order compares each with each.
 MOST_MATCHES = 10_000
 
+_NOWHERE = {"endpoints": [{"url": "http://127.0.0.1:9", "weight": 0}]}
+
 
 def finished(draft: Draft, name: str) -> str:
     """The text of our file. ConfigError when nothing could be carried over."""
     # Of two routes for the very same requests the closed one stays, else the first to win.
     draft.routes.sort(key=lambda route: (not route.closed, min(ranked.rank for ranked in route.matches)))
-    _close(draft)
+    names = Names()
+    for route in draft.routes:
+        route.name = names.free(route.name)
+        if route.closed:
+            _close(draft, route, route.closed)
     if sum(len(route.matches) for route in draft.routes) > MOST_MATCHES:
         raise ConfigError.found(name, [Mistake(0, 0, "", f"has more than {MOST_MATCHES} matches")])
     _believed(draft, name)
     _tell_of_prefixes(draft)
-    draft.routes = order.by_priority(draft.routes)
+    draft.routes = order.by_priority(draft.routes, names)
     text = _believed(draft, name)
     if not draft.routes and not draft.upstreams:
         lost = [Mistake(note.line, 1 if note.line else 0, "", note.text) for note in dict.fromkeys(draft.notes)]
@@ -36,18 +42,17 @@ def finished(draft: Draft, name: str) -> str:
     return text
 
 
-def _close(draft: Draft) -> None:
-    """Closed routes lead to an upstream whose only endpoint takes no request: 503."""
-    shut = [route for route in draft.routes if route.closed]
-    if not shut:
-        return
-    nowhere = draft.upstream("closed")
-    nowhere.settings["endpoints"] = [{"url": "http://127.0.0.1:9", "weight": 0}]
-    nowhere.notes.append(Note(0, "answers 503 to routes that must not be open, see there"))
-    for route in shut:
-        reopened = f"; to open it: upstream: {route.upstream}" if route.upstream else ""
-        route.notes.insert(0, Note(route.line, f"closed: {route.closed}{reopened}"))
-        route.upstream = nowhere.name
+def _close(draft: Draft, route: DraftRoute, why: str) -> DraftRoute:
+    """Let a route lead to the upstream whose only endpoint takes no request: 503."""
+    nowhere = next((one for one in draft.upstreams.values() if one.settings == _NOWHERE), None)
+    if nowhere is None:
+        nowhere = draft.upstream("closed")
+        nowhere.settings |= _NOWHERE
+        nowhere.notes.append(Note(0, "answers 503 to routes that must not be open, see there"))
+    reopened = f"; to open it: upstream: {route.upstream}" if route.upstream in draft.upstreams else ""
+    route.notes.insert(0, Note(route.line, f"closed: {why}{reopened}"))
+    route.upstream, route.closed = nowhere.name, why
+    return route
 
 
 def _tell_of_prefixes(draft: Draft) -> None:
@@ -115,14 +120,18 @@ def _thin_upstream(draft: Draft, name: str, gone: dict[writer.Owner, str]) -> No
 
 
 def _thinned(draft: Draft, route: DraftRoute, number: int, gone: dict[writer.Owner, str]) -> DraftRoute | None:
-    whole = gone.get(("routes", number))
-    if whole is None and route.upstream not in draft.upstreams:
-        whole = f"there is no upstream {route.upstream}"
+    """A route without what the check refuses; None when nothing of it is left to match."""
     bad = {nth: why for nth in range(len(route.matches)) if (why := gone.get(("routes", number, nth)))}
-    if whole is None and len(bad) < len(route.matches):
-        route.notes += [Note(route.line, f"a match is left out: {why}") for why in bad.values()]
-        route.matches = [ranked for nth, ranked in enumerate(route.matches) if nth not in bad]
-        return route
-    draft.note(route.line, f"route {route.name} is left out: {whole or '; '.join(dict.fromkeys(bad.values()))}")
-    draft.notes += route.notes
-    return None
+    if len(bad) == len(route.matches):
+        draft.note(route.line, f"route {route.name} is left out: {'; '.join(dict.fromkeys(bad.values()))}")
+        draft.notes += route.notes
+        return None
+    route.notes += [Note(route.line, f"a match is left out: {why}") for why in dict.fromkeys(bad.values())]
+    route.matches = [ranked for nth, ranked in enumerate(route.matches) if nth not in bad]
+    if route.upstream not in draft.upstreams:
+        return _close(draft, route, f"upstream {route.upstream} could not be carried over")
+    whole = gone.get(("routes", number))
+    if whole is not None:
+        route.settings = {}
+        return _close(draft, route, whole)
+    return route

@@ -58,13 +58,17 @@ class _Import:
         except ValueError:
             self._old = False
         top.take("_transform")
-        self._guards: dict[str, list[str]] = {}
+        # Plugins that guard, by ("service" or "route", name or id); by ("", "") those that guard all.
+        self._guards: dict[tuple[str, str], list[str]] = {}
+        self._names: dict[str, str] = {}
         self._groups = {one.text("name") or "": one for one in top.each("upstreams", "upstream")}
         self._targets = list(top.each("targets", "target"))
         self._services: dict[str, tuple[DraftUpstream, str] | None] = {}
         services = list(top.each("services", "service"))
         routes = list(top.each("routes", "route"))
-        self._plugins(top, "")
+        for service in services:
+            self._names[service.text("id") or ""] = service.text("name") or ""
+        self._plugins(top, ("", ""))
         for service in services:
             self._service(service)
         for number, route in enumerate(routes, 1):
@@ -76,21 +80,25 @@ class _Import:
 
     # -- plugins -------------------------------------------------------------------------
 
-    def _plugins(self, fields: Fields, whose: str) -> None:
+    def _plugins(self, fields: Fields, owner: tuple[str, str]) -> None:
         """Note the plugins of something; those that guard are kept by whom they guard."""
         for plugin in fields.each("plugins", "plugin"):
             name = plugin.text("name") or "without a name"
             enabled = plugin.flag("enabled", True)
+            whose = owner
             for scope in ("service", "route"):
                 of = _reference(plugin, scope)
-                whose = f"{scope} {of}" if of else whose
+                whose = (scope, self._names.get(of, of)) if of else whose
             plugin.take("config")
             plugin.note(f"{name} is not carried over{_LATER if enabled else ' (it is off)'}")
             if enabled and name in GUARDS:
                 self._guards.setdefault(whose, []).append(name)
 
-    def _closed(self, service: str, route: str) -> str:
-        names = [name for whose in ("", f"service {service}", f"route {route}") for name in self._guards.get(whose, ())]
+    def _closed(self, service: str | None, route: str, ident: str | None) -> str:
+        """What guarded a route and cannot be carried over; empty when nothing did."""
+        service = self._names.get(service or "", service or "")
+        owners = (("", ""), ("service", service), ("route", route), ("route", ident or ""))
+        names = [name for whose in owners for name in self._guards.get(whose, ())]
         return f"{', '.join(dict.fromkeys(names))} guarded it, and is not in this version" if names else ""
 
     # -- services ------------------------------------------------------------------------
@@ -100,15 +108,15 @@ class _Import:
 
     def _service(self, given: Fields) -> None:
         notes: list[Note] = []
-        fields = given.within(notes)
-        name = fields.text("name") or f"service-{len(self._services) + 1}"
-        ident = fields.text("id")
-        self._plugins(fields, f"service {name}")
+        name = given.text("name") or f"service-{len(self._services) + 1}"
+        ident = given.text("id")
+        fields = given.within(notes, f"service {name}")
+        self._plugins(fields, ("service", name))
         nested = list(fields.each("routes", "route"))
         enabled = fields.flag("enabled", True)
         made = self._upstream(name, fields) if enabled else None
         if not enabled:
-            fields.note(f"service {name} is left out: it is not enabled")
+            fields.note("left out: it is not enabled")
         _meta(fields)
         fields.rest({"client_certificate": ": set tls.cert and tls.key", "ca_certificates": ": set tls.ca"})
         if made is None:
@@ -128,16 +136,17 @@ class _Import:
         if url is not None:
             found = _IS_URL.match(url)
             if found is None:
-                fields.note(f"service {name} is left out: its url is none", "url")
+                fields.note("left out: its url is none", "url")
                 return None
             protocol, host, port, path = found["protocol"], found["host"], found["port"], found["path"]
         protocol = protocol or "http"
         if protocol not in _PORTS or not host:
             why = f"protocol {protocol} is not http" if host else "it has no host"
-            fields.note(f"service {name} is left out: {why}")
+            fields.note(f"left out: {why}")
             return None
         upstream = self.draft.upstream(name)
-        default = str(_PORTS[protocol] if url is not None else 443 if protocol == "https" and not port else 80)
+        # Without an url Kong's default is 80, whatever the protocol.
+        default = str(_PORTS[protocol] if url is not None else 80)
         self._endpoints(upstream, protocol, host, port or default)
         if upstream.settings.get("host") is None:
             upstream.settings["host"] = "upstream"
@@ -152,7 +161,8 @@ class _Import:
     def _endpoints(self, upstream: DraftUpstream, protocol: str, host: str, port: str) -> None:
         group = self._groups.get(host)
         if group is None:
-            upstream.settings["endpoints"] = [{"url": f"{protocol}://{host}:{port}"}]
+            shown = "" if port == str(_PORTS[protocol]) else f":{port}"
+            upstream.settings["endpoints"] = [{"url": f"{protocol}://{host}{shown}"}]
             return
         fields = group.within(upstream.notes)
         endpoints = []
@@ -182,9 +192,10 @@ class _Import:
 
     def _route(self, given: Fields, service: str | None, unnamed: str) -> None:
         notes: list[Note] = []
-        fields = given.within(notes)
-        name = fields.text("name") or unnamed
-        self._plugins(fields, f"route {name}")
+        name = given.text("name") or unnamed
+        ident = given.text("id")
+        fields = given.within(notes, f"route {name}")
+        self._plugins(fields, ("route", name))
         found = self._services.get(service) if service else None
         ranked = self._ranked(fields)
         stripped = fields.flag("strip_path", True)
@@ -199,19 +210,19 @@ class _Import:
         if not protocols & {"http", "https"}:
             why = f"its protocols are {', '.join(sorted(protocols))}"
         if not ranked or not protocols & {"http", "https"}:
-            fields.note(f"route {name} is left out: {why}")
+            fields.note(f"left out: {why}")
             self.draft.notes += notes
             return
         if protocols == {"https"}:
             fields.note("protocols: plain http meets this route too; Kong answered with a redirect or 426", "protocols")
         if handling != "v0":
             fields.note(f"path_handling {handling}: paths are joined by one slash, as v0 does", "path_handling")
-        route = DraftRoute(name, "", ranked, {}, notes, given.line, self._closed(service or "", name))
+        route = DraftRoute(name, "", ranked, {}, notes, given.line, self._closed(service, name, ident))
         if found is None:
             route.closed = f"its service {service} could not be carried over" if service else "it has no service"
         else:
             route.upstream = found[0].name
-            route.settings = _rewriting([one.match for one in ranked], stripped, found[1])
+            route.settings = _rewriting([one.match for one in ranked], fields.texts("paths"), stripped, found[1])
         if preserved:
             route.settings["host"] = "preserve"
         self.draft.routes.append(route)
@@ -265,25 +276,23 @@ def _rank(weight: int, plain: bool, headers: int, kind: str, priority: int, leng
     return (-weight, not plain, -min(headers, 255), not pattern, -priority if pattern else -length)
 
 
-def _rewriting(matches: list[Match], stripped: bool, base: str) -> dict[str, Any]:
-    if not stripped or all(match.prefix is None and match.regex is None for match in matches):
-        return paths.settings(matches, (), base)
+def _rewriting(matches: list[Match], given: list[str], stripped: bool, base: str) -> dict[str, Any]:
+    """The keys of a route for what Kong makes of a path; `given`: the paths that it names."""
+    before = base if base.rstrip("/") else ""
+    if not stripped or not given:
+        return paths.settings(matches, (), before)
     if all(match.regex is None for match in matches):
-        return paths.settings(
-            matches,
-            sorted({match.prefix or "/" for match in matches}, key=len, reverse=True),
-            base.removesuffix("/") and base,
-        )
-    choice = "|".join(_stripped(match) for match in matches)
-    before = base.rstrip("/").replace("\\", "\\\\")
-    return {"rewrite": {"regex": f"(?:{choice})(?P<beyond>.*)", "to": f"{before}\\g<beyond>"}}
+        return paths.settings(matches, sorted(set(given), key=len, reverse=True), before)
+    # A pattern is cut off as far as it goes, a prefix as it stands.
+    choice = "|".join(_cut(path) for path in given)
+    template = before.rstrip("/").replace("\\", "\\\\")
+    return {"rewrite": {"regex": f"(?:{choice})(?P<beyond>.*)", "to": f"{template}\\g<beyond>"}}
 
 
-def _stripped(match: Match) -> str:
-    """What Kong cuts off for a match: the prefix, or all that the pattern finds."""
-    if match.regex is None:
-        return patterns.path((match.prefix or "/").rstrip("/"))
-    return match.regex.removesuffix(".*") or match.regex
+def _cut(path: str) -> str:
+    if not path.startswith("~") and _PLAIN_PATH.match(path):
+        return patterns.path(path.rstrip("/"))
+    return patterns.python(path.removeprefix("~")).removeprefix("^").removesuffix("$")
 
 
 def _host(fields: Fields, host: str) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from gateway.config import urls
 from gateway.importers import patterns
-from gateway.importers.draft import Draft, DraftRoute, DraftUpstream, Note, Rank, Ranked, duration, unused
+from gateway.importers.draft import Draft, DraftRoute, DraftUpstream, Note, Rank, Ranked, duration
 from gateway.importers.fields import decoded
 from gateway.importers.nginx_syntax import Directive, parse
 from gateway.model import Match
@@ -207,7 +207,7 @@ class _Import:
     ) -> None:
         level = _Level(location.directive.block or [], server)
         matches = [Ranked(*_match(location, host, all_of_them)) for host in hosts]
-        route = DraftRoute(_name(self.draft, location), "", matches, line=location.directive.line)
+        route = DraftRoute(_name(location), "", matches, line=location.directive.line)
         route.closed = self._passed(location, level, route)
         guards = _guards(level)
         if guards:
@@ -295,9 +295,9 @@ def _guards(level: _Level) -> list[Directive]:
     return [one for name in GUARDS for one in given[name]]
 
 
-def _name(draft: Draft, location: _Location) -> str:
+def _name(location: _Location) -> str:
     words = re.sub(r"[^A-Za-z0-9]+", "-", location.path).strip("-")
-    return unused(words or "root", {route.name for route in draft.routes})
+    return words or "root"
 
 
 # -- which requests ------------------------------------------------------------------------

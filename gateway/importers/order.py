@@ -9,36 +9,57 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gateway import overlap, target
 from gateway.importers import patterns
-from gateway.importers.draft import DraftRoute, Ranked, unused
+from gateway.importers.draft import DraftRoute, Names, Ranked
 from gateway.model import Match, Route
+from gateway.overlap import Extent
 from gateway.router import precedence
 
 
 @dataclass(slots=True)
 class _Placed:
-    """A match in the source's order; `key` is its place in ours when priorities are equal."""
+    """A match in the source's order. `key` is its place in ours when priorities are equal,
+    `beginning` what every path that it meets begins with."""
 
     route: int
     ranked: Ranked
     key: tuple[int, ...]
+    extent: Extent
+    beginning: bytes
     priority: int = 0
 
+    def may_meet(self, other: _Placed) -> bool:
+        """Whether a request could meet both; True also where that is hard to tell."""
+        if self.extent.apart(other.extent):
+            return False
+        return self.beginning.startswith(other.beginning) or other.beginning.startswith(self.beginning)
 
-def by_priority(routes: list[DraftRoute]) -> list[DraftRoute]:
-    """The same routes, the first to win first, with a priority where that is needed."""
+
+def by_priority(routes: list[DraftRoute], names: Names) -> list[DraftRoute]:
+    """The same routes, the first to win first, with a priority where that is needed;
+    `names` are those in use."""
     leading = sorted(routes, key=lambda route: min(ranked.rank for ranked in route.matches))
-    placed = [
-        _Placed(number, ranked, precedence(Route(route.name, route.upstream, index=number), ranked.match))
-        for number, route in enumerate(leading)
-        for ranked in route.matches
-    ]
+    placed = [_placed(route, number, ranked) for number, route in enumerate(leading) for ranked in route.matches]
     placed.sort(key=lambda one: one.ranked.rank)
     if any(one.ranked.rank for one in placed):
         _raise(placed)
-    names = {route.name for route in leading}
-    return [part for number, route in enumerate(leading) for part in _parts(route, number, placed, names)]
+    mine: dict[int, list[_Placed]] = {}
+    for one in placed:
+        mine.setdefault(one.route, []).append(one)
+    return [part for number, route in enumerate(leading) for part in _parts(route, mine[number], names)]
+
+
+def _placed(route: DraftRoute, number: int, ranked: Ranked) -> _Placed:
+    extent = Extent.of(ranked.match)
+    beginning = _beginning(ranked.match, extent)
+    key = precedence(Route(route.name, route.upstream, index=number), ranked.match)
+    return _Placed(number, ranked, key, extent, beginning)
+
+
+def _beginning(match: Match, extent: Extent) -> bytes:
+    if match.regex is not None:
+        return patterns.literal(match.regex).encode()
+    return extent.path or extent.prefix or b""
 
 
 def _raise(placed: list[_Placed]) -> None:
@@ -47,12 +68,11 @@ def _raise(placed: list[_Placed]) -> None:
         above = placed[place]
         for below in placed[place + 1 :]:
             needed = below.priority + (above.key > below.key)
-            if needed > above.priority and _may_meet(above.ranked.match, below.ranked.match):
+            if needed > above.priority and above.may_meet(below):
                 above.priority = needed
 
 
-def _parts(route: DraftRoute, number: int, placed: list[_Placed], names: set[str]) -> list[DraftRoute]:
-    mine = [one for one in placed if one.route == number]
+def _parts(route: DraftRoute, mine: list[_Placed], names: Names) -> list[DraftRoute]:
     parts: list[DraftRoute] = []
     for priority in sorted({one.priority for one in mine}, reverse=True):
         part = replace(route, matches=[one.ranked for one in mine if one.priority == priority])
@@ -60,26 +80,6 @@ def _parts(route: DraftRoute, number: int, placed: list[_Placed], names: set[str
             part.settings = {**route.settings, "priority": priority}
         if parts:
             part.notes = []
-            part.name = unused(route.name, names)
-            names.add(part.name)
+            part.name = names.free(route.name)
         parts.append(part)
     return parts
-
-
-def _may_meet(one: Match, other: Match) -> bool:
-    """Whether a request could meet both; True also where that is hard to tell."""
-    if overlap.apart(one, other):
-        return False
-    if one.regex is None and other.regex is None:
-        return True
-    beginnings = (_beginning(one), _beginning(other))
-    return any(first.startswith(second) for first, second in (beginnings, beginnings[::-1]))
-
-
-def _beginning(match: Match) -> str:
-    """What every path that a match meets begins with."""
-    if match.regex is not None:
-        return patterns.literal(match.regex)
-    if match.path is not None:
-        return target.written(match.path).decode()
-    return target.written_prefix(match.prefix or "/").decode()

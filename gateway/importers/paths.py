@@ -6,7 +6,7 @@ other byte of the path alone; `rewrite: {regex}`, which works on the normal form
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from gateway import target
@@ -15,7 +15,7 @@ from gateway.importers import patterns
 from gateway.model import Match
 
 
-def settings(matches: Iterable[Match], cut: Sequence[str], added: str) -> dict[str, Any]:
+def settings(matches: Sequence[Match], cut: Sequence[str], added: str) -> dict[str, Any]:
     """The keys of a route that take off whichever of the prefixes `cut` a path has, and put
     `added` before the rest."""
     own = {match.prefix if match.path is None else match.path for match in matches if match.regex is None}

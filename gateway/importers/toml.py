@@ -47,7 +47,8 @@ def _lines(text: str) -> dict[Path, int]:
                 counts[table] = counts.get(table, -1) + 1
                 found.setdefault(table, number)
                 table = (*table, counts[table])
-            found.setdefault(table, number)
+            for depth in range(1, len(table) + 1):
+                found.setdefault(table[:depth], number)
             continue
         key = _KEY.match(line)
         if key:

@@ -138,7 +138,7 @@ class _Import:
         elif way.rewrite is not None:
             settings["rewrite"] = way.rewrite
         else:
-            settings |= paths.settings((one.match for one in ranked), way.cut, way.added)
+            settings |= paths.settings([one.match for one in ranked], way.cut, way.added)
         return settings
 
     # -- middlewares ---------------------------------------------------------------------

@@ -1,0 +1,269 @@
+"""What becomes of a document of Traefik's file provider."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.errors import ConfigError
+from gateway.importers import traefik_rule
+from gateway.importers.traefik_rule import RuleError
+from gateway.model import Match
+from tests.imported import Imported, Went
+from tests.unit.importers.traefik_cases import CONFIG, DIFFERENT, REQUESTS, Ask
+
+
+@pytest.fixture(scope="module")
+def sample() -> Imported:
+    return Imported("traefik", CONFIG)
+
+
+@pytest.mark.parametrize("ask", REQUESTS + DIFFERENT, ids=[ask.id for ask in REQUESTS + DIFFERENT])
+def test_a_request_goes_where_traefik_sends_it(ask: Ask, sample: Imported) -> None:
+    host = f"{ask.to}.internal" if "/theirs" in ask.target else ask.host
+    expected = Went(f"{ask.to}.internal:80", ask.sent or ask.target, host) if ask.to else Went("")
+    assert ask.of(sample) == expected
+
+
+# -- the grammar of rules ------------------------------------------------------------------
+
+
+def matches(rule: str) -> list[Match]:
+    return [traefik_rule.match(conditions)[0] for conditions in traefik_rule.read(rule)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("Host(`a.b`)", [Match(host="a.b")]),
+        ('Host("a.b")', [Match(host="a.b")]),
+        ("host(`A.b.`)", [Match(host="a.b")]),
+        ("Host(`a.b`, `c.d`)", [Match(host="a.b"), Match(host="c.d")]),
+        ("Host(`a.b`) || Host(`c.d`) && Path(`/x`)", [Match(host="a.b"), Match(host="c.d", path="/x")]),
+        (
+            "(Host(`a.b`) || Host(`c.d`)) && (Path(`/x`) || Path(`/y`))",
+            [
+                Match(host="a.b", path="/x"),
+                Match(host="a.b", path="/y"),
+                Match(host="c.d", path="/x"),
+                Match(host="c.d", path="/y"),
+            ],
+        ),
+        ("Method(`get`)", [Match(methods=frozenset({"GET"}))]),
+        ("Method(`GET`, `POST`)", [Match(methods=frozenset({"GET"})), Match(methods=frozenset({"POST"}))]),
+        ("Header(`X-A`, `1`)", [Match(headers=(("x-a", "1"),))]),
+        ("Headers(`X-A`, `1`) && Headers(`X-A`, `1`)", [Match(headers=(("x-a", "1"),))]),
+        ("Query(`a`, `1`)", [Match(query=(("a", "1"),))]),
+        ("Query(`a=1`, `b=2`)", [Match(query=(("a", "1"), ("b", "2")))]),
+        ("HostRegexp(`.+`)", [Match()]),
+        ("HostRegexp(`^.+\\.a\\.b$`)", [Match(host="*.a.b")]),
+        ("HostRegexp(`{any:[a-z]+}.a.b`)", [Match(host="*.a.b")]),
+        ("PathRegexp(`^/a/[0-9]+$`)", [Match(regex="/a/[0-9]+")]),
+        ("PathRegexp(`/a|/b`)", [Match(regex=".*(?:/a|/b).*")]),
+        ("Path(`/a/{id}/b`)", [Match(regex="/a/(?:[^/]+)/b")]),
+        ("PathPrefix(`/a/{id:[0-9]{2}}`)", [Match(regex="/a/(?:[0-9]{2}).*")]),
+        ("PathPrefix(`/a`) && !Path(`/a/b`)", [Match(regex="(?!/a/b$)/a.*")]),
+        ("!(PathPrefix(`/a`) || Path(`/b`))", [Match(regex="(?!/a)(?!/b$).*")]),
+        ("PathPrefix(`/a`) && PathRegexp(`x$`)", [Match(regex="(?=.*x$)/a.*")]),
+        ("!!Path(`/a`)", [Match(path="/a")]),
+    ],
+)
+def test_rules(rule: str, expected: list[Match]) -> None:
+    assert matches(rule) == expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ("Host(`a`", "its end where , should be"),
+        ("Host(`a`) Path(`/b`)", "goes on with 'Path'"),
+        ("&& Host(`a`)", "has && where a condition should be"),
+        ("Host(`a`) ||", "its end where a condition"),
+        ("Host(a)", "argument that is no text"),
+        ("Host", "its end where ( should be"),
+        ("Host(`a`) & Path(`/b`)", "not understood at '&"),
+        ("Host(`a)", "not understood at '`a)'"),
+        ("(" * 70 + "Host(`a`)" + ")" * 70, "nested deeper"),
+        ("!" * 70 + "Host(`a`)", "nested deeper"),
+        (" && ".join(["(Path(`/a`) || Path(`/b`))"] * 9), "more than 256 alternatives"),
+    ],
+)
+def test_what_is_no_rule(rule: str, told: str) -> None:
+    with pytest.raises(RuleError) as error:
+        traefik_rule.read(rule)
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "ClientIP(`10.0.0.0/8`)",
+        "HeaderRegexp(`X`, `a.*`)",
+        "QueryRegexp(`a`, `b`)",
+        "!Host(`a`)",
+        "!Method(`GET`)",
+        "Host(`a`) && Host(`b`)",
+        "Method(`GET`) && Method(`PUT`)",
+        "HostRegexp(`^(a|b)\\.example$`)",
+        "Query(`a`)",
+        "Frobnicate(`a`)",
+        "Path()",
+    ],
+)
+def test_a_condition_that_no_match_has_takes_its_alternative_along(rule: str) -> None:
+    found = Imported("traefik", document(f"{rule} || Host(`kept.example`)"))
+    assert found.ask("/", "other.example").to == ""
+    assert found.ask("/", "kept.example").to == "s.internal:80"
+    assert "an alternative of its rule is left out" in found.comments
+
+
+def document(rule: str, more: str = "", service: str = "") -> str:
+    rule = rule.replace("\\", "\\\\").replace('"', '\\"')
+    return f"""
+http:
+  routers:
+    r: {{rule: "{rule}", service: s, {more}}}
+  services:
+    s: {{loadBalancer: {{servers: [{{url: "http://s.internal"}}]{service}}}}}
+"""
+
+
+# -- what else there is --------------------------------------------------------------------
+
+TOML = """
+# routers
+[http.routers.main]
+  rule = "Host(`a.example`) && PathPrefix(`/x`)"
+  service = "svc"
+  entryPoints = ["web"]
+  middlewares = ["limit", "strip@file"]
+[http.middlewares.limit.rateLimit]
+  average = 5
+[http.middlewares.strip.stripPrefix]
+  prefixes = ["/x"]
+[http.services.svc.loadBalancer]
+  serversTransport = "st"
+  [[http.services.svc.loadBalancer.servers]]
+    url = "https://10.0.0.1:8443/ignored"
+    weight = 2
+  [http.services.svc.loadBalancer.healthCheck]
+    path = "/h"
+[http.serversTransports.st]
+  insecureSkipVerify = true
+  serverName = "inside.example"
+  maxIdleConnsPerHost = 7
+  [http.serversTransports.st.forwardingTimeouts]
+    dialTimeout = "1m30s"
+    responseHeaderTimeout = 3
+[tcp.routers.x]
+  rule = "HostSNI(`*`)"
+"""
+
+
+def test_toml_is_read_and_lines_are_told() -> None:
+    found = Imported("traefik", TOML)
+    assert found.ask("/x/y", "a.example") == Went("10.0.0.1:8443", "/y", "a.example")
+    (upstream,) = found.config.upstreams.values()
+    assert upstream.tls is not None
+    assert (upstream.tls.verify, upstream.tls.server_name) == (False, "inside.example")
+    assert (upstream.timeouts.connect, upstream.timeouts.response, upstream.pool.max_idle) == (90.0, 3.0, 7)
+    for told in (
+        "# line 6: router main: entryPoints is not carried over",
+        "# line 8: middleware limit: rateLimit is not carried over",
+        "# line 15: server: the path of its url is left out",
+        "# line 17: service svc loadBalancer: healthCheck is not carried over",
+        "# line 26: tcp is not carried over",
+    ):
+        assert told in found.comments
+
+
+def test_redirects_leave_the_real_router() -> None:
+    text = """
+http:
+  routers:
+    web: {rule: "Host(`a.example`)", service: s, entryPoints: [web], middlewares: [https]}
+    websecure: {rule: "Host(`a.example`)", service: s, entryPoints: [websecure], tls: {}}
+  middlewares: {https: {redirectScheme: {scheme: https}}}
+  services: {s: {loadBalancer: {servers: [{url: "http://s.internal"}]}}}
+"""
+    found = Imported("traefik", text)
+    assert found.ask("/", "a.example").to == "s.internal:80"
+    assert "router web: left out: redirectScheme answers instead" in found.comments
+
+
+@pytest.mark.parametrize("guard", ["basicAuth", "digestAuth", "forwardAuth", "ipAllowList", "ipWhiteList", "plugin"])
+def test_a_guarded_router_is_closed_and_not_opened(guard: str) -> None:
+    text = document("PathPrefix(`/g`)", "middlewares: [m]") + f"  middlewares: {{m: {{{guard}: {{a: b}}}}}}\n"
+    found = Imported("traefik", text)
+    assert found.ask("/g/x") == Went("closed")
+    assert f"closed: {guard} guarded it, and is not in this version; to open it: upstream: s" in found.comments
+
+
+@pytest.mark.parametrize("service", ["weighted: {services: [{name: s, weight: 1}]}", "mirroring: {service: s}"])
+def test_a_router_to_a_service_of_another_kind_is_closed(service: str) -> None:
+    text = document("PathPrefix(`/`)").replace("service: s,", "service: w,") + f"    w: {{{service}}}\n"
+    found = Imported("traefik", text)
+    assert found.ask("/x") == Went("closed")
+    assert f"service w: {service.partition(':')[0]} is not carried over (not in this version)" in found.comments
+
+
+def test_what_is_not_in_the_document_is_told() -> None:
+    text = document("Path(`/a`)", "middlewares: [m@docker, n]").replace("service: s,", "service: api@internal,")
+    found = Imported("traefik", text)
+    assert found.ask("/a") == Went("closed")
+    for told in ("service api@internal is not in", "middleware m@docker is not in", "middleware n is not in"):
+        assert told in found.comments
+    assert "service s: no router that was carried over leads to it" in found.comments
+
+
+def test_a_chain_that_names_itself_ends() -> None:
+    text = document("Path(`/a`)", "middlewares: [m]") + "  middlewares: {m: {chain: {middlewares: [m]}}}\n"
+    assert Imported("traefik", text).ask("/a") == Went("closed")
+
+
+def test_retries_and_unknown_keys() -> None:
+    text = document("Path(`/a`)", "middlewares: [m], observability: {}", ", sticky: {cookie: {}}, Strategy: p2c")
+    text += "  middlewares: {m: {retry: {attempts: 4, initialInterval: 1s}}}\n"
+    found = Imported("traefik", text)
+    assert found.route("r").retry.attempts == 4
+    for told in ("observability is not carried", "sticky is not carried", "strategy is not", "initialInterval is not"):
+        assert told in found.comments
+
+
+def test_the_longer_rule_wins_as_there() -> None:
+    """By length: a longer prefix is the shorter rule here."""
+    text = """
+http:
+  routers:
+    long: {rule: "PathPrefix(`/a`) && Method(`GET`, `POST`, `PUT`, `PATCH`)", service: one}
+    deep: {rule: "PathPrefix(`/a/b`)", service: two}
+    tie: {rule: "Path(`/a/b/c`)", service: two, priority: 1000}
+  services:
+    one: {loadBalancer: {servers: [{url: "http://one"}]}}
+    two: {loadBalancer: {servers: [{url: "http://two"}]}}
+"""
+    found = Imported("traefik", text)
+    assert found.ask("/a/b/x").to == "one:80"
+    assert found.ask("/a/b/x", method="DELETE").to == "two:80"
+    assert found.ask("/a/b/c").to == "two:80"
+    assert {route.name: route.priority for route in found.config.routes} == {"tie": 1, "long": 1, "deep": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[http\n", "sample:1:6: is not TOML"),
+        ("a = " + "[" * 5000, "nested too deep"),
+        ("a = " + "{b = " * 70 + "1" + "}" * 70, "nested too deep"),
+        ("http: {routers: {a: {rule: x}", "is not YAML"),
+        ("http:\n  routers:\n    a: {rule: 1}\n    a: {rule: 2}\n", "sample:4:5: http.routers.a: given twice"),
+        ("- a\n", "sample:1:1: must be a mapping"),
+        ("", "is empty"),
+        ("http: {}\n", "nothing in it could be carried over from traefik"),
+        ("http: {routers: {a: {service: s}}}\n", "sample:1:1: router a: left out: it has no rule"),
+        ("\xff", "is not UTF-8"),
+    ],
+)
+def test_what_cannot_be_read(text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Imported("traefik", text.encode("latin-1"))
+    assert told in str(error.value)
