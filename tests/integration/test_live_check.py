@@ -19,6 +19,8 @@ from gateway import config, live_check
 from gateway.testing import Act, FakeUpstream, answer, head
 from tests import services
 from tests.conformance.harness import refused_port, silent_port
+from tests.dns_server import DnsServer
+from tests.etcd_server import Cluster
 from tests.exchanges import open_files, soon
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,6 +140,26 @@ def test_consul(consul: services.Consul) -> None:
         away = checked({"u": {"consul": "live-check"}}, discovery={"consul": {"address": f"http://127.0.0.1:{refused}"}})
     assert away["u"][0][:2] == ("wrong", "")
     assert f"127.0.0.1:{refused}" in away["u"][0][2]
+
+
+def test_dns_srv() -> None:
+    with DnsServer() as server, FakeUpstream(answer(b"x")) as fake:
+        server.zone(f"_http._tcp.there.test 20 SRV 10 1 {fake.port} a.test.\na.test 20 A 127.0.0.1")
+        asked = {name: {"dns_srv": f"_http._tcp.{name}.test"} for name in ("there", "nowhere")}
+        found = checked(asked, discovery={"dns": {"servers": [server.address]}})
+    assert found["there"][0][:2] == ("ok", fake.authority)
+    assert [one[:2] for one in found["nowhere"]] == [("wrong", "")]
+
+
+def test_etcd() -> None:
+    with Cluster.start() as cluster, FakeUpstream(answer(b"x")) as fake, refused_port() as refused:
+        cluster.members[0].put("/services/there/1", fake.authority)
+        cluster.members[0].put("/services/down/1", f"http://127.0.0.1:{refused}")
+        asked = {name: {"etcd": f"/services/{name}/"} for name in ("there", "down", "none")}
+        found = checked(asked, discovery={"etcd": {"endpoints": list(cluster.urls)}})
+    assert found["there"][0][:2] == ("ok", fake.authority)
+    assert [one[:2] for one in found["down"]] == [("wrong", f"127.0.0.1:{refused}")]
+    assert found["none"] == [("wrong", "", "has no endpoint")]
 
 
 def test_the_whole_is_bounded() -> None:
