@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 class EndpointState:
     """What is learnt about one endpoint of one upstream. `in_flight`: requests whose answer's
-    body has not ended."""
+    body has not ended. `credit`: its place among weighted ones (balancers.round_robin); None
+    for a newcomer."""
 
-    __slots__ = ("in_flight",)
+    __slots__ = ("credit", "in_flight")
 
     def __init__(self) -> None:
         self.in_flight = 0
+        self.credit: float | None = None
 
     def leave(self) -> None:
         """A request has ended."""

@@ -16,10 +16,12 @@ from gateway.model import Endpoint
 ASKED = Request(b"GET", b"/", [], started=0.0)
 
 
-def candidates(*weights: int) -> tuple[Candidate, ...]:
+def candidates(*weights: int, known: list[EndpointState] | None = None) -> tuple[Candidate, ...]:
+    """`known`: what an earlier snapshot knew of them, in their order."""
+    states = known or [EndpointState() for _ in weights]
     return tuple(
-        Candidate(Endpoint("http", f"10.0.0.{number}", 80, weight), EndpointState(), None)
-        for number, weight in enumerate(weights)
+        Candidate(Endpoint("http", f"10.0.0.{number}", 80, weight), state, None)
+        for number, (weight, state) in enumerate(zip(weights, states, strict=True))
     )
 
 
@@ -59,5 +61,28 @@ def test_the_first_pick_is_random() -> None:
 def test_its_place_survives_a_new_snapshot(weights: tuple[int, ...]) -> None:
     balancer, other = RoundRobin(lambda: 0.5), RoundRobin(lambda: 0.5)
     undisturbed = picks(other, candidates(*weights), 12)
-    disturbed = [pick for _ in range(6) for pick in picks(balancer, candidates(*weights), 2)]
+    known = [EndpointState() for _ in weights]
+    disturbed = [pick for _ in range(6) for pick in picks(balancer, candidates(*weights, known=known), 2)]
     assert disturbed == undisturbed
+
+
+@pytest.mark.parametrize("weights", [(5, 1, 1), (3, 2, 1), (1, 2, 3, 4)])
+def test_who_is_left_out_keeps_its_place(weights: tuple[int, ...]) -> None:
+    """A second try asks among the others; who failed the first is neither preferred nor passed over afterwards."""
+    balancer = RoundRobin(lambda: 0.9)
+    among = candidates(*weights)
+    firsts: Counter[str] = Counter()
+    for _ in range(sum(weights) * 20):
+        first = balancer.pick(among, ASKED)
+        firsts[first.endpoint.host[-1]] += 1
+        if first is among[0]:
+            balancer.pick(among[1:], ASKED)
+    assert abs(firsts["0"] - weights[0] * 20) <= 1
+
+
+def test_a_newcomer_does_not_get_everything() -> None:
+    balancer = RoundRobin(lambda: 0.5)
+    known = [EndpointState(), EndpointState()]
+    picks(balancer, candidates(3, 1, known=known), 400)
+    counts = Counter(picks(balancer, candidates(3, 1, 2, known=[*known, EndpointState()]), 60))
+    assert abs(counts["2"] - 20) <= 1
