@@ -23,7 +23,7 @@ _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
 _NAME_LENGTH = 253
 
 
-@functools.lru_cache(maxsize=4096)  # an endpoint's address is asked for several times in a row
+@functools.lru_cache(maxsize=16384)  # an endpoint's address is asked for several times in a row
 def address(text: str) -> Address | None:
     """The IP address that a text is, None when it is something else."""
     if text.startswith("[") and text.endswith("]"):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 import gevent
 import pytest
+import trustme
 from gevent.event import Event as Flag
 
 from gateway import providers
@@ -606,3 +608,39 @@ def test_a_head_that_does_not_end(registry: FakeUpstream, start: Start) -> None:
     registry.serve(WATCH, endless)
     with pytest.raises(RegistryError, match="head of an answer"):
         EtcdApi(EtcdSettings((registry.url,))).watch("k", 1)
+
+
+# -- members over TLS -------------------------------------------------------------------
+
+
+@pytest.fixture
+def secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeUpstream]:
+    """The scripted registry over TLS; its authority is the only one that the system knows."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    with FakeUpstream(GOOD, tls=context) as fake:
+        yield fake
+        assert fake.violations == []
+
+
+def test_members_over_tls(secure: FakeUpstream, start: Start) -> None:
+    event = message(events=[put("/svc/a/1", B)])
+    secure.serve(WATCH, [OPEN, CREATED, event[:50], 0.5, event[50:], Act.HANG])
+    running = start(secure.url)
+    running.until_at(A, B)
+    assert asked(secure, WATCH) == 1
+    running.end()
+    secure.until(lambda: any(request.target == WATCH for request in secure.aborted))
+
+
+def test_members_that_cannot_be_verified_are_not_asked(secure: FakeUpstream, start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "none.pem").write_bytes(trustme.CA().cert_pem.bytes())
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    running = start(secure.url)
+    assert "CERTIFICATE_VERIFY_FAILED" in running.until_failed()
+    assert secure.requests == []
+    with pytest.raises(RegistryError, match="CERTIFICATE_VERIFY_FAILED"):
+        EtcdApi(EtcdSettings((secure.url,))).watch("k", 1)
+    assert secure.requests == []
