@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import click
 
-from gateway import config, router
+from gateway import config, router, wording
 from gateway.config import environment, source
 from gateway.config.document import LIMIT
 from gateway.config.schema import json_schema
@@ -69,7 +69,7 @@ def check(file: str, live: bool) -> None:
 
         checked = live_check.check(found)
         for line in live_check.told(checked):
-            click.echo(line)
+            click.echo(wording.printable(line))
         raise SystemExit(1 if any(one.wrong for one in checked) else 0)
 
 
@@ -231,7 +231,7 @@ def _print(lines: Iterable[str], told: Any, as_json: bool) -> None:
         click.echo(json.dumps(asdict(told), indent=2))
         return
     for line in lines:
-        click.echo(line)
+        click.echo(wording.printable(line))
 
 
 def _headers(given: tuple[str, ...]) -> Headers:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, is_dataclass
 
 from gateway import target as targets
 from gateway.asking import Answered, asked
-from gateway.errors import GatewayError, NoRoute
+from gateway.errors import BadPath, GatewayError, NoRoute
 from gateway.exchange import Request
 from gateway.model import Config, Endpoint, Match, Rewrite, Route, StaticSource, Upstream
 from gateway.overlap import Extent
@@ -56,12 +56,15 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """`unreadable`: lines that are no record of a request. `logged_elsewhere`: requests that
-    the log saw on another route than the old configuration gives them. `blind`: routes with
-    conditions on headers, which a log does not hold. `masked`: requests with values masked."""
+    """`refused`: requests that were refused for what no route decides (their form, their size,
+    a gateway that was busy), and are not replayed. `unreadable`: lines that are no record of a
+    request. `logged_elsewhere`: requests that the log saw on another route than the old
+    configuration gives them. `blind`: routes with conditions on headers, which a log does not
+    hold. `masked`: requests with values masked."""
 
     requests: int = 0
     elsewhere: int = 0
+    refused: int = 0
     unreadable: int = 0
     logged_elsewhere: int = 0
     masked: int = 0
@@ -268,7 +271,7 @@ def replay(old: Config, new: Config, lines: Iterable[bytes]) -> Replay:
     """Where the requests of an access log would go. Lines are read one by one; what is kept
     grows with the number of routes only."""
     before, after = _Side(old), _Side(new)
-    requests = unreadable = masked = logged_elsewhere = 0
+    requests = refused = unreadable = masked = logged_elsewhere = 0
     numbers: dict[tuple[str, str], int] = {}
     examples: dict[tuple[str, str], list[str]] = {}
     for line in lines:
@@ -276,11 +279,15 @@ def replay(old: Config, new: Config, lines: Iterable[bytes]) -> Replay:
         if record is None:
             unreadable += 1
             continue
-        request, logged = record
+        request, logged, reason = record
+        if logged is None and reason is not None and reason not in _DECIDED_BY_PATH:
+            refused += 1
+            continue
         requests += 1
         masked += f"={MASK}".encode() in request.target
         was, now = before.outcome(request), after.outcome(request)
-        logged_elsewhere += logged is not None and logged != was.route
+        tells = logged is not None or reason == NoRoute.reason
+        logged_elsewhere += tells and (logged or "") != was.route
         if was == now:
             continue
         group = (was.told, now.told if was.told != now.told else f"{now.told}, another target")
@@ -292,6 +299,7 @@ def replay(old: Config, new: Config, lines: Iterable[bytes]) -> Replay:
     return Replay(
         requests=requests,
         elsewhere=sum(numbers.values()),
+        refused=refused,
         unreadable=unreadable,
         logged_elsewhere=logged_elsewhere,
         masked=masked,
@@ -300,16 +308,19 @@ def replay(old: Config, new: Config, lines: Iterable[bytes]) -> Replay:
     )
 
 
-def _record(line: bytes) -> tuple[Request, str | None] | None:
-    """The request of a log line and the route that it names; None when the line holds none.
-    The route is None when the log could not know one: the request was refused before."""
+# The refusals of requests without a route that another configuration might not repeat.
+_DECIDED_BY_PATH = frozenset({NoRoute.reason, BadPath.reason})
+
+
+def _record(line: bytes) -> tuple[Request, str | None, str | None] | None:
+    """The request of a log line, its route and the reason of a refusal; None when it holds none."""
     try:
         record = json.loads(line)
         method, host, target = (record[key] for key in ("method", "host", "target"))
         request = Request(
             method.encode("latin-1"), target.encode("latin-1"), [], started=0.0, host=(host or "").encode("latin-1")
         )
-        return request, record.get("route") or ("" if record.get("reason") == NoRoute.reason else None)
+        return request, record.get("route"), record.get("reason")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
@@ -355,6 +366,8 @@ def _told_replay(found: Replay) -> Iterator[str]:
     for group in found.groups:
         yield f"  {group.number}  {group.old} -> {group.new}"
         yield from (f"      {example}" for example in group.examples)
+    if found.refused:
+        yield f"  requests that were refused for other reasons than their route, and not replayed: {found.refused}"
     if found.unreadable:
         yield f"  lines that hold no request: {found.unreadable}"
     if found.logged_elsewhere:

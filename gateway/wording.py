@@ -21,6 +21,11 @@ def text(raw: bytes) -> str:
     return raw.decode("latin-1")
 
 
+def printable(line: str) -> str:
+    """Requests and logs hold what clients sent: no terminal's control sequences from there."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+
+
 def told_match(match: Match) -> str:
     """`api.example.com /user GET x-beta: 1 ?v=2`."""
     path = f"= {match.path}" if match.path is not None else f"~ {match.regex}" if match.regex is not None else ""

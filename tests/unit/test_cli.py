@@ -180,6 +180,15 @@ def test_diff_replays_a_log(zipped: bool, good: Path, tmp_path: Path) -> None:
     assert found["replay"]["unreadable"] == 3  # a line without end comes in pieces
 
 
+def test_no_control_sequences_from_a_log(good: Path, tmp_path: Path) -> None:
+    new, log = tmp_path / "new.yaml", tmp_path / "log"
+    new.write_text(GOOD.replace("upstream: a,", "upstream: b,"))
+    log.write_text(json.dumps({"method": "\x1b[31mGET", "host": "h", "target": "/x", "route": "rest"}))
+    told = gateway("diff", good, new, "--requests", log).stdout
+    assert "\\x1b[31mGET h /x" in told
+    assert "\x1b" not in told
+
+
 def test_diff_ends_with_2_when_there_is_trouble(good: Path, bad: Path, tmp_path: Path) -> None:
     assert gateway("diff", good, bad).exit_code == 2
     assert gateway("diff", tmp_path / "none", good).exit_code == 2

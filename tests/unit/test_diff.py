@@ -225,6 +225,14 @@ def test_lines_that_hold_no_request_are_counted(bad: bytes) -> None:
     assert (found.requests, found.unreadable, found.elsewhere) == (1, 1, 1)
 
 
+@pytest.mark.parametrize("reason", ["bad_request", "request_timeout", "header_too_large", "unsupported_method", "draining"])
+def test_what_no_route_decides_is_not_replayed(reason: str) -> None:
+    """Their method or target may be no such thing, and another configuration refuses them as well."""
+    found = replay(read(BASE), read(NEW), [line("/r", reason=reason), line("/r", "r", reason="upstream_reset")])
+    assert (found.requests, found.refused, found.elsewhere) == (1, 1, 1)
+    assert any("not replayed: 1" in one for one in told(Difference((), found)))
+
+
 def test_a_request_without_host_is_one() -> None:
     found = replay(read(BASE), read(NEW), [line("/r", host=None)])
     assert found.groups[0].examples == ("GET (no host) /r",)
