@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import gevent
 from gevent.lock import BoundedSemaphore
 from gevent.threadpool import ThreadPool
 from prometheus_client import CollectorRegistry
@@ -31,12 +32,11 @@ from gateway.admin.gauges import Scrape
 from gateway.admin.peers import Part, Peers
 from gateway.errors import GatewayError, MethodNotAllowed, Misdirected, NoRoute, Unauthorized
 from gateway.exchange import Header, Request, Response
-from gateway.model import AdminSettings
+from gateway.model import AdminSettings, Config
 from gateway.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
-    from gateway.model import Upstream
 
 log = logging.getLogger("gateway.admin")
 
@@ -44,11 +44,10 @@ PREFIX = b"/-/"
 # Anybody may know these; they are on every data listener, too.
 _PUBLIC = frozenset({b"healthz", b"readyz"})
 _METHODS = (b"GET", b"HEAD")
-_JSON = b"application/json"
 _CHALLENGE: Header = (b"WWW-Authenticate", b'Bearer realm="gateway"')
 _ALLOW: Header = (b"Allow", b"GET, HEAD")
-# Scrapes at one time; more wait.
-_SCRAPES = 1
+# What is made of all workers' words at one time; whoever asks meanwhile waits.
+_ANSWERS = 1
 
 
 class Admin:
@@ -67,7 +66,7 @@ class Admin:
         self._started = time.monotonic()
         self.metrics: Metrics | None = None
         self._peers = Peers("", 0, self._told)
-        self._scraping = BoundedSemaphore(_SCRAPES)
+        self._answering = BoundedSemaphore(_ANSWERS)
         self._pool: ThreadPool | None = None
         self._pages: dict[bytes, Callable[[Request], tuple[bytes, bytes]]] = {
             b"status": self._status,
@@ -103,6 +102,9 @@ class Admin:
         if self.metrics is not None:
             self.metrics.close()
             self.metrics = None
+        if self._pool is not None:
+            self._pool.kill()
+            self._pool = None
         if self._private is not None:
             self._private.cleanup()
             self._private = None
@@ -215,20 +217,26 @@ class Admin:
         yield from status.of_upstreams(self._gateway)
 
     def _status(self, request: Request) -> tuple[bytes, bytes]:
-        told = {"name": self._gateway.name_in_via, "time": time.time(), **status.merged(self._peers.ask())}
-        return _JSON, json.dumps(told, indent=1).encode() + b"\n"
-
-    def _config(self, request: Request) -> tuple[bytes, bytes]:
-        return _JSON, json.dumps(effective.shown(self._gateway.store.config), indent=1).encode() + b"\n"
+        return self._of_all(_status_of, self._gateway.name_in_via)
 
     def _metrics(self, request: Request) -> tuple[bytes, bytes]:
         accept = (request.header(b"accept") or b"").decode("latin-1")
-        with self._scraping:
-            told = status.merged(self._peers.ask())
-            if self._pool is None:
-                self._pool = ThreadPool(1)
-            body, kind = self._pool.apply(_exposed, (self._folders(), told, accept))
-        return kind.encode("ascii"), body
+        return self._of_all(_metrics_of, self._folders(), accept)
+
+    def _config(self, request: Request) -> tuple[bytes, bytes]:
+        return self._off_hub(_config_of, self._gateway.store.config)
+
+    def _of_all(self, make: Callable[..., tuple[bytes, bytes]], *given: Any) -> tuple[bytes, bytes]:
+        """An answer made of what every worker says."""
+        with self._answering:
+            return self._off_hub(make, self._peers.ask(), *given)
+
+    def _off_hub(self, make: Callable[..., tuple[bytes, bytes]], *given: Any) -> tuple[bytes, bytes]:
+        """Where there are many endpoints this takes long, and metrics are read from files."""
+        if self._pool is None:
+            self._pool = ThreadPool(1)
+        answer: tuple[bytes, bytes] = self._pool.apply(make, given)
+        return answer
 
     def _folders(self) -> list[str]:
         """Ours; and the one of an application that has metrics of its own by prometheus_client."""
@@ -238,17 +246,38 @@ class Admin:
 
     def _in_use(self) -> tuple[Collection[str], Collection[str], Collection[tuple[str, str]]]:
         snapshot = self._gateway.store.current
-        upstreams: dict[str, Upstream] = snapshot.config.upstreams
-        endpoints = {(name, one.address) for name, group in snapshot.groups.items() for one in group.endpoints}
-        return {route.name for route in snapshot.config.routes}, upstreams.keys(), endpoints
+        endpoints: set[tuple[str, str]] = set()
+        for name, group in snapshot.groups.items():
+            endpoints.update((name, one.address) for one in group.endpoints)
+            gevent.sleep(0)
+        config = snapshot.config
+        return {route.name for route in config.routes}, config.upstreams.keys(), endpoints
 
 
-def _exposed(folders: list[str], told: Part, accept: str) -> tuple[bytes, str]:
-    """On a native thread: it reads files, and takes long where there are many endpoints."""
+# -- on a native thread ----------------------------------------------------------------
+
+
+def _status_of(answers: list[list[Part]], name: str) -> tuple[bytes, bytes]:
+    return _json({"name": name, "time": time.time(), **status.merged(answers)})
+
+
+def _metrics_of(answers: list[list[Part]], folders: list[str], accept: str) -> tuple[bytes, bytes]:
     registry = CollectorRegistry()
-    registry.register(Scrape(folders, told, time.time()))
+    registry.register(Scrape(folders, status.merged(answers), time.time()))
     encode, kind = choose_encoder(accept)
-    return encode(registry), kind
+    return kind.encode("ascii"), encode(registry)
+
+
+def _config_of(config: Config) -> tuple[bytes, bytes]:
+    return _json(effective.shown(config))
+
+
+def _json(value: Any) -> tuple[bytes, bytes]:
+    # With an indent it is Python that encodes, not one long call into C without a break.
+    return b"application/json", json.dumps(value, indent=1).encode() + b"\n"
+
+
+# -- who and what ----------------------------------------------------------------------
 
 
 def _check_method(request: Request) -> None:

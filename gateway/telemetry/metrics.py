@@ -18,12 +18,14 @@ import os
 import struct
 import time
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import gevent
+from gevent.lock import BoundedSemaphore
 from prometheus_client import mmap_dict, multiprocess
 from prometheus_client.metrics_core import Metric
 
@@ -45,12 +47,13 @@ METHODS: Final = frozenset(
 OTHER: Final = "other"
 # Seconds between two writes, and so the most that a SIGKILL takes.
 _INTERVAL: Final = 0.5
-# Series of one worker. Enough for a thousand routes with a dozen methods and statuses each.
-MOST: Final = 50_000
+# Values of one worker's file. Enough for 50,000 endpoints; each that is used takes some 500
+# bytes of memory.
+MOST: Final = 100_000
 # Values beyond twice of what is in use, from which on the files are made anew.
 _SLACK: Final = 1000
-# What is copied without a pause then.
-_SLICE: Final = 500
+# What is written or copied without a pause.
+_SLICE: Final = 250
 # Room on the disk that is taken at once: writing into a file that has none kills the process.
 _ROOM: Final = 256 * 1024
 
@@ -84,6 +87,13 @@ LOST = Series("gateway_access_log_lost", "Lines of the access log that could not
 DURATION = Series(
     "gateway_request_duration_seconds", "From the first byte of a request to the last of its answer.", ("route",)
 )
+
+_BUCKET, _SUM = f"{DURATION.name}_bucket", f"{DURATION.name}_sum"
+# By the name that a value is written under.
+_COUNTERS: Final = {
+    f"{series.name}_total": series
+    for series in (REQUESTS, ERRORS, BYTES_IN, BYTES_OUT, RETRIES, ENDPOINTS, TUNNELS, DROPPED, LOST)
+}
 
 Labels = tuple[str, ...]
 # What is in use: routes, upstreams, and (upstream, endpoint).
@@ -121,7 +131,8 @@ class Metrics:
         self._log = (0, 0)
         self._log_told = (0, 0)
         self._flushed = clock()
-        self._renewing = False
+        # Writing takes turns with requests, and so may be begun twice.
+        self._writing = BoundedSemaphore(1)
 
     # -- off the request path: the access log's greenlet --------------------------------
 
@@ -151,55 +162,39 @@ class Metrics:
             log.warning("metrics cannot be written: %s", error)
 
     def flush(self) -> None:
-        """Write what has been added up. Callable from any greenlet."""
-        if self._renewing:
-            return
-        self._flushed = self._clock()
-        cells, self._cells = self._cells, {}
-        for (_, _, _, method, status, reason), cell in cells.items():
-            self._write(cell, method, status, reason)
-        for series, now, before in zip((DROPPED, LOST), self._log, self._log_told, strict=True):
-            if now > before:
-                self._counters.add(series, f"{series.name}_total", (), now - before)
-        self._log_told = self._log
+        """Write what has been added up. Callable from any greenlet; requests go on meanwhile."""
+        with self._writing:
+            self._flushed = self._clock()
+            cells, self._cells = self._cells, {}
+            counts: _Totals = defaultdict(float)
+            durations: _Totals = defaultdict(float)
+            for number, ((_, _, _, method, status, reason), cell) in enumerate(cells.items(), 1):
+                _add_up(counts, durations, cell, method, status, reason)
+                _pause(number)
+            for name, now, before in zip(_LOSSES, self._log, self._log_told, strict=True):
+                if now > before:
+                    counts[name, ()] += now - before
+            self._log_told = self._log
+            for number, ((name, labels), amount) in enumerate(counts.items(), 1):
+                self._counters.add(_COUNTERS[name], name, labels, amount)
+                _pause(number)
+            for number, ((name, labels), amount) in enumerate(durations.items(), 1):
+                if name == _SUM:
+                    self._begin(labels[0])
+                self._histogram.add(DURATION, name, labels, amount)
+                _pause(number)
 
     def close(self) -> None:
         self.flush()
-        self._counters.close()
-        self._histogram.close()
+        with self._writing:
+            self._counters.close()
+            self._histogram.close()
 
-    def _write(self, cell: _Cell, method: bytes, status: int, reason: str) -> None:
-        add = self._counters.add
-        route = cell.route.name if cell.route is not None else ""
-        upstream = cell.upstream.name if cell.upstream is not None else ""
-        told = method.decode() if method in METHODS else OTHER
-        code = str(status) if 100 <= status <= 599 else OTHER
-        add(REQUESTS, "gateway_requests_total", (route, upstream, told, code), cell.count)
-        if reason:
-            add(ERRORS, "gateway_errors_total", (route, upstream, reason), cell.count)
-        if cell.bytes_in:
-            add(BYTES_IN, "gateway_request_bytes_total", (route,), cell.bytes_in)
-        if cell.bytes_out:
-            add(BYTES_OUT, "gateway_response_bytes_total", (route,), cell.bytes_out)
-        if cell.endpoint is not None:
-            family = f"{status // 100}xx" if code != OTHER else OTHER
-            add(ENDPOINTS, "gateway_endpoint_requests_total", (upstream, cell.endpoint.address, family), cell.count)
-        if cell.attempts > cell.count:
-            add(RETRIES, "gateway_retries_total", (upstream,), cell.attempts - cell.count)
-        if status == 101:
-            # It lasts as long as somebody talks, which is no measure of the gateway.
-            add(TUNNELS, "gateway_tunnels_total", (route,), cell.count)
-        else:
-            self._write_durations(route, cell.durations)
-
-    def _write_durations(self, route: str, durations: list[float]) -> None:
-        counts = [0] * len(_LE)
-        for duration in durations:
-            counts[bisect_left(BUCKETS, duration)] += 1
-        name = DURATION.name
-        for le, count in zip(_LE, counts, strict=True):
-            self._histogram.add(DURATION, f"{name}_bucket", (route, le), count)
-        self._histogram.add(DURATION, f"{name}_sum", (route,), sum(durations))
+    def _begin(self, route: str) -> None:
+        """A histogram has all of its buckets from the first."""
+        if not self._histogram.has(_BUCKET, (route, _LE[-1])):
+            for le in _LE:
+                self._histogram.add(DURATION, _BUCKET, (route, le), 0.0)
 
     # -- what is in use no more -----------------------------------------------------------
 
@@ -208,20 +203,53 @@ class Metrics:
         worn = [values for values in (self._counters, self._histogram) if values.worn]
         if not worn:
             return
-        self._renewing = True
-        try:
-            routes, upstreams, endpoints = self._in_use()
-            routes, upstreams = {"", OTHER, *routes}, {"", OTHER, *upstreams}
+        routes, upstreams, endpoints = self._in_use()
+        routes, upstreams = {"", OTHER, *routes}, {"", OTHER, *upstreams}
 
-            def used(labels: dict[str, str]) -> bool:
-                if "endpoint" in labels:
-                    return (labels["upstream"], labels["endpoint"]) in endpoints
-                return labels.get("route", "") in routes and labels.get("upstream", "") in upstreams
+        def used(labels: dict[str, str]) -> bool:
+            if "endpoint" in labels:
+                return (labels["upstream"], labels["endpoint"]) in endpoints
+            return labels.get("route", "") in routes and labels.get("upstream", "") in upstreams
 
+        with self._writing:
             for values in worn:
                 values.renew(used)
-        finally:
-            self._renewing = False
+
+
+_Totals = dict[tuple[str, Labels], float]
+_LOSSES = (f"{DROPPED.name}_total", f"{LOST.name}_total")
+
+
+def _pause(number: int) -> None:
+    if not number % _SLICE:
+        gevent.sleep(0)
+
+
+def _add_up(counts: _Totals, durations: _Totals, cell: _Cell, method: bytes, status: int, reason: str) -> None:
+    """What one cell adds to each value."""
+    route = cell.route.name if cell.route is not None else ""
+    upstream = cell.upstream.name if cell.upstream is not None else ""
+    told = method.decode() if method in METHODS else OTHER
+    code = str(status) if 100 <= status <= 599 else OTHER
+    counts["gateway_requests_total", (route, upstream, told, code)] += cell.count
+    if reason:
+        counts["gateway_errors_total", (route, upstream, reason)] += cell.count
+    if cell.bytes_in:
+        counts["gateway_request_bytes_total", (route,)] += cell.bytes_in
+    if cell.bytes_out:
+        counts["gateway_response_bytes_total", (route,)] += cell.bytes_out
+    if cell.endpoint is not None:
+        family = f"{code[0]}xx" if code != OTHER else OTHER
+        counts["gateway_endpoint_requests_total", (upstream, cell.endpoint.address, family)] += cell.count
+    if cell.attempts > cell.count:
+        counts["gateway_retries_total", (upstream,)] += cell.attempts - cell.count
+    if status == 101:
+        # It lasts as long as somebody talks, which is no measure of the gateway.
+        counts["gateway_tunnels_total", (route,)] += cell.count
+        return
+    durations[_SUM, (route,)] += sum(cell.durations)
+    for duration in cell.durations:
+        durations[_BUCKET, (route, _LE[bisect_left(BUCKETS, duration)])] += 1
 
 
 class _Values:
@@ -234,6 +262,10 @@ class _Values:
         self._number = sum(1 for _ in self._file.read_all_values())
         # What a predecessor has left is not known to be in use.
         self._kept = 0
+
+    def has(self, sample: str, labels: Labels) -> bool:
+        """Whether this worker has written that value before."""
+        return (sample, labels) in self._keys
 
     def add(self, series: Series, sample: str, labels: Labels, amount: float) -> None:
         key = self._keys.get((sample, labels))
@@ -268,8 +300,7 @@ class _Values:
         fresh = _opened(path)
         kept = 0
         for number, (key, value, timestamp) in enumerate(self._file.read_all_values()):
-            if not number % _SLICE:
-                gevent.sleep(0)
+            _pause(number + 1)
             if used(json.loads(key)[2]):
                 fresh.write_value(key, value, timestamp)
                 kept += 1

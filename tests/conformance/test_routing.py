@@ -347,6 +347,15 @@ class TestOwnPaths:
         assert upstream.requests == []
 
     @case("305")
+    @pytest.mark.parametrize("host", [b"raw.test", b"localhost", b"127.0.0.1:9901", b"[::1]:9901"])
+    @pytest.mark.parametrize("target", [b"/-/status", b"/-/%73tatus", b"/%2D/metrics", b"//-//config", b"/-/status?x=/-/healthz",
+                                        b"http://localhost:9901/-/status", b"http://127.0.0.1:9901//-/metrics"])  # fmt: skip
+    def test_the_admin_listener_is_not_reached_by_a_data_listener(self, scene, upstream, host, target):
+        """It is on in every scene (`admin` has a default), and told apart by the socket alone."""
+        check_problem(scene.ask(request(target, b"Authorization: Bearer x", host=host)), 404, "no_route")
+        assert upstream.requests == []
+
+    @case("305")
     @pytest.mark.parametrize("path", [b"/-/healthz", b"/-/readyz", b"//-/healthz", b"/%2D/healthz"])
     @pytest.mark.parametrize("host", [b"raw.test", b"unknown.test"])
     def test_health_on_any_host(self, scene, upstream, path, host):
