@@ -63,6 +63,15 @@ class Program:
         """The last lines that it printed."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-12:])
 
+    def wait(self, patience: float) -> None:
+        """Until it has ended well."""
+        try:
+            status = self._root.wait(patience)
+        except subprocess.TimeoutExpired as error:
+            raise BenchError(f"{self.name} did not end within {patience} s") from error
+        if status:
+            raise BenchError(f"{self.name} ended with {status}: {self.tail()}")
+
     def stop(self, patience: float = 3.0) -> None:
         """End the whole tree: politely first, surely after."""
         if self.running:

@@ -7,6 +7,8 @@ ends it. The first figure named in `columns` is the one that ratios are made of.
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,11 +20,14 @@ from bench import events, paced, wrk
 from bench.answer import ask, request
 from bench.proc import BenchError, Program
 from bench.systems import ROUTES, SYSTEMS, Running, System, route_path
-from bench.upstream import FILES, JSON, Place, content, start_nginx, start_streaming, told
+from bench.upstream import FILES, JSON, Place, content, start_nginx, start_registry, start_streaming, told
 
 Figures = dict[str, float]
 STREAMS = 2_000
 IDLE = 5_000
+SERVICES, INSTANCES, CHANGES = 1_000, 50, 100
+# The whole of it takes well under a minute; a hang may not.
+_WATCHING = 120.0
 LARGE = 16 * 1024
 
 
@@ -203,6 +208,24 @@ def idle_connections(run: Run, entry: Entry) -> Figures:
         return {"kib": (resident - empty) / IDLE, "alive": still, "peak_mib": running.program.peak_mib()}
 
 
+def discovery(run: Run, entry: Entry) -> Figures:
+    """What one worker pays to know 1,000 services of 50 instances, by watching each."""
+    command = [sys.executable, "-m", "bench.watching", str(run.upstream), str(SERVICES), str(CHANGES), str(run.seconds)]
+    program = run.place.start("watching", command, run.core)
+    try:
+        program.wait(_WATCHING)
+        return {key: float(value) for key, value in json.loads(program.tail().splitlines()[-1]).items()}
+    except ValueError as error:
+        raise BenchError(f"no figures: {program.tail()}") from error
+    finally:
+        program.stop()
+
+
+def ours() -> list[Entry]:
+    """The gateway alone."""
+    return [Entry("gateway", SYSTEMS["gateway"].title, SYSTEMS["gateway"])]
+
+
 def proxies() -> list[Entry]:
     """Every system that forwards."""
     return [Entry(system.name, system.title, system) for system in SYSTEMS.values() if system.proxies]
@@ -304,6 +327,24 @@ SCENARIOS: dict[str, Scenario] = {
                 CPU,
             ),
             proxies,
+        ),
+        Scenario(
+            "discovery",
+            f"{SERVICES:,} Consul services of {INSTANCES} instances, watched by one worker",
+            lambda place: start_registry(place, SERVICES, INSTANCES),
+            discovery,
+            (
+                Column("first_s", "first snapshot s", ",.2f"),
+                Column("change_cpu_ms", "CPU ms/change"),
+                Column("change_ms", "change seen after ms", ",.0f"),
+                Column("hold_ms", "hub held at most ms, changes"),
+                Column("idle_hold_ms", "idle"),
+                Column("kib", "KiB/endpoint", ",.2f"),
+                Column("asked_per_s", "requests/s to the registry, idle", ",.0f"),
+                Column("idle_cpu_share", "CPU % of a core, idle"),
+                PEAK,
+            ),
+            ours,
         ),
     )
 }

@@ -82,10 +82,18 @@ def start_streaming(place: Place) -> tuple[Program, int]:
     return started(program, port, told(0))
 
 
-def started(program: Program, port: int, body: bytes) -> tuple[Program, int]:
+def start_registry(place: Place, services: int, instances: int) -> tuple[Program, int]:
+    """The scripted registry and its port."""
+    port = free_port()
+    command = [sys.executable, "-m", "bench.registry", str(port), str(services), str(instances)]
+    program = place.start("registry", command, place.core)
+    return started(program, port, b'{"answered": 0}', "/stats")
+
+
+def started(program: Program, port: int, body: bytes, path: str = "/") -> tuple[Program, int]:
     """Wait until it answers; it does not outlive a failure to."""
     try:
-        wait_until_right(program, port, request("GET", "/"), body, 15)
+        wait_until_right(program, port, request("GET", path), body, 15)
     except BaseException:
         program.stop()
         raise
