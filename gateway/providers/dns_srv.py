@@ -144,7 +144,8 @@ class DnsSrvProvider:
         self._name = name
         self._dns = dns
         self._deny = networks(settings.deny)
-        self._names = Names(dns.addresses, clock, random)
+        self._longest = settings.dns.ttl
+        self._names = Names(dns.addresses, clock, random, self._longest)
         self._clock = clock
         self._random = random
         self._journal = Journal(upstream, clock)
@@ -203,14 +204,17 @@ class DnsSrvProvider:
             service = self._dns.srv(self._name)
         except RegistryError as error:
             self._error = str(error)
-            self._due = self._clock() + self._backoff.failed()
+            self._due = min(self._until(self._longest), self._clock() + self._backoff.failed())
             return {}
         self._service = service
         self._error = ""
         self._backoff.succeeded()
-        # A little early, so that workers drift apart.
-        self._due = self._clock() + max(LEAST_TTL, spread(service.ttl / (1 + JITTER), self._random))
+        self._due = self._until(service.ttl)
         return dict(service.addresses)
+
+    def _until(self, ttl: float) -> float:
+        """When an answer is old; a little early, so that workers drift apart."""
+        return self._clock() + max(LEAST_TTL, spread(ttl / (1 + JITTER), self._random))
 
 
 def make(

@@ -96,13 +96,17 @@ class Names:
     as old as they must be.
 
     With `random` the names have a pace of their own, which `due` tells: an answer's TTL, and
-    after a failure 1 s to 30 s. Without it a name that failed is asked for in the next round.
+    after a failure 1 s to 30 s, or `longest`: servers that are back are seen as soon as a change
+    would be. Without it a name that failed is asked for in the next round.
     """
 
-    def __init__(self, look_up: LookUp, clock: Clock, random: Random | None = None) -> None:
+    def __init__(
+        self, look_up: LookUp, clock: Clock, random: Random | None = None, longest: float = math.inf
+    ) -> None:
         self._look_up = look_up
         self._clock = clock
         self._random = random
+        self._longest = longest
         self._known: dict[str, _Known] = {}
 
     @property
@@ -147,11 +151,12 @@ class Names:
             found = self._look_up(name)
         except (LookupFailed, RegistryError) as error:
             known.error = str(error)
-            known.due = self._clock() + (known.backoff.failed() if known.backoff else 0.0)
+            pause = known.backoff.failed() if known.backoff else 0.0
+            known.due = min(self._until(self._longest), self._clock() + pause)
             return
         if isinstance(found, Addresses):
             hosts = sorted({*found.hosts, *_of_version(known.addresses, found.unknown)})
-            self._keep(known, tuple(hosts), self._good_for(found.ttl))
+            self._keep(known, tuple(hosts), self._until(found.ttl))
         else:
             self._keep(known, found, self._clock() + FRESH)
 
@@ -161,7 +166,7 @@ class Names:
         if known.backoff:
             known.backoff.succeeded()
 
-    def _good_for(self, ttl: float) -> float:
+    def _until(self, ttl: float) -> float:
         """When an answer is old; a little early, so that workers drift apart."""
         early = spread(ttl / (1 + JITTER), self._random) if self._random else ttl
         return self._clock() + max(LEAST_TTL, early)
@@ -173,7 +178,7 @@ class Names:
 def make(settings: DnsSettings, clock: Clock, random: Random) -> Names:
     """Names that are looked up as the configuration says."""
     if settings.servers:
-        return Names(shared(settings).addresses, clock, random)
+        return Names(shared(settings).addresses, clock, random, settings.ttl)
     return Names(Threads(), clock)
 
 

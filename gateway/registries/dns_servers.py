@@ -30,7 +30,7 @@ import dns.rdtypes.IN.A
 import dns.rdtypes.IN.AAAA
 import dns.rdtypes.IN.SRV
 import gevent
-from gevent import socket
+from gevent import monkey, socket
 
 from gateway.registries import RegistryError
 
@@ -53,6 +53,8 @@ MOST_OF_SYSTEM = 3
 OF_SYSTEM_WITHOUT_FILE = ("127.0.0.1:53",)
 
 _TRUNCATED = 0x02
+
+_getaddrinfo = monkey.get_original("socket", "getaddrinfo")
 
 
 class _NoAnswer(Exception):
@@ -189,16 +191,23 @@ def _by_tcp(server: str, query: dns.message.QueryMessage) -> dns.message.Message
 
 
 def _connected(server: str, kind: int) -> Any:
-    host, _, port = server.rpartition(":")
-    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    family, where = _place(server)
     sock = socket.socket(family, kind)
     try:
-        # With flags of a number: nothing is looked up, and a zone (fe80::1%eth0) is understood.
-        sock.connect(socket.getaddrinfo(host.strip("[]"), int(port), family, kind, 0, socket.AI_NUMERICHOST)[0][4])
+        sock.connect(where)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _place(server: str) -> tuple[int, tuple[Any, ...]]:
+    """The family and address of a server, the number of its zone (fe80::1%eth0) in its place."""
+    host, _, port = server.rpartition(":")
+    # The C library's, on the hub: it has only numbers to read. gevent's would take a thread that
+    # look-ups of others may hold.
+    family, _, _, _, (plain, *rest) = _getaddrinfo(host.strip("[]"), int(port), 0, 0, 0, socket.AI_NUMERICHOST)[0]
+    return family, (plain.partition("%")[0], *rest)
 
 
 def _exactly(sock: Any, size: int) -> bytes:

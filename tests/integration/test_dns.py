@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import gevent
 import pytest
+import trustme
 from gevent.event import Event
 
 from gateway import providers
@@ -24,6 +27,7 @@ from gateway.model import (
     Match,
     Route,
     StaticSource,
+    TlsSettings,
     Upstream,
 )
 from gateway.providers import base, dns_srv, names, static
@@ -299,6 +303,24 @@ def test_a_server_at_ipv6() -> None:
     with DnsServer("::1") as server:
         server.zone(TWO)
         assert len(api(server).srv(NAME).records) == 2
+
+
+def test_servers_of_the_system_are_read_anew(server: DnsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = [refused()]
+    monkeypatch.setattr(dns_servers, "of_system", lambda: tuple(named))
+    client = api()
+    with pytest.raises(RegistryError):
+        client.srv(NAME)
+    named[:] = [server.address]
+    assert len(client.srv(NAME).records) == 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_server_of_the_system_that_is_no_address_is_passed_over(
+    server: DnsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dns_servers, "of_system", lambda: ("ns.example:53", server.address))
+    assert len(api().srv(NAME).records) == 2
 
 
 # -- the client: many at once -------------------------------------------------------------
@@ -625,6 +647,29 @@ def test_requests_through_whatever_happens_to_the_dns(server: DnsServer) -> None
             server.fault(None, "SRV")
             server.zone("x.test 0 A 10.0.0.1")
             until(lambda: get(gateway) == (503, "no_endpoint"))
+        finally:
+            gateway.stop()
+
+
+@pytest.mark.parametrize(("certified", "expected"), [("a.test", (200, "ok")), ("b.test", (502, "tls_error"))])
+def test_tls_verifies_the_target_of_the_record(
+    server: DnsServer, tmp_path: Path, certified: str, expected: tuple[int, str]
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(certified).configure_cert(context)
+    with FakeUpstream(tls=context) as upstream:
+        server.zone(f"{NAME} 9 SRV 0 0 {upstream.port} A.test.\na.test 9 A 127.0.0.1")
+        orders = Upstream("orders", DnsSrvSource(NAME), scheme="https", tls=TlsSettings(ca=str(tmp_path / "ca.pem")))
+        settings = DiscoverySettings(dns=DnsSettings((server.address,)))
+        route = Route("all", "orders", (Match(prefix="/"),))
+        gateway = Gateway(
+            Config("v1", {"orders": orders}, (route,), access_log=AccessLogSettings(path=None), discovery=settings)
+        )
+        gateway.start()
+        try:
+            assert get(gateway) == expected
         finally:
             gateway.stop()
 

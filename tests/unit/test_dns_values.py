@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.model import DnsSettings
 from gateway.registries import RegistryError, dns_servers
 from gateway.registries.dns import DnsApi, _has_route, _routed, shared
-from gateway.registries.dns_servers import _NoAnswer, _read, flat, of_system
+from gateway.registries.dns_servers import _NoAnswer, _place, _read, flat, of_system
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,18 @@ def test_servers_of_the_system(tmp_path: Path, text: str, servers: tuple[str, ..
     file = tmp_path / "resolv.conf"
     file.write_text(text)
     assert of_system(file) == servers
+
+
+@pytest.mark.parametrize(
+    ("server", "place"),
+    [
+        ("127.0.0.1:53", (socket.AF_INET, ("127.0.0.1", 53))),
+        ("[::1]:5353", (socket.AF_INET6, ("::1", 5353, 0, 0))),
+        ("[fe80::1%lo]:53", (socket.AF_INET6, ("fe80::1", 53, 0, socket.if_nametoindex("lo")))),
+    ],
+)
+def test_where_a_server_is(server: str, place: object) -> None:
+    assert _place(server) == place
 
 
 def test_without_a_file_this_machine_is_asked(tmp_path: Path) -> None:

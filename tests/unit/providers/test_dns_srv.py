@@ -196,7 +196,7 @@ def records(
 
 
 def run(
-    dns: Dns, *steps: object, drawn: float = 0.5, clock: FakeClock | None = None, **settings: object
+    dns: Dns, /, *steps: object, drawn: float = 0.5, clock: FakeClock | None = None, **settings: object
 ) -> tuple[DnsSrvProvider, list[Update], list[float]]:
     """As many rounds as there are steps; each step is taken after its round."""
     clock = clock or FakeClock()
@@ -286,8 +286,40 @@ def test_a_failure_keeps_the_records_and_is_tried_again_sooner_then_later() -> N
     provider, told, waits = run(dns, fail, None, None, None, None, None, heal, None)
     assert [places(u.endpoints) for u in told] == [[("10.0.0.1:80", 1)]] * 7 + [[("10.0.0.2:80", 1)]]
     assert [u.error for u in told] == ["", *["SERVFAIL"] * 6, ""]
-    assert waits[1:7] == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0]
+    assert waits[1:7] == [pytest.approx(wait) for wait in (1, 2, 4, 8, 16, 30 / 1.1)]
     assert provider.status.last_error == ""
+
+
+def test_a_server_that_is_back_is_seen_within_the_longest_ttl() -> None:
+    dns = Dns()
+    dns.service = RegistryError("no answer")
+    _, _, waits = run(dns, *[None] * 5, dns=DnsSettings(ttl=3.3))
+    assert waits == [pytest.approx(wait) for wait in (1, 2, 3, 3, 3)]
+    dns.service = records("a", ttl=600.0)
+    dns.hosts["a"] = RegistryError("no answer")
+    _, _, waits = run(dns, *[None] * 5, dns=DnsSettings(ttl=3.3))
+    assert waits == [pytest.approx(wait) for wait in (1, 2, 3, 3, 3)]
+
+
+def test_ten_minutes_without_a_server_are_not_noticed() -> None:
+    dns = Dns()
+    dns.service = records("a", ttl=5.0)
+    dns.hosts["a"] = Addresses(("10.0.0.1",), 5.0)
+    clock = FakeClock(0.0)
+
+    def away() -> None:
+        dns.service = dns.hosts["a"] = RegistryError("no answer")
+
+    def back() -> None:
+        dns.service = records("b", ttl=5.0)
+        dns.hosts["b"] = Addresses(("10.0.0.2",), 5.0)
+
+    # Records and address have each their own backoff; they drift apart or stay together.
+    _, told, waits = run(dns, away, *[None] * 30, back, None, clock=clock)
+    assert sum(waits) >= 600
+    assert {tuple(places(u.endpoints) or ()) for u in told[:-1]} == {(("10.0.0.1:80", 1),)}
+    assert places(told[-1].endpoints) == [("10.0.0.2:80", 1)]
+    assert max(waits) <= 30
 
 
 def test_nothing_known_is_a_failure_and_not_an_empty_group() -> None:
