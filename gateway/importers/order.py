@@ -23,7 +23,7 @@ class _Placed:
 
     route: int
     ranked: Ranked
-    key: tuple[int, ...]
+    key: int
     extent: Extent
     beginning: bytes
     priority: int = 0
@@ -39,8 +39,12 @@ def by_priority(routes: list[DraftRoute], names: Names) -> list[DraftRoute]:
     """The same routes, the first to win first, with a priority where that is needed;
     `names` are those in use."""
     leading = sorted(routes, key=lambda route: min(ranked.rank for ranked in route.matches))
-    placed = [_placed(route, number, ranked) for number, route in enumerate(leading) for ranked in route.matches]
-    placed.sort(key=lambda one: one.ranked.rank)
+    pairs = [(number, ranked) for number, route in enumerate(leading) for ranked in route.matches]
+    pairs.sort(key=lambda pair: pair[1].rank)
+    ours = [precedence(Route(leading[number].name, "", index=number), ranked.match) for number, ranked in pairs]
+    # As whole numbers, which are quicker to compare.
+    places = {key: place for place, key in enumerate(sorted(set(ours)))}
+    placed = [_placed(number, ranked, places[key]) for (number, ranked), key in zip(pairs, ours, strict=True)]
     if any(one.ranked.rank for one in placed):
         _raise(placed)
     mine: dict[int, list[_Placed]] = {}
@@ -49,11 +53,9 @@ def by_priority(routes: list[DraftRoute], names: Names) -> list[DraftRoute]:
     return [part for number, route in enumerate(leading) for part in _parts(route, mine[number], names)]
 
 
-def _placed(route: DraftRoute, number: int, ranked: Ranked) -> _Placed:
+def _placed(route: int, ranked: Ranked, key: int) -> _Placed:
     extent = Extent.of(ranked.match)
-    beginning = _beginning(ranked.match, extent)
-    key = precedence(Route(route.name, route.upstream, index=number), ranked.match)
-    return _Placed(number, ranked, key, extent, beginning)
+    return _Placed(route, ranked, key, extent, _beginning(ranked.match, extent))
 
 
 def _beginning(match: Match, extent: Extent) -> bytes:
@@ -65,10 +67,10 @@ def _beginning(match: Match, extent: Extent) -> bytes:
 def _raise(placed: list[_Placed]) -> None:
     """Give each match the lowest priority with which it wins over all that it must."""
     for place in range(len(placed) - 1, -1, -1):
-        above = placed[place]
+        above, key = placed[place], placed[place].key
         for below in placed[place + 1 :]:
-            needed = below.priority + (above.key > below.key)
-            if needed > above.priority and above.may_meet(below):
+            needed = below.priority + (key > below.key)
+            if needed and needed > above.priority and above.may_meet(below):
                 above.priority = needed
 
 

@@ -47,8 +47,15 @@ anything = st.recursive(
 )
 
 
-def some_of(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    return st.fixed_dictionaries({}, optional=fields)
+def some_of(
+    needed: dict[str, st.SearchStrategy[Any]] | None = None, **fields: st.SearchStrategy[Any]
+) -> st.SearchStrategy[dict[str, Any]]:
+    """Mappings that mostly have what they need, so that something is carried over."""
+    return st.fixed_dictionaries(needed or {}, optional=fields)
+
+
+def mostly(*good: str) -> st.SearchStrategy[str]:
+    return st.sampled_from(good) | st.sampled_from(good) | words
 
 
 def named(value: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -56,44 +63,44 @@ def named(value: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 texts = st.lists(words, max_size=3) | anything
+RULES = ("Host(`a`)", "PathPrefix(`/a`)", "PathPrefix(`/a/b`) && Method(`GET`)", "Path(`/a`) || Path(`/b`)")
+URLS = ("http://a", "http://10.0.0.1:81", "https://b/base")
+routers = named(
+    some_of({"rule": mostly(*RULES), "service": mostly("s", "t")}, priority=scalars, middlewares=texts, tls=anything)
+)
+server = some_of({"url": mostly(*URLS)}, weight=scalars, preservePath=scalars)
+balancer = some_of({"servers": st.lists(server, max_size=3)}, passHostHeader=scalars, serversTransport=words)
+services = st.fixed_dictionaries(
+    {"s": some_of({"loadBalancer": balancer})}, optional={"t": some_of(loadBalancer=balancer, weighted=anything)}
+)
+middlewares = named(
+    some_of(
+        stripPrefix=some_of(prefixes=texts),
+        addPrefix=some_of(prefix=words),
+        replacePath=some_of(path=words),
+        replacePathRegex=some_of(regex=words, replacement=words),
+        stripPrefixRegex=some_of(regex=texts),
+        chain=some_of(middlewares=texts),
+        retry=some_of(attempts=scalars),
+        basicAuth=anything,
+    )
+)
+transports = named(some_of(insecureSkipVerify=scalars, serverName=words, forwardingTimeouts=some_of(dialTimeout=words)))
 traefik_documents = some_of(
-    http=some_of(
-        routers=named(some_of(rule=words, service=words, priority=scalars, middlewares=texts, tls=anything)),
-        services=named(
-            some_of(
-                loadBalancer=some_of(
-                    servers=st.lists(some_of(url=words, weight=scalars, preservePath=scalars), max_size=3),
-                    passHostHeader=scalars,
-                    serversTransport=words,
-                ),
-                weighted=anything,
-            )
-        ),
-        middlewares=named(
-            some_of(
-                stripPrefix=some_of(prefixes=texts),
-                addPrefix=some_of(prefix=words),
-                replacePath=some_of(path=words),
-                replacePathRegex=some_of(regex=words, replacement=words),
-                stripPrefixRegex=some_of(regex=texts),
-                chain=some_of(middlewares=texts),
-                retry=some_of(attempts=scalars),
-                basicAuth=anything,
-            )
-        ),
-        serversTransports=named(
-            some_of(insecureSkipVerify=scalars, serverName=words, forwardingTimeouts=some_of(dialTimeout=words))
-        ),
-    ),
+    {
+        "http": some_of(
+            {"routers": routers, "services": services}, middlewares=middlewares, serversTransports=transports
+        )
+    },
     tcp=anything,
 )
 plugins = st.lists(some_of(name=st.sampled_from(["cors", "jwt"]), service=scalars, route=anything), max_size=2)
 kong_routes = st.lists(
     some_of(
         name=scalars,
-        service=words | some_of(name=words),
+        service=mostly("s", "t") | some_of(name=words),
         hosts=texts,
-        paths=texts,
+        paths=st.lists(mostly("/a", "/a/b", "~/a/[0-9]+"), max_size=3) | texts,
         methods=texts,
         headers=st.dictionaries(words, texts, max_size=2) | anything,
         strip_path=scalars,
@@ -109,8 +116,7 @@ kong_documents = st.fixed_dictionaries(
     optional={
         "services": st.lists(
             some_of(
-                name=words,
-                url=words,
+                {"name": mostly("s", "t"), "url": mostly(*URLS), "routes": kong_routes},
                 host=words,
                 port=scalars,
                 protocol=words,
@@ -118,7 +124,6 @@ kong_documents = st.fixed_dictionaries(
                 retries=scalars,
                 read_timeout=scalars,
                 tls_verify=scalars,
-                routes=kong_routes,
                 plugins=plugins,
             ),
             max_size=3,
