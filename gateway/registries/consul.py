@@ -12,8 +12,11 @@ same import name, does as well.
 
 from __future__ import annotations
 
+import base64
 import functools
 import importlib
+import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -29,6 +32,8 @@ from urllib3.exceptions import HTTPError
 from gateway.model import ConsulSettings, ConsulSource
 from gateway.registries import RefusedError, RegistryError, one_line
 
+log = logging.getLogger("gateway.registries")
+
 # py-consul keeps them in modules of their own.
 _apis: Any = consul.base.Consul
 if not hasattr(_apis, "Health"):
@@ -42,9 +47,10 @@ WAIT_SPREAD = 1 / 16
 # 10,000 instances with a dozen checks each are some 30 MB.
 MOST_BYTES = 64 * 1024 * 1024
 
-# An agent takes `limits.http_max_conns_per_client` connections (200) from one address and
-# answers those beyond it with 429. From then on and for so long this process asks without
-# waiting and closes each connection, so that there is room for everybody.
+# An agent takes `limits.http_max_conns_per_client` connections (200) from one address. Those
+# beyond it are answered with 429, or by older agents closed without a word. From then on and
+# for so long this process asks without waiting and closes each connection, so that there is
+# room for everybody.
 CROWDED = 600.0
 
 
@@ -106,8 +112,17 @@ class Room:
     """Whether an agent has room for connections that wait; shared by all that ask it."""
 
     crowded_until: float = 0.0
+    # When anybody was last answered.
+    answered: float = 0.0
 
-    def refuse(self) -> None:
+    def refuse(self, agent: str) -> None:
+        if not self.crowded:
+            log.warning(
+                "%s takes no more connections from here (limits.http_max_conns_per_client): it is asked without "
+                "waiting for changes for %g minutes",
+                agent,
+                CROWDED / 60,
+            )
         self.crowded_until = time.monotonic() + CROWDED
 
     @property
@@ -141,6 +156,7 @@ class ConsulApi:
         self._pool = self._new_pool()
         self._room = _room(address)
         self._within = self._timeout
+        self._turned_away: float | None = None
         self._health, self._kv, agent = _apis.Health(self), _apis.KV(self), _apis.Agent(self)
         self._services, self._checks = agent.service, agent.check
 
@@ -174,12 +190,17 @@ class ConsulApi:
         crowded = self._room.crowded
         asked = self._waiting(None if crowded else index, wait)
         reply = self._kv.get(name.lstrip("/"), **asked)
-        entry = reply.decoded()[1]
-        if entry is not None and "Value" not in entry:
-            raise RegistryError(f"{self._shown}: not a key's value: {_text(reply.body)}")
-        # A key without a value is there all the same.
-        value = None if entry is None else entry["Value"] or b""
+        value = None if reply.code == 404 else self._value(reply.body)
         return KeyAnswer(value, None if crowded else reply.index())
+
+    def _value(self, body: bytes) -> bytes:
+        """The value in a key's answer. The library would take `{}` for a key that is not there."""
+        try:
+            (entry,) = json.loads(body)
+            # A key without a value is there all the same.
+            return base64.b64decode(entry["Value"] or "", validate=True)
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
+            raise RegistryError(f"{self._shown}: not a key's value: {_text(body)}") from error
 
     def _waiting(self, index: int | None, wait: float) -> dict[str, Any]:
         """The arguments of a blocking query; of a plain one when there is no index."""
@@ -277,13 +298,25 @@ class ConsulApi:
                 raise
             raise RegistryError(f"{self._shown}: no answer in {self._within:g} s") from None
         except (HTTPError, OSError) as error:
-            raise RegistryError(f"{self._shown}: {_root(error)}") from error
+            root = _root(error)
+            if isinstance(root, ConnectionResetError):
+                self._closed()
+            raise RegistryError(f"{self._shown}: {one_line(f'{type(root).__name__}: {root}')}") from error
+        self._turned_away = None
+        self._room.answered = time.monotonic()
         if status == 429:
-            self._room.refuse()
+            self._room.refuse(self._shown)
         if status != 200 and not (missing and status == 404):
             kind = RefusedError if 400 <= status < 500 else RegistryError
             raise kind(f"{self._shown}: HTTP {status}: {_text(got)}")
         return _Reply(callback, status, fields, got, self._shown)
+
+    def _closed(self) -> None:
+        """The agent has closed a connection without an answer. When it has closed the one before,
+        too, and answered others meanwhile, then it has no room for this one."""
+        if self._turned_away is not None and self._turned_away < self._room.answered:
+            self._room.refuse(self._shown)
+        self._turned_away = time.monotonic()
 
     def _send(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
@@ -320,9 +353,9 @@ def _text(body: bytes) -> str:
     return one_line(body[:1000].decode("utf-8", "replace"))
 
 
-def _root(error: BaseException) -> str:
+def _root(error: BaseException) -> BaseException:
     """The cause under the layers of urllib3, whose texts name objects by address."""
     found: BaseException = error
     while found.__context__ is not None:
         found = found.__context__
-    return one_line(f"{type(found).__name__}: {found}")
+    return found

@@ -1,5 +1,7 @@
 """The gateway announced in Consul: what is said, by which worker, when, and how it ends."""
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from gateway.model import ConsulSettings, RegistrationSettings
 from gateway.registration import Listener, Registration, RegistrationError, listeners, local_address, make, service
 from gateway.registries import RegistryError
+from gateway.server.hosting import listens_at
 from gateway.server.siblings import Siblings, reloaded
 from gateway.testing import FakeClock
 from tests.services import ROOT
@@ -37,6 +40,20 @@ DEFAULTS = RegistrationSettings()
 )
 def test_listeners(bind: str, found: list[Listener]) -> None:
     assert listeners(bind) == found
+
+
+def test_a_worker_s_sockets_are_named_alike_in_all_of_them(tmp_path: Path) -> None:
+    for address, scheme in ((("127.0.0.1", 0), "http"), (("::1", 0), "https")):
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        with socket.create_server(address, family=family) as listener:
+            port = listener.getsockname()[1]
+            name = listens_at(listener, scheme == "https")
+            assert listeners(name) == [Listener(scheme, address[0], port)]
+            with socket.socket(fileno=os.dup(listener.fileno())) as same:
+                assert listens_at(same, scheme == "https") == name
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        assert listens_at(listener, False) == f"unix:{tmp_path}/s"
 
 
 def announced(settings: RegistrationSettings, bind: str, local: str = "10.0.0.7") -> dict[str, Any]:
