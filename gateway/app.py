@@ -116,6 +116,7 @@ class Gateway(Flask):
         self.admin = Admin(self, config.admin) if config.admin is not None else None
         self.name_in_via = name.decode("latin-1")
         # Under gunicorn, the other workers of this gateway.
+        self.run_directory: str | None = None
         self.siblings: registration.Siblings | None = None
         self._bind = ""
         self._registration: registration.Registration | None = None
@@ -140,7 +141,10 @@ class Gateway(Flask):
         self._announce(self.settings.discovery.consul)
         began = time.monotonic()
         if self._where is not None:
-            watch = Watch(self._where, self.settings, self.reconfigure, self.trouble)
+            watch = Watch(
+                self._where, self.settings, self.reconfigure, self.trouble, run_directory=self.run_directory
+            )
+            watch.begin()
             self._greenlets.append(gevent.spawn(watch.run))
         own = self.admin.listens() if self.admin is not None else ()
         self.store.refusal = Listeners([*bind.split(","), *own]).refusal
@@ -428,10 +432,9 @@ class Gateway(Flask):
             or self.url_value_preprocessors
         ):
             return "request hooks are registered"
-        for receivers in _RECEIVERS:
-            if receivers:
-                listened = next(signal.name for signal in _SIGNALS if signal.receivers)
-                return f"the signal {listened} has receivers"
+        if any(_RECEIVERS):
+            listened = next(signal.name for signal in _SIGNALS if signal.receivers)
+            return f"the signal {listened} has receivers"
         return None
 
     def _has_view(self, request: Request, raw_path: bytes) -> bool:

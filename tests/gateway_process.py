@@ -93,6 +93,12 @@ class GatewayProcess:
     def client(self) -> RawClient:
         return RawClient(self.port, timeout=30)
 
+    def pids(self) -> list[int]:
+        """The worker processes."""
+        assert self.server.process is not None
+        pid = self.server.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def requests(self) -> list[dict[str, Any]]:
         """The access log so far."""
         lines = self.output().split("\n")[:-1]

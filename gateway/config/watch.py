@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import gevent
 from gevent.event import Event
 
-from gateway.config import assemble, local, source, version_of
+from gateway.config import assemble, local, shared, source, version_of
 from gateway.config.source import Where
 from gateway.errors import ConfigError
 from gateway.model import Config, DiscoverySettings
@@ -134,6 +134,7 @@ class Watch:
         use: Callable[[Config], None],
         trouble: Callable[[str], None],
         environ: Mapping[str, str] = os.environ,
+        run_directory: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._where = where
@@ -141,6 +142,9 @@ class Watch:
         self._trouble = trouble
         self._environ = environ
         self._clock = clock
+        # Where siblings leave what they have in force; asked once.
+        self._run_directory = run_directory
+        self._asked_siblings = run_directory is None
         self._version = config.version
         self._warned = set(config.warnings)
         self._file = FileText(where.file, None) if where.file is not None else None
@@ -157,6 +161,14 @@ class Watch:
         self._since = 0.0
         self._told = ""
         self._logged: set[str] = set()
+
+    def begin(self) -> None:
+        """The first look, before anything is served: what a worker was started with may be
+        older than what its siblings have."""
+        if self._file is not None:
+            self._file.tick()
+            self._file.tick()
+        self.consider()
 
     def run(self) -> None:
         """Watch until the greenlet is killed."""
@@ -180,6 +192,8 @@ class Watch:
     def consider(self) -> None:
         """Use what the sources hold, if that is another configuration; tell of trouble."""
         error = (self._file.text.error if self._file is not None else "") or self._judge() or self._key.error
+        if (error or not self._version) and not self._asked_siblings:
+            self._ask_siblings()
         now = self._clock()
         if error != self._wrong:
             self._wrong, self._since = error, now
@@ -215,7 +229,33 @@ class Watch:
             self._verdict = str(error)
         else:
             self._verdict = ""
+            self._leave(texts)
         return self._verdict
+
+    def _leave(self, texts: shared.Texts) -> None:
+        """What is in force, for siblings that start later."""
+        folder = self._run_directory
+        if folder is None or version_of(*texts) != self._version:
+            return
+        self._asked_siblings = True
+        try:
+            off_hub(lambda: shared.write(folder, texts))
+        except OSError as error:
+            log.warning("workers that start later may miss the configuration %s: %s", self._version, error)
+
+    def _ask_siblings(self) -> None:
+        """A worker that starts while there is trouble, or with nothing, has what its siblings have."""
+        self._asked_siblings = True
+        assert self._run_directory is not None
+        texts = shared.read(self._run_directory)
+        if texts is None or version_of(*texts) == self._version:
+            return
+        try:
+            self._use_texts(*texts)
+        except ConfigError as error:
+            log.warning("what the other workers have in force cannot be used: %s", error)
+        else:
+            log.warning("the configuration %s is that of the other workers", self._version)
 
     def _load(self, file: bytes | None, key: bytes | None) -> None:
         where, environ = self._where, self._environ
@@ -223,9 +263,11 @@ class Watch:
             self._follow(off_hub(lambda: local(where, file, environ)).discovery)
             if key is None:
                 return
-        if version_of(file, key) == self._version:
-            return
-        config = off_hub(lambda: assemble(where, file, key, environ))
+        if version_of(file, key) != self._version:
+            self._use_texts(file, key)
+
+    def _use_texts(self, file: bytes | None, key: bytes | None) -> None:
+        config = off_hub(lambda: assemble(self._where, file, key, self._environ))
         self._use(config)
         self._version = config.version
         for warning in config.warnings:

@@ -9,6 +9,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import gc
 import logging
 import os
 import signal
@@ -141,11 +142,16 @@ def post_worker_init(worker: Any) -> None:
         gateway.admin.host(_run.path, worker, None if admin is None else admin.getsockname())
     if _run is not None:
         gateway.siblings = _Siblings(_run.path)
+        gateway.run_directory = str(_run.path)
     if not worker.alive:
         # The signal to leave came before there was an application to tell.
         gateway.draining = True
     data = [listener for listener in worker.sockets if listener is not admin]
     gateway.start(worker.slot, ",".join(sorted(_hosting.listens_at(each, worker.cfg.is_ssl) for each in data)))
+    # What has been made so far is there to stay: the collector need not look at it again and
+    # again, which with 50,000 endpoints takes a tenth of a second each time.
+    gc.collect()
+    gc.freeze()
 
 
 def worker_int(worker: Any) -> None:

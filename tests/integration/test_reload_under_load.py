@@ -109,12 +109,6 @@ routes:
 """
 
 
-def workers(gateway: GatewayProcess) -> list[int]:
-    assert gateway.server.process is not None
-    pid = gateway.server.process.pid
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def sockets(pid: int) -> int:
     found = 0
     for each in Path(f"/proc/{pid}/fd").iterdir():
@@ -142,7 +136,7 @@ def test_nothing_fails_and_nothing_is_left_over(tmp_path: Path, consul: Consul) 
         clients = [gevent.spawn(load.client, number) for number in range(CLIENTS)]
         gevent.sleep(3)
         quiet = load.p99()
-        before = {pid: (sockets(pid), memory(pid)) for pid in workers(gateway)}
+        before = {pid: (sockets(pid), memory(pid)) for pid in gateway.pids()}
 
         number, end = 0, time.monotonic() + SECONDS
         while time.monotonic() < end:
@@ -163,7 +157,7 @@ def test_nothing_fails_and_nothing_is_left_over(tmp_path: Path, consul: Consul) 
 
         wait_until(settled, "the last configuration is in force everywhere", 20)
         gevent.sleep(2)
-        after = {pid: (sockets(pid), memory(pid)) for pid in workers(gateway)}
+        after = {pid: (sockets(pid), memory(pid)) for pid in gateway.pids()}
         load.going = False
         gevent.joinall(clients)
         print(f"{number} reloads; p99 {quiet * 1000:.1f} ms quiet, {busy * 1000:.1f} ms meanwhile; {before} -> {after}")

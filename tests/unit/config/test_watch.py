@@ -12,7 +12,7 @@ import gevent
 import pytest
 
 from gateway import config as files
-from gateway.config import document, registry, source, watch
+from gateway.config import document, registry, shared, source, watch
 from gateway.config.watch import GRACE, FileText, Watch
 from gateway.errors import ConfigError
 from gateway.model import Config, DiscoverySettings
@@ -34,7 +34,7 @@ class Followed:
         self.told: list[str] = []
         self.refuse = ""
         where = source.parse(str(path))
-        self.watch = Watch(where, files.load(str(path), {}), self._use, self.told.append, {}, self.clock)
+        self.watch = Watch(where, files.load(str(path), {}), self._use, self.told.append, {}, clock=self.clock)
         self.turn(3)
 
     def _use(self, config: Config) -> None:
@@ -277,12 +277,14 @@ def theirs(monkeypatch: pytest.MonkeyPatch) -> Registry:
 class Joined:
     """A watch of `file,consul://…` or of a key alone, driven by hand."""
 
-    def __init__(self, named: str) -> None:
+    def __init__(self, named: str, run_directory: str | None = None) -> None:
         self.clock = FakeClock()
         self.used: list[Config] = []
         self.told: list[str] = []
         start = files.starting({"GATEWAY_CONFIG": named})
-        self.watch = Watch(source.parse(named), start, self.used.append, self.told.append, {}, self.clock)
+        self.watch = Watch(
+            source.parse(named), start, self.used.append, self.told.append, {}, run_directory, self.clock
+        )
 
     def turn(self, number: int = 2) -> None:
         for _ in range(number):
@@ -365,6 +367,43 @@ def test_a_key_alone(theirs: Registry) -> None:
     joined.turn()
     assert list(joined.used[-1].upstreams) == ["a"]
     joined.watch._follower.kill()
+
+
+def test_a_worker_that_starts_while_the_registry_is_away_has_what_its_siblings_have(
+    tmp_path: Path, theirs: Registry
+) -> None:
+    named = "consul://h:1/k"
+    first, second = Joined(named, str(tmp_path)), None
+    try:
+        first.turn()
+        theirs.tell[0](text("a").encode(), "")
+        first.turn()
+        second = Joined(named, str(tmp_path))
+        second.turn()
+        assert second.used == first.used
+        # The registry is there after all, with something newer.
+        theirs.tell[1](text("b").encode(), "")
+        second.turn()
+        assert list(second.used[-1].upstreams) == ["b"]
+    finally:
+        for each in (first, second):
+            if each is not None:
+                each.watch._follower.kill()
+
+
+def test_what_siblings_left_is_believed_only_whole(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    assert shared.read(folder) is None
+    texts: list[shared.Texts] = [(b"file", b"key\n"), (None, b""), (b"", None), (b"\n", b"\n")]
+    for each in texts:
+        shared.write(folder, each)
+        assert shared.read(folder) == each
+    left = tmp_path / shared.NAME
+    left.write_bytes(left.read_bytes() + b"x")
+    assert shared.read(folder) is None
+    left.write_bytes(b"{}\n")
+    assert shared.read(folder) is None
+    assert os.listdir(folder) == [shared.NAME]
 
 
 @pytest.mark.parametrize(
