@@ -52,9 +52,8 @@ _REASONS = {
     "gzip": _LATER, "proxy_cache": _LATER, "proxy_redirect": ": Location goes back as it came",
     "proxy_buffering": ": answers are never held back", "proxy_request_buffering": ": bodies are never held back",
     "proxy_http_version": ": HTTP/1.1 is spoken to every upstream", "limit_req": _LATER, "limit_conn": _LATER,
-    "add_header": _LATER, "if": ": a request meets the location without it", "mirror": _LATER,
+    "add_header": _LATER, "if": ": requests are treated as if it were not there", "mirror": _LATER,
     "listen": ": the address to listen on is given by -b or PORT", "access_log": ": see access_log in the file",
-    "location": ": a location within a location",
 }  # fmt: skip
 
 
@@ -86,12 +85,15 @@ class _Level:
 
 @dataclass(slots=True)
 class _Location:
-    """`kind`: =, ^~, ~, ~* or nothing."""
+    """`kind`: =, ^~, ~, ~* or nothing. `order`: where it stands among patterns. `around`:
+    the path of the location that it stands in, if it does."""
 
     kind: str
     path: str
     directive: Directive
-    number: int
+    level: _Level
+    order: tuple[int, int]
+    around: str = ""
 
 
 def convert(data: bytes, name: str) -> Draft:
@@ -153,7 +155,7 @@ class _Import:
             notes.append(Note(given.line, "the server is left out: it has no name that could be carried over"))
         else:
             for location in locations:
-                self._location(location, level, hosts, locations)
+                self._location(location, hosts, locations)
             if self._servers == 1 and None not in hosts:
                 told = "a request for any other host gets 404 here; nginx gives it to its first server"
                 notes.append(Note(given.line, told))
@@ -185,7 +187,8 @@ class _Import:
         )
         return [*dict.fromkeys(hosts), None] if others else [None]
 
-    def _locations(self, level: _Level) -> Iterator[_Location]:
+    def _locations(self, level: _Level, around: str = "", depth: int = 0) -> Iterator[_Location]:
+        """The locations of a server, and those within them, which win over them."""
         for number, one in enumerate(level.own("location")):
             words = one.words
             if len(words) == 1 and words[0][:2] == "^~":
@@ -198,14 +201,15 @@ class _Import:
                 told = f"location {' '.join(one.words)} is left out: no request meets it by itself"
                 self.draft.note(one.line, told)
             else:
-                yield _Location(kind, path, one, number)
+                inner = _Level(one.block or [], level)
+                yield _Location(kind, path, one, inner, (-depth, number), around)
+                # Within a pattern no other paths than its own can stand.
+                yield from self._locations(inner, path if kind in ("", "^~") else around, depth + 1)
 
     # -- locations -----------------------------------------------------------------------
 
-    def _location(
-        self, location: _Location, server: _Level, hosts: list[str | None], all_of_them: list[_Location]
-    ) -> None:
-        level = _Level(location.directive.block or [], server)
+    def _location(self, location: _Location, hosts: list[str | None], all_of_them: list[_Location]) -> None:
+        level = location.level
         matches = [Ranked(*_match(location, host, all_of_them)) for host in hosts]
         route = DraftRoute(_name(location), "", matches, line=location.directive.line)
         route.closed = self._passed(location, level, route)
@@ -292,7 +296,18 @@ def _guards(level: _Level) -> list[Directive]:
             given[name] = []
     if not given["deny"]:
         given["allow"] = []
-    return [one for name in GUARDS for one in given[name]]
+    return [*(one for name in GUARDS for one in given[name]), *_refusing(level)]
+
+
+def _refusing(level: _Level | None) -> Iterator[Directive]:
+    """Every `if`, there or around it, that turns requests away."""
+    while level is not None:
+        yield from (one for one in level.block if one.name == "if" and any(map(_refuses, one.block or [])))
+        level = level.outer
+
+
+def _refuses(directive: Directive) -> bool:
+    return directive.name == "return" and directive.words[:1] >= ["4"]
 
 
 def _name(location: _Location) -> str:
@@ -314,7 +329,8 @@ def _match(location: _Location, host: str | None, others: list[_Location]) -> tu
         return Match(host=host, path=path), (*by_host, 0, 0)
     if location.kind in ("~", "~*"):
         found = patterns.whole(location.path, insensitive=location.kind == "~*")
-        return Match(host=host, regex=_not_for_patterns(others) + found), (*by_host, 2, location.number)
+        inside = f"(?={patterns.path(location.around)})" if location.around else ""
+        return Match(host=host, regex=inside + _not_for_patterns(others) + found), (*by_host, 2, *location.order)
     first = location.kind == "^~" and not _under(location, others)
     return Match(host=host, prefix=path), (*by_host, 1 if first else 3, -len(location.path))
 

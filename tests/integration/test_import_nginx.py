@@ -33,6 +33,13 @@ CONFIG = r"""
     location ~ ^/u/(\d+)(/|$) { rewrite ^/u/(\d+)/(.*)$ /users/$1?rest=$2 break; proxy_pass http://{b}; }
     location ~ "^/(aa|bb){2}/" { proxy_pass http://{c}; }
     location ~ /\.hidden { return 403; }
+    location /nest {
+      proxy_pass http://{b};
+      location /nest/none { deny all; }
+      location = /nest/exact { proxy_pass http://{c}; }
+      location ~ x$ { proxy_pass http://{d}; }
+      location /nest/deep { proxy_pass http://{e}; location ~ y$ { proxy_pass http://{c}; } }
+    }
     location /gone { return 301 /elsewhere; }
     location "/with space/" { proxy_pass http://{c}; proxy_set_header Host $proxy_host; }
     location /100% { proxy_pass http://{d}; }
@@ -85,6 +92,15 @@ REQUESTS = [
     ("/aab/x", "main.example"),
     ("/x/.hidden/y", "main.example"),
     ("/gone", "main.example"),
+    ("/nest/y", "main.example"),
+    ("/nest/none/y", "main.example"),
+    ("/nest/none/x", "main.example"),
+    ("/nest/exact", "main.example"),
+    ("/nest/x", "main.example"),
+    ("/nest/x.png", "main.example"),
+    ("/nest/deep/z", "main.example"),
+    ("/nest/deep/y", "main.example"),
+    ("/nest/deep/x", "main.example"),
     ("/with%20space/x", "main.example"),
     ("/100%25/x", "main.example"),
     ("/raw/x", "unknown.example"),
