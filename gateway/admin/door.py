@@ -172,7 +172,9 @@ class Admin:
         connection = environ.get("gunicorn.socket")
         if name is None or connection is None or "gateway.request" in environ:
             return False
-        # SERVER_PORT would do for most, but a unix socket's comes from Host.
+        if isinstance(name, tuple) and environ.get("SERVER_PORT") != str(name[1]):
+            return False
+        # SERVER_PORT alone will not do: on a unix socket it comes from Host.
         own = connection.getsockname()
         if not (isinstance(own, tuple) and isinstance(name, tuple)):
             return bool(own == name)
