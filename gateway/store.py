@@ -91,6 +91,8 @@ class Store:
         self.ready = False
         self._feeds: dict[str, Feed] = {}
         self._coming: _Coming | None = None
+        # The feeds of the newest configuration, while they are gathered and afterwards.
+        self._newest: dict[str, Feed] = {}
         self._dirty: set[str] = set()
         self._waiting: set[str] = set()
         self._changed = Event()
@@ -158,7 +160,7 @@ class Store:
             try:
                 return self._adopt(coming, self.current)
             except BaseException:
-                _end(coming.feeds, self._feeds)
+                _end(coming.feeds, self._feeds, self._newest if self._newest is not coming.feeds else {})
                 raise
         old = self.current
         began = time.monotonic()
@@ -244,7 +246,8 @@ class Store:
         """The feeds of a configuration: those that are there already where nothing that
         concerns them is different."""
         pause = self._pauses()
-        found = {}
+        # Known from the beginning: what is in it is not ended while this pauses.
+        found = self._newest = {}
         for name, upstream in config.upstreams.items():
             made_of = depends_on(upstream, config.discovery)
             kept = [feed for feed in (coming.get(name), self._feeds.get(name)) if feed and feed.made_of == made_of]
@@ -283,7 +286,7 @@ class Store:
         self._dirty = {name for name, known in used.items() if self._feeds[name].known is not known}
         if self._dirty:
             self._changed.set()
-        _end(gone, self._feeds)
+        _end(gone, self._feeds, self._newest)
         self._waiting = set(self._feeds)
         self._answered.clear()
         self._swap(old, Snapshot(coming.config.version, coming.config, groups, coming.router), changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
@@ -442,6 +443,51 @@ def test_a_provider_that_is_not_needed_any_more_ends(
     until(lambda: len(providers["users"]) == 2)
     running.stop()
     until(lambda: not providers["users"][1].running.is_set())
+
+
+def test_a_configuration_that_comes_while_another_is_put_in_force(
+    running: Store, providers: dict[str, list[FakeProvider]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third wants a look-up of the first that the second ends."""
+    monkeypatch.setattr("gateway.store.SLICE", 0.0)
+    running.reconfigure(version("v2", STATIC, CONSUL, discovery=HASTY))
+    until(lambda: running.current.version == "v2")
+    join = running._join
+    third = version("v4", CONSUL, discovery=HASTY)
+
+    def meanwhile(upstream: Upstream, endpoints: tuple[Endpoint, ...]) -> Any:
+        if upstream.name == "zebra" and running._coming is None:
+            running.reconfigure(third)
+        return join(upstream, endpoints)
+
+    running._join = meanwhile
+    running.reconfigure(version("v3", Upstream("zebra", StaticSource((ONE,))), discovery=HASTY))
+    until(lambda: running.current.version == "v4")
+    assert len(providers["users"]) == 1
+    assert providers["users"][0].running.is_set()
+    providers["users"][0].give(TWO)
+    until(lambda: addresses(running) == ["10.0.0.2"])
+
+
+def test_nothing_is_left_of_hundreds_of_configurations(
+    running: Store, providers: dict[str, list[FakeProvider]]
+) -> None:
+    def greenlets() -> int:
+        gc.collect()
+        return sum(isinstance(one, gevent.Greenlet) and not one.dead for one in gc.get_objects())
+
+    running.reconfigure(version("v2", STATIC, CONSUL, discovery=HASTY))
+    until(lambda: running.current.version == "v2")
+    until(lambda: bool(providers["users"]) and providers["users"][0].running.is_set())
+    before = greenlets()
+    for number in range(200):
+        source = ConsulSource(f"svc-{number}")
+        running.reconfigure(version(f"w{number}", STATIC, Upstream("users", source), discovery=HASTY))
+        if number % 10 == 0:
+            until(lambda wanted=f"w{number}": running.current.version == wanted)  # type: ignore[misc]
+    until(lambda: running.current.version == "w199")
+    until(lambda: [one.running.is_set() for one in providers["users"]] == [False] * 200 + [True])
+    until(lambda: greenlets() == before)
 
 
 def test_what_is_said_while_a_snapshot_is_made_is_not_lost(
