@@ -23,13 +23,14 @@ Get = Callable[[str, Door], Scene]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "case(number): the case that the test shows")
-    config.addinivalue_line("markers", "own_worker(reason): only our own worker is asked")
+    config.addinivalue_line("markers", "own_worker(reason, door=None): only our own worker is asked, or one door of it")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "door" in metafunc.fixturenames:
-        own_only = metafunc.definition.get_closest_marker("own_worker") is not None
-        chosen = [door for door in doors() if door.own or not own_only]
+        own = metafunc.definition.get_closest_marker("own_worker")
+        only = own.kwargs.get("door") if own is not None else None
+        chosen = [door for door in doors() if (door.own or own is None) and only in (None, door.name)]
         metafunc.parametrize("door", chosen, ids=[door.name for door in chosen], scope="session")
 
 
