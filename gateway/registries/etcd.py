@@ -127,14 +127,11 @@ class EtcdApi:
         if prefix:
             what["range_end"] = encode(range_end(_bytes(key)))
         asked = {"create_request": {**what, "start_revision": revision, **_WATCH}}
-        return self._of_any(lambda member: self._watch(member, what, asked))
+        return self._of_any(lambda member: self._in_time(member, lambda: self._watch(member, what, asked)))
 
     def _range(self, key: bytes, more: dict[str, object]) -> Page:
         asked = {"key": encode(key), **more}
-        return self._of_any(lambda member: page(self._ask(member, asked)))
-
-    def _ask(self, member: Member, asked: Mapping[str, object]) -> bytes:
-        return self._signed(member, lambda signature: self._post(member, "/v3/kv/range", asked, signature))
+        return self._of_any(lambda member: self._ask(member, asked))
 
     def _watch(self, member: Member, what: Mapping[str, object], asked: Mapping[str, object]) -> Watch:
         def ask(signature: str) -> Watch:
@@ -155,18 +152,16 @@ class EtcdApi:
                 raise RegistryError(member.error)
             if member.answered + self._settings.poll * 0.9 > time.monotonic():
                 return
-            self._of(member, lambda member: page(self._ask(member, {**what, "count_only": True})))
+            self._ask(member, {**what, "count_only": True})
 
     # -- members ------------------------------------------------------------------------
 
     def _of_any(self, question: Callable[[Member], Answer]) -> Answer:
         """The first answer that a member gives."""
         errors: list[str] = []
-        first = self._first
-        for number in range(len(self._members)):
-            at = (first + number) % len(self._members)
+        for at in self._order():
             try:
-                answer = self._of(self._members[at], question)
+                answer = question(self._members[at])
             except Refusal:
                 self._first = at
                 raise
@@ -177,30 +172,50 @@ class EtcdApi:
             return answer
         raise RegistryError("; ".join(errors))
 
-    def _of(self, member: Member, question: Callable[[Member], Answer]) -> Answer:
-        """A member's answer, in time; its failure is noted."""
+    def _order(self) -> list[int]:
+        """The numbers of the members: from the one that answered last on, those that failed since
+        they last answered behind the others."""
+        number = len(self._members)
+        turned = [(self._first + at) % number for at in range(number)]
+        return sorted(turned, key=lambda at: self._members[at].failed > self._members[at].answered)
+
+    def _ask(self, member: Member, asked: Mapping[str, object]) -> Page:
+        """A member's answer to a range request. Whether there was one is noted."""
+
+        def ask(signature: str) -> Page:
+            return page(self._post(member, "/v3/kv/range", asked, signature))
+
+        began = time.monotonic()
+        with member.turn:
+            if member.failed > began:
+                # Found out by another while this one waited its turn.
+                raise RegistryError(member.error)
+            try:
+                found = self._in_time(member, lambda: self._signed(member, ask))
+            except Refusal:
+                member.answered = time.monotonic()
+                raise
+            except RegistryError as error:
+                member.failed, member.error = time.monotonic(), str(error)
+                raise
+            member.answered = time.monotonic()
+            return found
+
+    def _in_time(self, member: Member, question: Callable[[], Answer]) -> Answer:
         late = gevent.Timeout(WHOLE)
         try:
             with late:
-                answer = question(member)
+                return question()
         except gevent.Timeout as timeout:
             if timeout is not late:
                 raise
-            raise self._failed(member, f"no answer in {WHOLE:g} s") from None
+            raise RegistryError(f"{member.url}: no answer in {WHOLE:g} s") from None
         except Refusal as error:
-            member.answered = time.monotonic()
             raise type(error)(f"{member.url}: {error}", error.code) from error
         except RegistryError as error:
-            raise self._failed(member, str(error)) from error
+            raise RegistryError(f"{member.url}: {error}") from error
         except (HTTPError, OSError) as error:
-            raise self._failed(member, _root(error)) from error
-        member.answered = time.monotonic()
-        return answer
-
-    def _failed(self, member: Member, told: str) -> RegistryError:
-        member.failed = time.monotonic()
-        member.error = f"{member.url}: {told}"
-        return RegistryError(member.error)
+            raise RegistryError(f"{member.url}: {_root(error)}") from error
 
     # -- who asks -----------------------------------------------------------------------
 
@@ -242,12 +257,7 @@ class EtcdApi:
     # -- the wire -----------------------------------------------------------------------
 
     def _post(self, member: Member, path: str, asked: Mapping[str, object], signature: str) -> bytes:
-        began = time.monotonic()
-        with member.turn:
-            if member.failed > began:
-                # Found out by another while this one waited its turn.
-                raise RegistryError(member.error.removeprefix(f"{member.url}: "))
-            status, body = self._exchange(member.pool, path, json.dumps(asked).encode(), _headers(signature))
+        status, body = self._exchange(member.pool, path, json.dumps(asked).encode(), _headers(signature))
         if status != 200:
             raise refused(status, body)
         return body
@@ -281,7 +291,8 @@ class EtcdApi:
     def _pool(self, url: str) -> urllib3.HTTPConnectionPool:
         # Not a proxy of the environment's: the registry is where the configuration says.
         more = {"ssl_context": self._tls()} if url.startswith("https:") else {}
-        return urllib3.connection_from_url(url, maxsize=MOST_QUESTIONS, retries=False, **more)
+        # A login for a watch may be one more.
+        return urllib3.connection_from_url(url, maxsize=MOST_QUESTIONS + 1, retries=False, **more)
 
     @functools.cached_property
     def _context(self) -> Any:

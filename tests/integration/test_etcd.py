@@ -576,6 +576,19 @@ def test_where_no_watch_can_be_had_it_is_polled(script: Script, registry: FakeUp
 
 
 @pytest.mark.usefixtures("soon")
+def test_without_watches_the_polls_of_many_do_not_disturb_each_other(registry: FakeUpstream, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd, "CONNECT", 0.2)
+    registry.serve(WATCH, [Act.HANG])
+    several = [start(registry.url, prefix=f"/svc/{n}/") for n in range(12)]
+    for running in several:
+        running.until_at(A)
+    registry.answer(answer(listing(B)))
+    for running in several:
+        running.until_at(B)
+    assert [update for running in several for update in running.told if update.error] == []
+
+
+@pytest.mark.usefixtures("soon")
 def test_a_watch_is_given_up_when_its_member_does_not_answer_any_more(registry: FakeUpstream, start: Start) -> None:
     running = start(registry.url)
     running.until_at(A)

@@ -85,6 +85,14 @@ def test_what_every_member_says_is_asked_of_one() -> None:
     assert api.members == [0]
 
 
+def test_a_member_that_failed_since_it_answered_is_asked_after_the_others() -> None:
+    api = Scripted(lambda *_: found())
+    api.key("k")
+    api._members[0].failed = api._members[0].answered + 1  # its watch was given up
+    api.key("k")
+    assert api.members == [0, 1]
+
+
 def test_no_member_answers() -> None:
     api = Scripted(lambda member, *_: OSError(f"no {member}"))
     with pytest.raises(RegistryError) as caught:
@@ -121,6 +129,18 @@ def test_one_answer_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch)
     api = Scripted(script, members=2)
     api.key("k")
     assert api.members == [0, 1]
+
+
+def test_waiting_for_a_turn_is_not_the_member_s_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd, "WHOLE", 0.5)
+
+    def script(*_: Any) -> Reply:
+        gevent.sleep(0.03)
+        return found()
+
+    api = Scripted(script, members=1)
+    gevent.joinall([gevent.spawn(api.key, "k") for _ in range(100)], raise_error=True)
+    assert len(api.members) == 100
 
 
 def test_a_time_limit_of_somebody_else_is_not_ours() -> None:
