@@ -7,10 +7,13 @@ its words become the note.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gateway import config, router
 from gateway.errors import ConfigError, Mistake
-from gateway.importers import order, writer
-from gateway.importers.draft import Draft, DraftRoute, Names, Note
+from gateway.importers import order, patterns, writer
+from gateway.importers.draft import Draft, DraftRoute, Names, Note, Rank, Ranked
+from gateway.model import Match
 
 # Each round takes out all that the check finds; a few more may come to light by that.
 ROUNDS = 20
@@ -31,6 +34,7 @@ def finished(draft: Draft, name: str) -> str:
             _close(draft, route, route.closed)
     if sum(len(route.matches) for route in draft.routes) > MOST_MATCHES:
         raise ConfigError.found(name, [Mistake(0, 0, "", f"has more than {MOST_MATCHES} matches")])
+    _tell_apart(draft)
     _believed(draft, name)
     _tell_of_prefixes(draft)
     draft.routes = order.by_priority(draft.routes, names)
@@ -52,7 +56,32 @@ def _close(draft: Draft, route: DraftRoute, why: str) -> DraftRoute:
     reopened = f"; to open it: upstream: {route.upstream}" if route.upstream in draft.upstreams else ""
     route.notes.insert(0, Note(route.line, f"closed: {why}{reopened}"))
     route.upstream, route.closed = nowhere.name, why
+    # Of all that its prefixes met by their bytes, too: `/.ht` is there to shut `/.htaccess`.
+    route.matches += [
+        Ranked(replace(one.match, prefix=None, regex=f"{patterns.path(one.match.prefix)}[^/].*"), one.rank)
+        for one in route.matches
+        if one.match.prefix is not None and not one.match.prefix.endswith("/")
+    ]
     return route
+
+
+def _tell_apart(draft: Draft) -> None:
+    """Where there are both `/a` and `/a/`, which are one prefix here, the first is left with
+    the path `/a` alone, and wins there: the second did not meet it."""
+    slashed: dict[Match, Rank] = {}
+    for route in draft.routes:
+        for one in route.matches:
+            prefix = one.match.prefix
+            if prefix is not None and prefix != "/" and prefix.endswith("/"):
+                slashed[replace(one.match, prefix=prefix[:-1])] = one.rank
+    for route in draft.routes:
+        route.matches = [_alone(one, slashed[one.match]) if one.match in slashed else one for one in route.matches]
+
+
+def _alone(one: Ranked, slashed: Rank) -> Ranked:
+    """The path for a prefix, before the prefix with a slash."""
+    before = (*slashed[:-1], slashed[-1] - 1) if slashed else ()
+    return Ranked(replace(one.match, prefix=None, path=one.match.prefix), min(one.rank, before))
 
 
 def _tell_of_prefixes(draft: Draft) -> None:

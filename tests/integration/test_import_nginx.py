@@ -40,6 +40,9 @@ CONFIG = r"""
       location ~ x$ { proxy_pass http://{d}; }
       location /nest/deep { proxy_pass http://{e}; location ~ y$ { proxy_pass http://{c}; } }
     }
+    location /pair { proxy_pass http://{b}; }
+    location /pair/ { proxy_pass http://{c}/in/; }
+    location /.ht { deny all; }
     location /gone { return 301 /elsewhere; }
     location "/with space/" { proxy_pass http://{c}; proxy_set_header Host $proxy_host; }
     location /100% { proxy_pass http://{d}; }
@@ -92,6 +95,12 @@ REQUESTS = [
     ("/aab/x", "main.example"),
     ("/x/.hidden/y", "main.example"),
     ("/gone", "main.example"),
+    ("/pair", "main.example"),
+    ("/pair/", "main.example"),
+    ("/pair/x", "main.example"),
+    ("/.ht", "main.example"),
+    ("/.htaccess", "main.example"),
+    ("/.ht/x", "main.example"),
     ("/nest/y", "main.example"),
     ("/nest/none/y", "main.example"),
     ("/nest/none/x", "main.example"),
