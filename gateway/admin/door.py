@@ -87,9 +87,9 @@ class Admin:
         """Without a master there is but this process to tell of."""
         self._slot = slot
         self._started = time.monotonic()
-        if not self._folder:
-            self._private = tempfile.TemporaryDirectory(prefix="wsgi-gateway-alone-")
         try:
+            if not self._folder:
+                self._private = tempfile.TemporaryDirectory(prefix="wsgi-gateway-alone-")
             self.metrics = Metrics(self._folder or self._private_folder(), slot, self._in_use)
         except OSError as error:
             log.error("no metrics: %s", error)

@@ -30,13 +30,17 @@ _YOUNG = 60.0
 
 
 class RunDirectory:
-    """See the module's docstring. Workers inherit the lock by being forked."""
+    """See the module's docstring. Workers inherit the lock by being forked.
+
+    Raises OSError where nothing can be written.
+    """
 
     def __init__(self, within: str | None = None) -> None:
         where = within or tempfile.gettempdir()
         if len(where) > _LONGEST - len(_PREFIX) - 8:
             where = "/tmp"
-        _sweep(Path(where))
+        with contextlib.suppress(OSError):  # that it cannot be read is no reason not to write there
+            _sweep(Path(where))
         # 0700, as all that mkdtemp makes.
         self.path = tempfile.mkdtemp(prefix=_PREFIX, dir=where)
         self._lock = os.open(os.path.join(self.path, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

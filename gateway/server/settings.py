@@ -59,7 +59,11 @@ def on_starting(server: Any) -> None:
     if warning:
         server.log.warning("%s", warning)
     global _run
-    _run = _RunDirectory()
+    try:
+        # Where gunicorn is told to keep its own, for hosts with nothing else to write to.
+        _run = _RunDirectory(server.cfg.worker_tmp_dir)
+    except OSError as error:
+        server.log.error("No directory for this gateway's workers to meet in, each is alone: %s", error)
     _inherit_admin(server)
     if "bind" in _hosting.given(server.cfg):
         _disinherit(server)

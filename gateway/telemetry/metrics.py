@@ -56,6 +56,8 @@ _SLACK: Final = 1000
 _SLICE: Final = 250
 # Room on the disk that is taken at once: writing into a file that has none kills the process.
 _ROOM: Final = 256 * 1024
+# More than any value takes: names of 128 characters, each of six bytes in JSON.
+_LARGEST: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class Metrics:
         self._log = (0, 0)
         self._log_told = (0, 0)
         self._flushed = clock()
+        self._failing = False
         # Writing takes turns with requests, and so may be begun twice.
         self._writing = BoundedSemaphore(1)
 
@@ -151,18 +154,25 @@ class Metrics:
             cell.durations.append(record[15])
 
     def tick(self, dropped: int, lost: int) -> None:
-        """Write, when it is time; what cannot be written is tried again with the next."""
+        """Write, when it is time."""
         self._log = (dropped, lost)
-        if self._clock() - self._flushed < _INTERVAL:
-            return
-        try:
+        if self._clock() - self._flushed >= _INTERVAL:
             self.flush()
-            self._renew()
-        except OSError as error:
-            log.warning("metrics cannot be written: %s", error)
 
     def flush(self) -> None:
-        """Write what has been added up. Callable from any greenlet; requests go on meanwhile."""
+        """Write what has been added up. Callable from any greenlet; requests go on meanwhile.
+        What a full disk does not take is lost, and said once."""
+        try:
+            self._flush()
+            self._renew()
+        except OSError as error:
+            if not self._failing:
+                log.warning("metrics cannot be written: %s", error)
+            self._failing = True
+        else:
+            self._failing = False
+
+    def _flush(self) -> None:
         with self._writing:
             self._flushed = self._clock()
             cells, self._cells = self._cells, {}
@@ -283,11 +293,19 @@ class _Values:
                 for name, value in zip(names, labels, strict=True)
             )
         key = mmap_dict.mmap_key(series.name, sample, list(names), list(labels), series.told)
+        self._make_room()
         if len(self._keys) < MOST:
             self._keys[sample, labels] = key
             # It may be there from before a restart; then `worn` comes a little early.
             self._number += 1
         return key
+
+    def _make_room(self) -> None:
+        """Before the file grows: it would have holes, and to write into one kills the process
+        when the disk is full."""
+        file = self._file
+        if file._used + _LARGEST > file._capacity:
+            os.posix_fallocate(file._f.fileno(), 0, 2 * file._capacity)
 
     @property
     def worn(self) -> bool:
@@ -297,7 +315,7 @@ class _Values:
         """Put a file in place of this one that has only what is used."""
         path = self._path.with_suffix(".new")
         path.unlink(missing_ok=True)
-        fresh = _opened(path)
+        fresh = _opened(path, self._file._capacity)
         kept = 0
         for number, (key, value, timestamp) in enumerate(self._file.read_all_values()):
             _pause(number + 1)
@@ -314,21 +332,21 @@ class _Values:
         self._file.close()
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path, room: int = _ROOM) -> Any:
     """The values in a file, from before too; one that is damaged is begun anew."""
     try:
-        return MmapedDict(str(_with_room(path)))
+        return MmapedDict(str(_with_room(path, room)))
     except (RuntimeError, ValueError, struct.error) as error:
         log.warning("metrics in %s are damaged and begin anew: %s", path, error)
         path.unlink()
-        return MmapedDict(str(_with_room(path)))
+        return MmapedDict(str(_with_room(path, room)))
 
 
-def _with_room(path: Path) -> Path:
+def _with_room(path: Path, room: int) -> Path:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with open(descriptor, "r+b") as file:
-        if os.fstat(descriptor).st_size < _ROOM:
-            os.posix_fallocate(descriptor, 0, _ROOM)
+        if os.fstat(descriptor).st_size < room:
+            os.posix_fallocate(descriptor, 0, room)
         file.flush()
     return path
 

@@ -185,3 +185,35 @@ def test_there_is_an_end_to_series(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(found) <= 51
     assert sum(found.values()) == 499
     assert found["gateway_endpoint_requests_total", "other", "2xx", "other"] > 400
+
+
+def test_files_grow_without_holes(tmp_path: Path) -> None:
+    in_use = InUse()
+    in_use.endpoints = {("u", f"10.0.0.1:{port}") for port in range(1, 5000)}
+    counted = Metrics(str(tmp_path), 0, in_use)
+    counted.observe([record(endpoint=Endpoint("http", "10.0.0.1", port)) for port in range(1, 5000)])
+    counted.close()
+    told = (tmp_path / "counter_gateway-0.db").stat()
+    assert told.st_size >= 1024 * 1024
+    assert told.st_blocks * 512 >= told.st_size
+
+
+def test_a_full_disk_is_said_once(
+    counted: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = True
+
+    def allocate(descriptor: int, offset: int, length: int) -> None:
+        if full:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(metrics, "_LARGEST", 10**9)
+    monkeypatch.setattr(metrics.os, "posix_fallocate", allocate)
+    for _ in range(3):
+        counted.observe([record()])
+        counted.flush()
+    assert caplog.text.count("No space left") == 1
+    full = False
+    counted.observe([record()])
+    counted.flush()
+    assert values(tmp_path)["gateway_requests_total", "GET", "r", "200", "u"] == 1
