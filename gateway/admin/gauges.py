@@ -12,7 +12,7 @@ from typing import Any
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
-from gateway.telemetry import metrics
+from gateway.telemetry import counter_file, metrics
 
 Part = dict[str, Any]
 
@@ -147,7 +147,8 @@ class Scrape:
         known = {
             (name, one["address"]) for name, told in self._status["upstreams"].items() for one in told["endpoints"]
         }
-        for metric in metrics.collect(self._folders):
+        known.add((counter_file.OTHER, counter_file.OTHER))
+        for metric in counter_file.collect(self._folders):
             if metric.name == metrics.ENDPOINTS.name:
                 metric.samples = [
                     sample

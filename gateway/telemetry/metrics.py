@@ -12,62 +12,28 @@ What is configured no more leaves the files when they have grown to twice of wha
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import struct
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import gevent
 from gevent.lock import BoundedSemaphore
-from prometheus_client import mmap_dict, multiprocess
-from prometheus_client.metrics_core import Metric
 
 from gateway.model import Endpoint, Route, Upstream
 from gateway.telemetry.access_log import Record
+from gateway.telemetry.counter_file import OTHER, CounterFile, Labels, Series, pause
 
 log = logging.getLogger("gateway.metrics")
-
-# Untyped, both of them.
-MmapedDict: Any = mmap_dict.MmapedDict
-MultiProcessCollector: Any = multiprocess.MultiProcessCollector
 
 # Seconds; the defaults of Prometheus' own clients, less the finest and with a longer end.
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LE: Final = (*(str(bound) for bound in BUCKETS), "+Inf")
-METHODS: Final = frozenset(
-    {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"CONNECT"}
-)
-OTHER: Final = "other"
+METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"CONNECT"})
 # Seconds between two writes, and so the most that a SIGKILL takes.
 _INTERVAL: Final = 0.5
-# Values of one worker's file. Enough for 50,000 endpoints; each that is used takes some 500
-# bytes of memory.
-MOST: Final = 100_000
-# Values beyond twice of what is in use, from which on the files are made anew.
-_SLACK: Final = 1000
-# What is written or copied without a pause.
-_SLICE: Final = 250
-# Room on the disk that is taken at once: writing into a file that has none kills the process.
-_ROOM: Final = 256 * 1024
-# More than any value takes: names of 128 characters, each of six bytes in JSON.
-_LARGEST: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One counter. The labels are in the order in which values are given."""
-
-    name: str
-    told: str
-    labels: tuple[str, ...]
-
 
 REQUESTS = Series(
     "gateway_requests", "Requests that have ended; status is the answer's.", ("route", "upstream", "method", "status")
@@ -97,7 +63,6 @@ _COUNTERS: Final = {
     for series in (REQUESTS, ERRORS, BYTES_IN, BYTES_OUT, RETRIES, ENDPOINTS, TUNNELS, DROPPED, LOST)
 }
 
-Labels = tuple[str, ...]
 # What is in use: routes, upstreams, and (upstream, endpoint).
 InUse = Callable[[], tuple[Collection[str], Collection[str], Collection[tuple[str, str]]]]
 
@@ -126,8 +91,8 @@ class Metrics:
     ) -> None:
         self._in_use = in_use
         self._clock = clock
-        self._counters = _Values(Path(folder, f"counter_gateway-{slot}.db"))
-        self._histogram = _Values(Path(folder, f"histogram_gateway-{slot}.db"))
+        self._counters = CounterFile(Path(folder, f"counter_gateway-{slot}.db"))
+        self._histogram = CounterFile(Path(folder, f"histogram_gateway-{slot}.db"))
         # By identity: the cells hold what they are keyed by, and hashing a route is dear.
         self._cells: dict[tuple[int, int, int, bytes, int, str], _Cell] = {}
         self._log = (0, 0)
@@ -180,19 +145,19 @@ class Metrics:
             durations: _Totals = defaultdict(float)
             for number, ((_, _, _, method, status, reason), cell) in enumerate(cells.items(), 1):
                 _add_up(counts, durations, cell, method, status, reason)
-                _pause(number)
+                pause(number)
             for name, now, before in zip(_LOSSES, self._log, self._log_told, strict=True):
                 if now > before:
                     counts[name, ()] += now - before
             self._log_told = self._log
             for number, ((name, labels), amount) in enumerate(counts.items(), 1):
                 self._counters.add(_COUNTERS[name], name, labels, amount)
-                _pause(number)
+                pause(number)
             for number, ((name, labels), amount) in enumerate(durations.items(), 1):
                 if name == _SUM:
                     self._begin(labels[0])
                 self._histogram.add(DURATION, name, labels, amount)
-                _pause(number)
+                pause(number)
 
     def close(self) -> None:
         self.flush()
@@ -215,6 +180,7 @@ class Metrics:
             return
         routes, upstreams, endpoints = self._in_use()
         routes, upstreams = {"", OTHER, *routes}, {"", OTHER, *upstreams}
+        endpoints = {(OTHER, OTHER), *endpoints}
 
         def used(labels: dict[str, str]) -> bool:
             if "endpoint" in labels:
@@ -228,11 +194,6 @@ class Metrics:
 
 _Totals = dict[tuple[str, Labels], float]
 _LOSSES = (f"{DROPPED.name}_total", f"{LOST.name}_total")
-
-
-def _pause(number: int) -> None:
-    if not number % _SLICE:
-        gevent.sleep(0)
 
 
 def _add_up(counts: _Totals, durations: _Totals, cell: _Cell, method: bytes, status: int, reason: str) -> None:
@@ -260,98 +221,3 @@ def _add_up(counts: _Totals, durations: _Totals, cell: _Cell, method: bytes, sta
     durations[_SUM, (route,)] += sum(cell.durations)
     for duration in cell.durations:
         durations[_BUCKET, (route, _LE[bisect_left(BUCKETS, duration)])] += 1
-
-
-class _Values:
-    """The values of one file, by metric, sample and labels."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: Any = _opened(path)
-        self._keys: dict[tuple[str, Labels], str] = {}
-        self._number = sum(1 for _ in self._file.read_all_values())
-        # What a predecessor has left is not known to be in use.
-        self._kept = 0
-
-    def has(self, sample: str, labels: Labels) -> bool:
-        """Whether this worker has written that value before."""
-        return (sample, labels) in self._keys
-
-    def add(self, series: Series, sample: str, labels: Labels, amount: float) -> None:
-        key = self._keys.get((sample, labels))
-        if key is None:
-            key = self._key(series, sample, labels)
-        value, _ = self._file.read_value(key)
-        self._file.write_value(key, value + amount, 0.0)
-
-    def _key(self, series: Series, sample: str, labels: Labels) -> str:
-        names = series.labels if len(labels) == len(series.labels) else (*series.labels, "le")
-        if len(self._keys) >= MOST:
-            # Only what a hostile upstream or a storm of new routes can reach.
-            labels = tuple(
-                value if name in ("le", "method", "status", "reason") else OTHER
-                for name, value in zip(names, labels, strict=True)
-            )
-        key = mmap_dict.mmap_key(series.name, sample, list(names), list(labels), series.told)
-        self._make_room()
-        if len(self._keys) < MOST:
-            self._keys[sample, labels] = key
-            # It may be there from before a restart; then `worn` comes a little early.
-            self._number += 1
-        return key
-
-    def _make_room(self) -> None:
-        """Before the file grows: it would have holes, and to write into one kills the process
-        when the disk is full."""
-        file = self._file
-        if file._used + _LARGEST > file._capacity:
-            os.posix_fallocate(file._f.fileno(), 0, 2 * file._capacity)
-
-    @property
-    def worn(self) -> bool:
-        return self._number > 2 * self._kept + _SLACK
-
-    def renew(self, used: Callable[[dict[str, str]], bool]) -> None:
-        """Put a file in place of this one that has only what is used."""
-        path = self._path.with_suffix(".new")
-        path.unlink(missing_ok=True)
-        fresh = _opened(path, self._file._capacity)
-        kept = 0
-        for number, (key, value, timestamp) in enumerate(self._file.read_all_values()):
-            _pause(number + 1)
-            if used(json.loads(key)[2]):
-                fresh.write_value(key, value, timestamp)
-                kept += 1
-        os.replace(path, self._path)
-        self._file.close()
-        self._file = fresh
-        self._keys.clear()
-        self._number = self._kept = kept
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _opened(path: Path, room: int = _ROOM) -> Any:
-    """The values in a file, from before too; one that is damaged is begun anew."""
-    try:
-        return MmapedDict(str(_with_room(path, room)))
-    except (RuntimeError, ValueError, struct.error) as error:
-        log.warning("metrics in %s are damaged and begin anew: %s", path, error)
-        path.unlink()
-        return MmapedDict(str(_with_room(path, room)))
-
-
-def _with_room(path: Path, room: int) -> Path:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "r+b") as file:
-        if os.fstat(descriptor).st_size < room:
-            os.posix_fallocate(descriptor, 0, room)
-        file.flush()
-    return path
-
-
-def collect(folders: Iterable[str]) -> Iterator[Metric]:
-    """What all workers have counted, added up. Reads files: not for the hub's thread."""
-    for folder in folders:
-        yield from MultiProcessCollector(None, folder).collect()

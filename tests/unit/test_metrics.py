@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.model import Endpoint, Route, StaticSource, Upstream
-from gateway.telemetry import metrics
+from gateway.telemetry import counter_file
 from gateway.telemetry.access_log import Record
 from gateway.telemetry.metrics import Metrics
 
@@ -56,7 +56,7 @@ def counted(tmp_path: Path, now: list[float]) -> Iterator[Metrics]:
 
 def values(folder: Path) -> dict[tuple[str, ...], float]:
     found = {}
-    for metric in metrics.collect([str(folder)]):
+    for metric in counter_file.collect([str(folder)]):
         for sample in metric.samples:
             found[(sample.name, *(sample.labels[name] for name in sorted(sample.labels)))] = sample.value
     return found
@@ -172,12 +172,12 @@ def test_what_is_gone_leaves_the_files_and_what_stays_keeps_its_count(tmp_path: 
     found = values(tmp_path)
     assert found["gateway_requests_total", "GET", "r", "200", "u"] == 6000
     # Of 15 values a route and 1 an endpoint that were written, 3,000 times each.
-    assert most < 4 * metrics._SLACK + 400
+    assert most < 4 * counter_file._SLACK + 400
     assert not list(tmp_path.glob("*.new"))
 
 
 def test_there_is_an_end_to_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "MOST", 50)
+    monkeypatch.setattr(counter_file, "MOST", 50)
     counted = Metrics(str(tmp_path), 0, InUse())
     counted.observe([record(endpoint=Endpoint("http", "10.0.0.1", port)) for port in range(1, 500)])
     counted.close()
@@ -207,8 +207,8 @@ def test_a_full_disk_is_said_once(
         if full:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(metrics, "_LARGEST", 10**9)
-    monkeypatch.setattr(metrics.os, "posix_fallocate", allocate)
+    monkeypatch.setattr(counter_file, "_LARGEST", 10**9)
+    monkeypatch.setattr(counter_file.os, "posix_fallocate", allocate)
     for _ in range(3):
         counted.observe([record()])
         counted.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -22,6 +23,8 @@ from gateway.model import (
     StaticSource,
     Upstream,
 )
+from gateway.telemetry.access_log import Record
+from gateway.telemetry.metrics import Metrics
 
 
 def worker(slot: int, **more: Any) -> dict[str, Any]:
@@ -143,3 +146,19 @@ def test_a_gateway_tells_of_itself() -> None:
     assert "discovery" not in parts["file"]
     assert parts["consul"]["discovery"] == {"age_s": None, "error": ""}
     json.dumps([own, *parts.values()])
+
+
+def test_counters_of_endpoints_that_are_gone_are_left_out(tmp_path: Path) -> None:
+    def record(endpoint: Endpoint) -> Record:
+        went = (b"GET", b"", b"", Route("r", "a"), Upstream("a", StaticSource(())), endpoint, 200, "", "")
+        return (0.0, b"", "", "", *went, 0, 0, 0.1, 0.0, 0.0, 0.0, 1, False, "v")
+
+    counted = Metrics(str(tmp_path), 0, lambda: ((), (), ()))
+    counted.observe([record(Endpoint("http", "10.0.0.1", port)) for port in (1, 2)])
+    counted.close()
+    found = status.merged([[worker(0), upstream("a", ["10.0.0.1:1", 1, 0, "up"])]])
+    names = samples(list(gauges.Scrape([str(tmp_path)], found, 0.0).collect()))
+    of_endpoints = [name for name in names if name.startswith("gateway_endpoint_requests_total")]
+    assert of_endpoints == ['gateway_endpoint_requests_total{endpoint="10.0.0.1:1",status="2xx",upstream="a"}']
+    # What they had is still in what the route had.
+    assert names['gateway_requests_total{method="GET",route="r",status="200",upstream="a"}'] == 2.0
