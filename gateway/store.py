@@ -21,7 +21,7 @@ import gevent
 from gevent.event import Event
 
 from gateway.model import Config, DiscoverySettings, Endpoint, StaticSource, Upstream
-from gateway.providers import Provider, Update, depends_on, make
+from gateway.providers import Provider, Remembering, Update, depends_on, make
 from gateway.router import Router
 from gateway.snapshot import Group, Join, Known, Snapshot, differences, group
 
@@ -55,6 +55,11 @@ class Feed:
     def waiting(self) -> bool:
         """There was never a good answer; an empty group is one."""
         return self.known.endpoints is None
+
+    def remember(self) -> None:
+        """Have the provider know that there were endpoints before its time."""
+        if self.known.endpoints and isinstance(self.provider, Remembering):
+            self.provider.remember()
 
     def end(self) -> None:
         self.stop.set()
@@ -147,6 +152,7 @@ class Store:
             feed = self._feeds.get(name)
             if feed is not None and feed.waiting:
                 self._take(feed, Update(name, endpoints))
+                feed.remember()
         self.apply()
 
     def apply(self) -> bool:
@@ -228,6 +234,7 @@ class Store:
         for name, endpoints in (saved or {}).items():
             if feeds[name].waiting:
                 feeds[name].known = Known(self._allowed(feeds[name], endpoints))
+                feeds[name].remember()
         deadline = time.monotonic() + config.discovery.wait
         if before is not None:
             # A storm of configurations must not put them off for ever.
@@ -263,7 +270,9 @@ class Store:
         before = self._feeds.get(upstream.name)
         if before is not None and _same_group(before.upstream, upstream):
             # Asked in another way, or by another registry: what is known stays until it answers.
-            return Feed(upstream, made_of, provider, Known(before.known.endpoints))
+            feed = Feed(upstream, made_of, provider, Known(before.known.endpoints))
+            feed.remember()
+            return feed
         return Feed(upstream, made_of, provider, Known())
 
     def _adopt(self, coming: _Coming, old: Snapshot | None) -> bool:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import gevent
 
@@ -109,6 +109,15 @@ class Provider(Protocol):
 
     def run(self, emit: Emit, stop: Stop) -> None:
         """Say what is known, and again whenever that may have changed, until `stop` is set."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A provider that doubts empty answers as long as endpoints are known."""
+
+    def remember(self) -> None:
+        """Endpoints are known from before this provider's time."""
         ...
 
 

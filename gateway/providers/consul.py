@@ -225,6 +225,10 @@ class ConsulProvider:
     def status(self) -> Status:
         return self._journal.status
 
+    def remember(self) -> None:
+        """Instances are known from before: an empty first answer is doubted like any later one."""
+        self._belief.some_known = True
+
     def run(self, emit: Emit, stop: Stop) -> None:
         try:
             with until_set(stop):

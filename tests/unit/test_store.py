@@ -341,6 +341,32 @@ def test_endpoints_from_before_a_restart_serve_until_there_is_an_answer() -> Non
     assert addresses(kept) == ["10.0.0.2"]
 
 
+class Doubtful(FakeProvider):
+    remembers = False
+
+    def remember(self) -> None:
+        self.remembers = True
+
+
+def test_a_provider_is_told_that_endpoints_are_known_from_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Doubtful] = []
+
+    def make(upstream: Upstream, settings: DiscoverySettings) -> Doubtful:
+        made.append(Doubtful(upstream.name))
+        return made[-1]
+
+    monkeypatch.setattr("gateway.store.make", make)
+    kept, _ = store(CONSUL)
+    kept.restore({"users": ()})
+    assert [one.remembers for one in made] == [False]
+    kept, _ = store(CONSUL)
+    kept.restore({"users": (ONE,)})
+    moved = DiscoverySettings(consul=ConsulSettings(address="http://10.9.9.9:8500"))
+    kept.reconfigure(version("v2", CONSUL, discovery=moved))
+    kept.reconfigure(version("v3", Upstream("users", ConsulSource("other"))))
+    assert [one.remembers for one in made] == [False, True, True, False]
+
+
 # -- with greenlets -----------------------------------------------------------------------
 
 

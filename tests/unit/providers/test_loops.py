@@ -330,6 +330,21 @@ def test_how_long_is_counted_anew_after_each_failure_and_not_after_instances() -
     assert [u.endpoints for u in told] == [at("10.0.0.1"), *[None] * 4, at("10.0.0.1"), ()]
 
 
+@pytest.mark.parametrize("restored", [True, False])
+def test_endpoints_from_before_a_restart_are_known_ones(restored: bool) -> None:
+    """Consul and the gateway come back together: everything is critical for a while."""
+    clock = FakeClock(0.0)
+    registry = Registry(clock, RegistryError("refused"), good(), good(instance()), waits=False)
+    provider = ConsulProvider(
+        SERVICE, SOURCE, registry, DiscoverySettings(), Names(unknown, clock), clock, lambda: 0.5
+    )
+    if restored:
+        provider.remember()
+    told: list[Update] = []
+    provider.run(told.append, Rounds(3, clock))
+    assert [update.endpoints for update in told] == [None, None if restored else (), at("10.0.0.1")]
+
+
 def test_nothing_is_doubted_while_nothing_is_known() -> None:
     _, told, _ = consul(RegistryError("away"), good(), good(index=1), RegistryError("away"), good(known_leader=False))
     assert [u.endpoints for u in told] == [None, (), None, ()]
