@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from gateway.testing import Exchange, FakeUpstream, head
 from tests import services
 from tests.services import ROOT, Server, free_port, free_ports, wait_until
 
@@ -72,14 +73,14 @@ def start(tmp_path: Path, service: int) -> Iterator[Start]:
 
         def run(
             admin: str, *arguments: str, more: str = "", workers: int = 1, app: str = APP, wrap: tuple[str, ...] = (),
-            pass_fds: tuple[int, ...] = (), port: int = 0, **environ: str,
+            pass_fds: tuple[int, ...] = (), port: int = 0, one: int = service, **environ: str,
         ) -> Running:  # fmt: skip
-            """`port`: of the data listener, when that is inherited."""
+            """`port`: of the data listener, when that is inherited. `one`: of the upstream of that name."""
             own, dead = free_ports(2)
             document = tmp_path / "gateway.yaml"
             document.write_text(
                 f"version: 1\nadmin: {admin}\n{more}\nupstreams:\n"
-                f'  one: {{endpoints: ["http://127.0.0.1:{service}"]}}\n'
+                f'  one: {{endpoints: ["http://127.0.0.1:{one}"]}}\n'
                 f'  dead: {{endpoints: ["http://127.0.0.1:{dead}"], retry: {{attempts: 1}}}}\n'
                 "routes:\n  - {name: one, match: {prefix: /one}, upstream: one}\n"
                 "  - {name: dead, match: {prefix: /dead}, upstream: dead}\n"
@@ -302,6 +303,28 @@ def test_a_draining_worker_answers_to_the_end(start: Start, service: int) -> Non
         assert held.recv(64).startswith(b"HTTP/1.1 200")
     assert gateway.server.stop() == 0, gateway.server.output()
     assert not services.accepts(admin)
+
+
+def test_tunnels(start: Start) -> None:
+    def echo(exchange: Exchange) -> None:
+        exchange.send(head(101, b"Upgrade: websocket", b"Connection: Upgrade"))
+        while data := exchange.wire.read_some():
+            exchange.send(data)
+
+    admin = free_port()
+    with FakeUpstream() as upstream:
+        upstream.answer(echo)
+        gateway = start(f'{{bind: "127.0.0.1:{admin}"}}', one=upstream.port)
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as client:
+            client.sendall(b"GET /one HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            assert client.recv(64).startswith(b"HTTP/1.1 101")
+            wait_until(lambda: counted(admin)['gateway_tunnels_open{worker="0"}'] == 1.0, "the tunnel is told of")
+            assert ask(admin, "/-/status").json["workers"][0]["in_flight"] == 1
+        wait_until(lambda: counted(admin)['gateway_tunnels_open{worker="0"}'] == 0.0, "the tunnel has ended")
+        wait_until(lambda: counted(admin).get('gateway_tunnels_total{route="one"}') == 1.0, "it is counted")
+        found = counted(admin)
+    assert requests(found, route="one", status="101") == 1
+    assert not [name for name in found if name.startswith("gateway_request_duration")]
 
 
 # -- the socket ------------------------------------------------------------------------
