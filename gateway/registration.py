@@ -211,7 +211,8 @@ class Registration:
         self._agent.close()
 
     def _run(self) -> None:
-        while not self._draining():
+        # A worker that is being replaced goes on until it ends: its successor may take a while to start.
+        while not (self._draining() and self._last()):
             self.look()
             gevent.sleep(LOOK)
         self._leave()
@@ -263,7 +264,7 @@ class Registration:
         self._due = self._clock() + min(self._backoff.failed(), self._settings.interval)
 
     def _last(self) -> bool:
-        """Whether nobody takes over what this worker did."""
+        """Whether nobody takes over what this worker does, once it ends."""
         return self._siblings is None or (self._draining() and not self._siblings.replaced())
 
     def _leave(self, for_good: bool = False) -> None:

@@ -59,35 +59,38 @@ def running(folder: Path, consul: str, check: str = "ttl", drain: str = "0s") ->
         server.close()
 
 
-def listed(consul: Consul) -> list[tuple[str, int, list[str]]]:
-    entries = consul.call("GET", "/v1/health/service/edge?passing")
-    return [(e["Service"]["Address"], e["Service"]["Port"], e["Service"]["Tags"]) for e in entries]
+def listed(consul: Consul, port: int) -> list[tuple[str, list[str]]]:
+    """Where the gateway on a port is listed as passing, and its tags."""
+    services = [entry["Service"] for entry in consul.call("GET", "/v1/health/service/edge?passing")]
+    return [(told["Address"], told["Tags"]) for told in services if told["Port"] == port]
 
 
-def known(consul: Consul) -> set[str]:
-    return {name for name, told in consul.call("GET", "/v1/agent/services").items() if told["Service"] == "edge"}
+def known(consul: Consul, port: int) -> set[str]:
+    """The ids under which the gateway on a port is known."""
+    services = consul.call("GET", "/v1/agent/services").values()
+    return {told["ID"] for told in services if (told["Service"], told["Port"]) == ("edge", port)}
 
 
 def test_one_entry_for_all_workers_through_reloads_and_deaths(tmp_path: Path, consul: Consul) -> None:
     with running(tmp_path, consul.address, drain="3s") as gateway:
-        here = [("127.0.0.1", gateway.port, ["public"])]
-        services.wait_until(lambda: listed(consul) == here, "the gateway is listed")
-        (ident,) = known(consul)
+        here = [("127.0.0.1", ["public"])]
+        services.wait_until(lambda: listed(consul, gateway.port) == here, "the gateway is listed")
+        (ident,) = known(consul, gateway.port)
         assert ident.startswith("edge-")
         # Workers are replaced, and whoever asks Consul meanwhile sees nothing of it.
         gateway.server.send(signal.SIGHUP)
         gone = []
         while gateway.server.output().count("announced to Consul") < 2:
-            gone += [found for found in [listed(consul)] if found != here]
+            gone += [found for found in [listed(consul, gateway.port)] if found != here]
         assert gone == []
         # The worker that sees to it dies: another one does.
         os.kill(gateway.announcing(), signal.SIGKILL)
         gateway.until("announced to Consul", 3)
-        assert known(consul) == {ident}
-        assert listed(consul) == here
+        assert known(consul, gateway.port) == {ident}
+        assert listed(consul, gateway.port) == here
         # It leaves the list when it begins to drain, not when it has ended.
         gateway.server.send(signal.SIGTERM)
-        services.wait_until(lambda: known(consul) == set(), "the gateway is not listed any more")
+        services.wait_until(lambda: known(consul, gateway.port) == set(), "the gateway is not listed any more")
         assert gateway.server.process is not None
         assert gateway.server.process.poll() is None
         assert gateway.server.stop() == 0
@@ -96,9 +99,9 @@ def test_one_entry_for_all_workers_through_reloads_and_deaths(tmp_path: Path, co
 @pytest.mark.parametrize("last", [signal.SIGINT, signal.SIGQUIT])
 def test_ended_at_once_it_is_taken_back_too(tmp_path: Path, consul: Consul, last: signal.Signals) -> None:
     with running(tmp_path, consul.address, check="http") as gateway:
-        services.wait_until(lambda: listed(consul) != [], "Consul has asked readyz")
+        services.wait_until(lambda: listed(consul, gateway.port) != [], "Consul has asked readyz")
         gateway.server.stop(last)
-        assert known(consul) == set(), gateway.server.output()
+        assert known(consul, gateway.port) == set(), gateway.server.output()
 
 
 def test_an_agent_that_is_away_at_first_and_comes_back_without_its_memory(tmp_path: Path) -> None:
@@ -108,7 +111,7 @@ def test_an_agent_that_is_away_at_first_and_comes_back_without_its_memory(tmp_pa
             gateway.until("the gateway is not announced to Consul")
             for _ in range(2):
                 agent.up()
-                services.wait_until(lambda: listed(agent) != [], "the gateway is listed (again)")
+                services.wait_until(lambda: listed(agent, gateway.port) != [], "the gateway is listed (again)")
                 agent.down()
             # Nobody to tell: it ends all the same.
             assert gateway.server.stop(timeout=10) == 0

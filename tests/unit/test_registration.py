@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 
 from gateway.model import ConsulSettings, RegistrationSettings
@@ -335,6 +336,30 @@ def test_a_worker_that_is_replaced_leaves_the_registration_to_the_next(
     scene.registration.stop()
     assert (DEREGISTER in scene.agent.since()) == taken_back
     assert lead.gone
+
+
+def test_a_worker_that_is_replaced_goes_on_until_it_ends() -> None:
+    lead = Lead()
+    scene = Scene(siblings=lead)
+    scene.draining = lead.reloaded = True
+    scene.registration.start()
+    gevent.sleep(0)
+    assert scene.agent.since() == [REGISTER, READY]
+    assert not lead.gone
+    scene.registration.stop()
+    assert scene.agent.since() == [("close",)]
+    assert lead.gone
+
+
+def test_a_worker_that_leaves_for_good_takes_it_back_before_it_ends() -> None:
+    scene = Scene(siblings=Lead())
+    scene.after(0)
+    scene.draining = True
+    scene.registration.start()
+    gevent.sleep(0)
+    assert scene.agent.since()[-1] == DEREGISTER
+    scene.registration.stop()
+    assert scene.agent.since() == [("close",)]
 
 
 def test_another_configuration_takes_the_old_registration_back() -> None:
