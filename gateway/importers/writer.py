@@ -19,8 +19,6 @@ from gateway.model import Match
 
 # Plain in flow and block context alike, and never read as anything but text.
 _PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./+-]*(?:[*:][A-Za-z0-9_./+-]+)*\Z")
-# YAML 1.2.2 §5.1: what may stand in a scalar as it is.
-_PRINTABLE = re.compile(r"[ -~\u00a0-\ud7ff\ue000-\ufefe\uff00-\ufffd]*\Z")
 
 # Whose a line is: ("upstreams", name[, number of the endpoint]), ("routes", number[, number of the match]).
 Owner = tuple[str | int, ...]
@@ -148,7 +146,8 @@ def scalar(text: str) -> str:
     """A text as a YAML scalar that is read as that text."""
     if _PLAIN.match(text) and isinstance(resolve(text), str):
         return text
-    if _PRINTABLE.match(text):
+    # Anything that a reader may take for a line break, or for nothing, is written as a number.
+    if text.isprintable():
         return "'" + text.replace("'", "''") + "'"
     return '"' + "".join(map(_quoted, text)) + '"'
 

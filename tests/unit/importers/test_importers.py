@@ -182,6 +182,7 @@ def test_kong_documents(made: dict[str, Any]) -> None:
 
 @given(nginx_documents)
 @settings(max_examples=60, deadline=None)
+@example('server { server_name "\u2028" "/"; location / { proxy_pass http://a; } }')
 def test_nginx_documents(made: str) -> None:
     believed("nginx", made.encode())
 
