@@ -16,7 +16,8 @@ from typing import Any
 from gevent import monkey
 from gunicorn import sock, util
 
-# Which descriptor a master hands to the one that takes its place (SIGUSR2).
+# What a master hands to the one that takes its place (SIGUSR2): the descriptor, and where it
+# is bound, which is empty when it was inherited.
 HANDED_OVER = "GATEWAY_ADMIN_FD"
 # systemd's name for it (FileDescriptorName=, sd_listen_fds_with_names(3)).
 NAME = "admin"
@@ -55,10 +56,15 @@ class AdminListener:
         else:
             log.info("Admin listener: %s", self.listener)
 
-    def adopt(self, listener: Any, log: Any) -> None:
-        """Take a socket that was inherited."""
-        self.listener, self._inherited = listener, True
+    def adopt(self, listener: Any, log: Any, bind: str = "") -> None:
+        """Take a socket that was inherited. `bind`: where the master before this one bound it,
+        so that it goes when the configuration says something else."""
+        self.listener, self._bind, self._inherited = listener, bind or None, not bind
         log.info("Admin listener: %s (inherited)", listener)
+
+    def hand_over(self) -> str | None:
+        """What `handed_over` understands."""
+        return None if self.listener is None else f"{self.listener.fileno()} {self._bind or ''}"
 
     def close(self, unlink: bool = True) -> None:
         listener, self.listener = self.listener, None
@@ -79,10 +85,10 @@ def is_local(name: Any) -> bool:
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
-def handed_over(environ: Mapping[str, str], cfg: Any, log: Any) -> Any | None:
-    """The socket that the master before this one handed over."""
-    given = environ.get(HANDED_OVER, "")
-    return _of_descriptor(int(given), cfg, log) if given.isdecimal() else None
+def handed_over(told: str, cfg: Any, log: Any) -> tuple[Any, str] | None:
+    """The socket that the master before this one handed over, and where it is bound."""
+    fd, _, bind = told.partition(" ")
+    return (_of_descriptor(int(fd), cfg, log), bind) if fd.isdecimal() else None
 
 
 def of_systemd(environ: Mapping[str, str], pid: int) -> int | None:

@@ -118,8 +118,9 @@ def pre_exec(server: Any) -> None:
         # Begun as `python -m gunicorn`. As a script it would take gunicorn's own `http` for Python's.
         arguments[1:2] = ["-m", "gunicorn"]
     server.cfg.env_orig.pop(_admin_listener.HANDED_OVER, None)
-    if _admin.listener is not None:
-        server.cfg.env_orig[_admin_listener.HANDED_OVER] = str(_admin.listener.fileno())
+    told = _admin.hand_over()
+    if told is not None:
+        server.cfg.env_orig[_admin_listener.HANDED_OVER] = told
 
 
 def on_exit(server: Any) -> None:
@@ -232,10 +233,11 @@ def _inherit_admin(server: Any) -> None:
     """Sockets that were passed on, by systemd or by the master before this one."""
     global _inherited_admin
     _inherited_admin = _admin_listener.of_systemd(os.environ, server.pid)
-    before = _admin_listener.handed_over(os.environ, server.cfg, server.log)
-    os.environ.pop(_admin_listener.HANDED_OVER, None)
+    told = os.environ.pop(_admin_listener.HANDED_OVER, "")
+    before = _admin_listener.handed_over(told, server.cfg, server.log)
     if before is not None:
-        _admin.adopt(before, server.log)
+        listener, bind = before
+        _admin.adopt(listener, server.log, bind)
 
 
 def _disinherit(server: Any) -> None:

@@ -396,6 +396,13 @@ def test_a_new_master_takes_it_over(start: Start, tmp_path: Path) -> None:
             assert [_stat(each["pid"])[1] for each in told["workers"]] == [str(new)]
         assert ask(gateway.port, "/one").status == 200
         assert ask(gateway.port, "/-/status").status == 404
+        # It is the new one's own now, and goes where the file says.
+        document = tmp_path / "gateway.yaml"
+        other = free_port()
+        document.write_text(document.read_text().replace(str(admin), str(other)))
+        os.kill(new, signal.SIGHUP)
+        wait_until(lambda: services.accepts(other) and not services.accepts(admin), "it moved")
+        assert ask(other, "/-/status").status == 200
     finally:
         os.kill(new, signal.SIGTERM)
         wait_until(lambda: _stat(new)[0] == "Z", "the new master has left")
