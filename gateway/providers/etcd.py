@@ -217,8 +217,10 @@ class EtcdProvider:
             with self._api.watch(self._prefix, revision + 1, prefix=True) as watch:
                 self._follow(watch, emit, stop)
         except etcd.Compacted as error:
+            breathe()
             log.info("upstream %s: %s: reading everything again", self.upstream, error)
         except RegistryError as error:
+            breathe()
             self._not_watching(str(error))
         except Exception as error:
             self._fault(emit, error)
@@ -235,8 +237,9 @@ class EtcdProvider:
     def _list(self, emit: Emit) -> int:
         self._journal.attempt()
         listing = self._api.prefix(self._prefix)
+        breathe()
         self._memory.judge(listing, some_known=bool(self._folder))
-        self._folder.replace(listing.pairs, lambda: gevent.sleep(0))
+        self._folder.replace(listing.pairs, breathe)
         self._tell(emit)
         return listing.revision
 
@@ -312,6 +315,12 @@ class EtcdProvider:
         if self._unwatched:
             log.info("upstream %s: watching", self.upstream)
         self._unwatched = ""
+
+
+def breathe() -> None:
+    """Let others have their turn. When etcd comes and goes it does so for a thousand upstreams at
+    once, and the hub would go through all of them before it looks at a request."""
+    gevent.sleep(0)
 
 
 @dataclass(slots=True)

@@ -152,7 +152,7 @@ def opened(
         with late:
             parts = urlsplit(url)
             host, secure = parts.hostname or "", parts.scheme == "https"
-            sock = socket.create_connection((host, parts.port or (443 if secure else 80)))
+            sock = _connected(host, parts.port or (443 if secure else 80))
             _keep_alive(sock)
             if secure:
                 sock = tls().wrap_socket(sock, server_hostname=host)
@@ -165,6 +165,21 @@ def opened(
         if error is late:
             raise RegistryError(f"no watch within {patience:g} s") from None
         raise
+
+
+def _connected(host: str, port: int) -> socket.socket:
+    """A look-up is a thread's work, even that of an address, and there may be a thousand watches."""
+    try:
+        socket.inet_aton(host)
+    except OSError:
+        return socket.create_connection((host, port))
+    sock = socket.socket()
+    try:
+        sock.connect((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _request(authority: str, path: str, body: bytes, headers: dict[str, str]) -> bytes:
