@@ -319,19 +319,18 @@ class Gateway(Flask):
 
     def _line(self, request: Request, views: bool) -> Response | None:
         snapshot = self.store.current
-        asked = target.parse(request.target)
+        method = request.method
+        if method == b"TRACE" or method == b"CONNECT":
+            raise UnsupportedMethod(method.decode("latin-1"))
+        asked, path = target.read(request.target)
         asked_host = asked.authority
         if asked_host is None:
             asked_host = request.host or request.header(b"host") or b""
         request.host = asked_host
         # HTTP/1.0 may come without a Host: routes without a host have it.
         host = target.host(asked_host) if asked_host else b""
-        method = request.method
-        if method == b"TRACE" or method == b"CONNECT":
-            raise UnsupportedMethod(method.decode("latin-1"))
-        if asked.path == b"*":
+        if path == b"*":
             return self._asterisk(request)
-        path = target.normal(asked.path)
         own = self._own_prefix
         if own is not None and (path.startswith(own) or path == own[:-1]):
             return self._own(request, path)

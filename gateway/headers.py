@@ -27,6 +27,7 @@ log = logging.getLogger("gateway.headers")
 _PASS, _DROP, _CONNECTION, _XFF, _XFH, _XFPROTO, _XFPORT, _TRUSTED_ONLY, _FORWARDED, _VIA = range(10)
 _REQUEST_ID, _CDN_LOOP, _COOKIE, _MAX_FORWARDS, _AUTH, _TRACEPARENT = range(10, 16)
 _LENGTH, _TRANSFER, _KEEP_ALIVE, _GATEWAY_ERROR, _UPGRADE = range(20, 25)
+_UNDERSCORE = -1
 
 _REQUEST_KINDS = {
     b"host": _DROP,  # written anew, from what the request asked for
@@ -243,7 +244,7 @@ class Outbound:
         if key == self._id_key:
             return _REQUEST_ID
         if b"_" in key:
-            return _DROP
+            return _UNDERSCORE
         known = _REQUEST_KINDS.get(key)
         if known is not None:
             return known
@@ -308,8 +309,9 @@ class Outbound:
             if kind == _PASS:
                 add(name + b": " + value)
             elif kind == _DROP:
-                if b"_" in name:
-                    self._tell_underscore(name)
+                pass
+            elif kind == _UNDERSCORE:
+                self._tell_underscore(name)
             elif kind == _TRUSTED_ONLY:
                 if self._trust.trusts(request.peer):
                     add(name + b": " + value)
@@ -469,16 +471,17 @@ _answer_lines = FieldLines(lambda key: _ANSWER_KINDS.get(key, _PASS))
 def usual(lines: list[bytes], hop: bytes) -> Inbound | None:
     """`inbound` for the field lines of an answer that is framed by its length and says
     nothing unusual, the fields left as lines; None for any other."""
-    known = _answer_lines.table.get
     kept: list[bytes] = []
     keep = kept.append
     shareable = True
     length: int | None = None
     keep_alive: int | None = None
-    for line in lines:
-        entry = known(line) or _answer_lines.learn(line)
+    # A line that is learnt may empty the table: then the others are simply learnt again.
+    for line, entry in zip(lines, map(_answer_lines.table.get, lines), strict=True):
         if entry is None:
-            return None
+            entry = _answer_lines.learn(line)
+            if entry is None:
+                return None
         kind = entry[0]
         if kind == _PASS:
             keep(line)

@@ -229,10 +229,12 @@ class _Asked:
 
 
 def _fields(headers: Headers) -> dict[bytes, bytes]:
-    """Header values by name in lower case; several lines are one list (RFC 9110 §5.3)."""
+    """Header values by name in lower case; several lines are one list (RFC 9110 §5.3). A name
+    with `_` is none: such fields are dropped, and would pass for another behind CGI."""
     lines: dict[bytes, list[bytes]] = {}
     for name, value in headers:
-        lines.setdefault(name.lower(), []).append(value)
+        if name.find(b"_") < 0:
+            lines.setdefault(name.lower(), []).append(value)
     return {name: b", ".join(values) for name, values in lines.items()}
 
 

@@ -43,8 +43,21 @@ class Target(NamedTuple):
 # mean one thing to us and another behind us.
 _origin_form = re.compile(rb"/[!\"$-~]*+").fullmatch
 _absolute_form = re.compile(rb"([A-Za-z]++)://([^/?]++)([!\"$-~]*+)").fullmatch
+# In origin-form, its path in normal form already (`_plain`): nearly all are.
+_simple = re.compile(rb"((?:/(?![/.])[!\"$&-.0->@-\[\]-~]*+)++)(?:\?([!\"$-~]*+))?+").fullmatch
 # The generated `Target.__new__` in Python costs as much as the rest of `parse`.
 _new = tuple.__new__
+
+
+def read(target: bytes) -> tuple[Target, bytes]:
+    """A target taken apart (`parse`), and the normal form of its path (`normal`); for an
+    asterisk that is the asterisk."""
+    found = _simple(target)
+    if found is not None:
+        path, query = found.groups()
+        return _new(Target, (None, None, path, query, target)), path
+    asked = parse(target)
+    return asked, asked.path if asked.path == b"*" else normal(asked.path)
 
 
 def parse(target: bytes) -> Target:

@@ -202,6 +202,7 @@ class Connection:
             try:
                 head = self._head()
                 if head is None:
+                    self._say_the_end()
                     return
                 parser.parse(head)
                 body: ArrivingBody | None = None
@@ -216,17 +217,17 @@ class Connection:
                 parser.method,
                 parser.target,
                 parser.headers,
-                started=self.started,
-                peer=self.peer,
-                scheme=self.place.scheme,
-                port=self.place.port,
-                http11=parser.http11,
-                content_length=parser.content_length,
-                chunked=parser.chunked,
-                body=body,
-                interim=self.send_interim if parser.http11 else None,
-                upgrade=parser.upgrade,
-                host=parser.host,
+                self.started,
+                self.peer,
+                self.place.scheme,
+                self.place.port,
+                parser.http11,
+                parser.content_length,
+                parser.chunked,
+                body,
+                self.send_interim if parser.http11 else None,
+                parser.upgrade,
+                parser.host,
             )
             if body is not None:
                 body.request = request
@@ -652,7 +653,13 @@ class Connection:
             # The raw peek, under TLS too: anything at all means that it is not idle.
             if Stream.peek(self.stream) is not None:
                 return
+        self._say_the_end()
         self.stream.close()
+
+    def _say_the_end(self) -> None:
+        """An idle connection ends: under TLS the other side is to know that it was not cut (RFC 8446 §6.1)."""
+        if self.stream.is_tls:
+            self.stream.shutdown_write()
 
     def _drain(self, body: ArrivingBody) -> bool:
         """Read what is left of a body that nobody wanted; False when that is too much."""

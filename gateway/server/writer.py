@@ -65,8 +65,9 @@ def head(status: int, reason: bytes, lines: bytes, framing: bytes, connection: b
     line = _status_lines.get((status, reason)) or _status_line(status, reason)
     if not lines:
         return b"".join((line, _date(), framing, connection, b"\r\n"))
-    # An answer has one Date: the one it came with, else ours.
-    if b"\nDate: " in lines or b"\ndate: " in b"\n%b" % lines.lower():
+    # An answer has one Date: the one it came with, else ours. (`in` asks bytes for a number
+    # first, by an exception.)
+    if lines.find(b"\nDate: ") >= 0 or (b"\n" + lines.lower()).find(b"\ndate: ") >= 0:
         return b"".join((line, lines, b"\r\n", framing, connection, b"\r\n"))
     return b"".join((line, lines, b"\r\n", _date(), framing, connection, b"\r\n"))
 

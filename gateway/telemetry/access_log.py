@@ -449,7 +449,7 @@ def _formatter(settings: AccessLogSettings, worker: int | str) -> Callable[[Reco
         if second != stamp_of:
             stamp_of, stamp = second, time.strftime('{"time":"%Y-%m-%dT%H:%M:%S', time.gmtime(second))
         shown = target.decode("latin-1")
-        if b"?" in target or b"#" in target or target[:1] != b"/":
+        if "?" in shown or "#" in shown or shown[:1] != "/":
             shown = mask(shown)
         key = (client, method, host)
         asker = askers.get(key) or ask(key)

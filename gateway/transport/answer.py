@@ -193,12 +193,16 @@ class AnswerReader:
         """
         if head_request and self._held is None:
             self._held = bytearray()
+        # Nearly always one read is enough.
+        left, self._fresh_limit = self._fresh_limit, None
         while True:
-            left = self.left
+            if left is None:
+                left = self.left
             if left == 0.0:
                 # Bytes that come one by one do not stop the clock.
                 raise TimeoutError("timed out")
             data = self._stream.recv(_HEAD_PIECE, left)
+            left = None
             if not data:
                 raise EOFError("connection closed")
             self.started = True

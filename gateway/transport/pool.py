@@ -372,8 +372,8 @@ class EndpointPool(HTTPConnectionPool):
             status,
             reader.reason,
             judged.headers,
-            block=judged.block,
-            content_length=None if judged.chunked else judged.content_length,
+            judged.block,
+            None if judged.chunked else judged.content_length,
             bodyless=status == 204 or status == 304 or request.method == b"HEAD",
         )
         if reader.complete:

@@ -339,3 +339,11 @@ def test_any_bytes_are_answered(
         route("all", 3),
     ]
     assert Router(routes).match(method, host, path, query, headers) in [None, *routes]
+
+
+def test_a_header_with_an_underscore_is_none() -> None:
+    """It is dropped on the way, and behind CGI it would pass for the other."""
+    router = Router([route("wanting", 0, headers={"x_a": "1"}), route("all", 1)])
+    found = router.match(b"GET", b"a", b"/", None, [(b"X_A", b"1")])
+    assert found is not None
+    assert found.name == "all"

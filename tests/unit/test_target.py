@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import BadPath, BadRequest, ClientError
@@ -17,6 +18,7 @@ from gateway.target import (
     normal,
     outbound,
     parse,
+    read,
     stripped,
     written,
     written_prefix,
@@ -350,3 +352,28 @@ def test_a_rewritten_path_has_no_dot_segments() -> None:
     parsed = parse(b"/.x.")
     with pytest.raises(BadPath):
         outbound(route, ENDPOINT, parsed, normal(parsed.path))
+
+
+class TestRead:
+    """`read` is `parse` and `normal` in one."""
+
+    @given(
+        st.one_of(
+            telling.map(lambda raw: b"/" + raw),
+            st.binary(max_size=20).map(lambda raw: b"/" + raw),
+            st.sampled_from([b"*", b"http://a/b", b"http://a", b"a", b"", b"/", b"//", b"/a/", b"/a?", b"/?", b"/a?b?c"]),
+        )
+    )
+    @settings(max_examples=2000, deadline=None)
+    def test_agrees(self, raw: bytes) -> None:
+        def apart(raw: bytes) -> tuple[Target, bytes]:
+            asked = parse(raw)
+            return asked, asked.path if asked.path == b"*" else normal(asked.path)
+
+        def story(how: Callable[[bytes], object]) -> object:
+            try:
+                return how(raw)
+            except ClientError as error:
+                return type(error)
+
+        assert story(read) == story(apart)
