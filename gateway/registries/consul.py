@@ -4,7 +4,7 @@ Rule: an answer is Consul's and whole, or it is a `RegistryError`. One instance 
 connection and asks one thing at a time; what is under way is given up, and its connection
 closed, when the asking greenlet is killed.
 
-python-consul2 builds the queries and decodes the answers (`Health`, `KV`, `Agent`); its
+python-consul2 builds the queries (`Health`, `KV`, `Agent`); its
 client is not used, because there the environment beats the arguments, proxies and redirects
 are followed with the token, and nothing is bounded. py-consul, its younger sibling of the
 same import name, does as well.
@@ -19,7 +19,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -59,27 +59,19 @@ CROWDED = 600.0
 
 @dataclass(frozen=True, slots=True)
 class _Reply:
-    """An answer as python-consul2's callbacks take it, with the callback that decodes it."""
+    """An answer. The library's own callbacks would not do: they insist on an index, and take `{}`
+    for a key that is not there."""
 
-    callback: Callable[[Any], Any]
     code: int
     headers: Mapping[str, Any]
     body: bytes
     told: str
 
-    @property
-    def content(self) -> bytes:
-        return self.body
-
-    def decoded(self) -> Any:
-        # The library insists on an index; ours is read where it may be missing.
-        reply = replace(self, headers={"X-Consul-Index": None})
+    def decoded(self) -> object:
         try:
-            return self.callback(reply)
+            return json.loads(self.body)
         except (ValueError, RecursionError) as error:
             raise RegistryError(f"{self.told}: not JSON: {_text(self.body)}") from error
-        except (AttributeError, KeyError, TypeError, IndexError) as error:
-            raise RegistryError(f"{self.told}: not what was asked for: {_text(self.body)}") from error
 
     def index(self) -> int | None:
         """`X-Consul-Index`, at least 1 as Consul's rules have it; None when there is none."""
@@ -185,7 +177,7 @@ class ConsulApi:
             # Without an index nobody waits, and holds a connection while waiting.
             index=None if crowded else reply.index(),
             known_leader=reply.headers.get("X-Consul-KnownLeader", "true").lower() != "false",
-            decode=lambda: reply.decoded()[1],
+            decode=reply.decoded,
         )
 
     def key(self, name: str, index: int | None = None, wait: float = 0.0) -> KeyAnswer:
@@ -197,7 +189,7 @@ class ConsulApi:
         return KeyAnswer(value, None if crowded else reply.index())
 
     def _value(self, body: bytes) -> bytes:
-        """The value in a key's answer. The library would take `{}` for a key that is not there."""
+        """The value in a key's answer."""
         try:
             (entry,) = json.loads(body)
             # A key without a value is there all the same.
@@ -244,7 +236,7 @@ class ConsulApi:
         self._within = self._timeout
         headers = {"X-Consul-Token": self.token} if self.token else {}
         path = f"/v1/agent/service/{quote(ident, safe='')}"
-        return self._exchange("GET", path, headers, None, lambda reply: reply, missing=True).code != 404
+        return self._exchange("GET", path, headers, None, missing=True).code != 404
 
     # -- what python-consul2 calls ------------------------------------------------------
 
@@ -260,7 +252,7 @@ class ConsulApi:
         query = [*(params or ()), *([("stale", "")] if self._stale else ())]
         target = f"{quote(path)}?{urlencode(query)}" if query else quote(path)
         # A key that is not there is an answer, a service that is not there an empty list.
-        return self._exchange("GET", target, headers, None, callback, missing=path.startswith("/v1/kv/"))
+        return self._exchange("GET", target, headers, None, missing=path.startswith("/v1/kv/"))
 
     def put(
         self,
@@ -273,7 +265,7 @@ class ConsulApi:
     ) -> _Reply:
         query = f"?{urlencode(params)}" if params else ""
         body = data.encode() if data is not None else b""
-        return self._exchange("PUT", path + query, headers, body, callback)
+        return self._exchange("PUT", path + query, headers, body)
 
     def prepare_headers(self, token: str | None = None) -> dict[str, str]:
         """What py-consul asks of its agent."""
@@ -288,7 +280,6 @@ class ConsulApi:
         target: str,
         headers: Mapping[str, str] | None,
         body: bytes | None,
-        callback: Callable[[Any], Any],
         missing: bool = False,
     ) -> _Reply:
         """One request and its whole answer within `_within` seconds."""
@@ -312,7 +303,7 @@ class ConsulApi:
         if status != 200 and not (missing and status == 404):
             kind = RefusedError if 400 <= status < 500 else RegistryError
             raise kind(f"{self._shown}: HTTP {status}: {_text(got)}")
-        return _Reply(callback, status, fields, got, self._shown)
+        return _Reply(status, fields, got, self._shown)
 
     def _closed(self) -> None:
         """The agent has closed a connection without an answer. When it has closed the one before,
