@@ -21,7 +21,7 @@ server: {{drain: {drain}}}
 discovery:
   consul:
     address: {consul}
-    registration: {{service: edge, address: 127.0.0.1, tags: [public], interval: 1s, check: {check}}}
+    registration: {{service: edge, address: 127.0.0.1, tags: [public], interval: 2s, check: {check}}}
 upstreams: {{u: {{endpoints: ["http://127.0.0.1:1"]}}}}
 routes: [{{name: all, upstream: u}}]
 """
