@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from http.client import responses as phrases
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from gateway.model import Endpoint
@@ -66,10 +66,18 @@ class Wire:
         self.buffer = bytearray()
         self.received = bytearray()
         self.closed = False
+        # TLS ended without a close_notify: whatever its end delimits may have been cut (RFC 8446 §6.1).
+        self.cut = False
 
     def fill(self) -> bool:
         """One `recv`; False at the end of the stream."""
-        data = self.sock.recv(65536)
+        try:
+            data = self.sock.recv(65536)
+        except ssl.SSLZeroReturnError:
+            return False  # what the end is called behind our own close_notify
+        except ssl.SSLEOFError:
+            self.cut = True
+            return False
         self.buffer += data
         self.received += data
         return bool(data)
@@ -99,9 +107,12 @@ class Wire:
         return self.take(len(self.buffer))
 
     def read_to_end(self) -> bytes:
-        """Everything until the other side shuts down; a reset raises ConnectionResetError."""
+        """Everything until the other side shuts down; a reset raises ConnectionResetError, and so does the
+        end of TLS without a close_notify."""
         while self.fill():
             pass
+        if self.cut:
+            raise ConnectionResetError("TLS ended without a close_notify")
         return self.take(len(self.buffer))
 
     def ended(self, within: float = PATIENCE) -> bool:
@@ -125,8 +136,13 @@ class Wire:
         self.sock.sendall(data)
 
     def half_close(self) -> None:
-        """FIN: nothing more will be sent, reading goes on."""
-        self.sock.shutdown(socket.SHUT_WR)
+        """FIN (under TLS behind a close_notify): nothing more will be sent, reading goes on."""
+        timeout = self.sock.gettimeout()
+        self._notify(keep=True)
+        # Told by a close_notify, the other side may be gone by now.
+        with contextlib.suppress(OSError) if isinstance(self.sock, ssl.SSLSocket) else contextlib.nullcontext():
+            self._shutdown(socket.SHUT_WR)
+        self.sock.settimeout(timeout)
 
     def reset(self) -> None:
         """RST instead of FIN (SO_LINGER with zero seconds)."""
@@ -137,10 +153,41 @@ class Wire:
     def close(self) -> None:
         if not self.closed:
             self.closed = True
-            # Wakes a reader in another thread, which `close` alone does not.
+            self._notify(keep=False)
+            self._end()
+
+    def cut_off(self) -> None:
+        """Close without a close_notify."""
+        if not self.closed:
+            self.closed = True
+            self._end()
+
+    def _end(self) -> None:
+        # Wakes a reader in another thread, which `close` alone does not.
+        with contextlib.suppress(OSError):
+            self._shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+
+    def _shutdown(self, how: int) -> None:
+        if isinstance(self.sock, ssl.SSLSocket):
+            # Its own would forget its TLS, and read what comes as it is on the wire.
+            super(ssl.SSLSocket, self.sock).shutdown(how)
+        else:
+            self.sock.shutdown(how)
+
+    def _notify(self, keep: bool) -> None:
+        """Send TLS's close_notify without waiting for the other side's. `keep`: what has come is still wanted,
+        and would be lost by that."""
+        if not isinstance(self.sock, ssl.SSLSocket):
+            return
+        with contextlib.suppress(OSError):
+            self.sock.setblocking(False)
             with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
-            self.sock.close()
+                while keep and self.fill():
+                    pass
+            # `unwrap` would forget the TLS once the other side's has come, in which others may be reading.
+            tls: Any = self.sock
+            tls._sslobj.shutdown()
 
 
 # -- HTTP/1.1 by the letter -------------------------------------------------------------
@@ -259,7 +306,8 @@ class ReceivedRequest:
 class Act(Enum):
     """What a script's list can do besides sending (bytes), pausing (seconds) and waiting (an event)."""
 
-    CLOSE = "FIN and no more"
+    CLOSE = "FIN and no more (under TLS behind a close_notify)"
+    CUT = "FIN without a close_notify"
     HALF_CLOSE = "FIN, but go on reading"
     RESET = "RST"
     HANG = "say nothing more until the peer hangs up"
@@ -326,6 +374,7 @@ class Exchange:
         elif isinstance(step, Act):
             {
                 Act.CLOSE: self.wire.close,
+                Act.CUT: self.wire.cut_off,
                 Act.HALF_CLOSE: self.wire.half_close,
                 Act.RESET: self.wire.reset,
                 Act.HANG: self.hang,
@@ -570,11 +619,13 @@ class RawClient(Wire):
         sock.settimeout(timeout)
         try:
             sock.connect((host, port))
-            super().__init__(tls.wrap_socket(sock, server_hostname="localhost") if tls else sock, timeout)
+            if tls:
+                sock = tls.wrap_socket(sock, server_hostname="localhost", suppress_ragged_eofs=False)
+            super().__init__(sock, timeout)
         except BaseException:
             sock.close()
             raise
-        self.local_port: int = sock.getsockname()[1] if not tls else self.sock.getsockname()[1]
+        self.local_port: int = sock.getsockname()[1]
 
     def send_pieces(self, pieces: Iterable[bytes], gap: float = 0.02) -> None:
         """Each piece in a packet of its own."""

@@ -400,7 +400,7 @@ class Soak:
         """Once every connection has ended; the one client connection is this question's own."""
         self.gateway._await(lambda: self._ask()["upstream_connections"] == 0, "upstream connections to end")
         answered = self._ask()
-        self.gateway._await(lambda: self.gateway.open_sockets() == 1, "every socket but the listener to be closed")
+        self.gateway._await(lambda: self.gateway.open_connections() == 0, "every connection to be closed")
         pid = self.gateway.worker_pids()[0]
         return Held(resident=self.gateway.resident(), descriptors=len(list(Path(f"/proc/{pid}/fd").iterdir())), **answered)
 

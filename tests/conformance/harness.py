@@ -6,21 +6,25 @@ and the address are chosen here.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import Any
+
+import trustme
 
 from gateway.testing import PATIENCE, FakeUpstream, RawClient, RawResponse
 
@@ -34,12 +38,24 @@ INSIDE = (b"127.0.0.1", b"localhost", b"Traceback", b"Errno", b"errno", b'.py"',
 @dataclass(frozen=True)
 class Door:
     """One way into the gateway. `own`: our worker parses the bytes; else gunicorn's parser does and answers
-    some malformed requests before the gateway sees them. `app`: what gunicorn loads."""
+    some malformed requests before the gateway sees them. `app`: what gunicorn loads. `tls`: clients speak it;
+    `upstream_tls`: upstreams do."""
 
     name: str
     worker_class: str
     own: bool
     app: str = "gateway:create_app()"
+    tls: bool = False
+    upstream_tls: bool = False
+
+    @property
+    def scheme(self) -> bytes:
+        """What clients speak, and the port that goes without saying."""
+        return b"https" if self.tls else b"http"
+
+    @property
+    def default_port(self) -> bytes:
+        return b"443" if self.tls else b"80"
 
 
 def doors() -> list[Door]:
@@ -47,8 +63,45 @@ def doors() -> list[Door]:
     found = [Door("gevent", "gevent", own=False)]
     if (ROOT / (OWN_WORKER.replace(".", "/") + ".py")).exists() and importlib.util.find_spec(OWN_WORKER):
         own = f"{OWN_WORKER}.GatewayWorker"
-        found += [Door("direct", own, own=True), Door("wsgi", own, own=True, app="tests.conformance.wrapped:app()")]
+        found += [
+            Door("direct", own, own=True),
+            Door("wsgi", own, own=True, app="tests.conformance.wrapped:app()"),
+        ]
     return found
+
+
+def tls_doors() -> list[Door]:
+    """The direct door with TLS on the one side, and on the other."""
+    return [
+        replaced
+        for door in doors()
+        if door.name == "direct"
+        for replaced in (replace(door, name="tls", tls=True), replace(door, name="to-tls", upstream_tls=True))
+    ]
+
+
+class Certificate:
+    """A certificate for this machine's loopback and the authority that signed it, for both sides of the gateway."""
+
+    def __init__(self) -> None:
+        self._authority = trustme.CA()
+        self._issued = self._authority.issue_cert("localhost", "127.0.0.1")
+        self.client = ssl.create_default_context()
+        self._authority.configure_trust(self.client)
+        self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._issued.configure_cert(self.server)
+
+    def write(self, folder: Path) -> tuple[Path, Path]:
+        """Files of it: key and certificate together; the authority."""
+        both, authority = folder / "server.pem", folder / "authority.pem"
+        self._issued.private_key_and_cert_chain_pem.write_to_path(str(both))
+        self._authority.cert_pem.write_to_path(str(authority))
+        return both, authority
+
+
+@functools.cache
+def certificate() -> Certificate:
+    return Certificate()
 
 
 class GatewayProcess:
@@ -62,8 +115,14 @@ class GatewayProcess:
         config_path = folder / "gateway.yaml"
         config_path.write_text(f"{config}\naccess_log: {{path: {json.dumps(str(self.log_path))}}}\n")
         command = [sys.executable, "-m", "gunicorn", "-c", "conf/gunicorn.conf.py", "-k", door.worker_class,
-                   "-w", str(workers), "-b", "127.0.0.1:0", door.app]  # fmt: skip
+                   "-w", str(workers), "-b", "127.0.0.1:0"]  # fmt: skip
         settings = {**os.environ, "GATEWAY_CONFIG": str(config_path), "PYTHONPATH": str(ROOT), **(environ or {})}
+        if door.tls or door.upstream_tls:
+            both, authority = certificate().write(folder)
+            settings["SSL_CERT_FILE"] = str(authority)
+            if door.tls:
+                command += ["--certfile", str(both), "--keyfile", str(both)]
+        command.append(door.app)
         for name in ("PORT", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS", "DYNO"):
             if name not in (environ or {}):
                 settings.pop(name, None)
@@ -83,7 +142,7 @@ class GatewayProcess:
         found: list[str] = []
 
         def told() -> bool:
-            found[:] = re.findall(r"Listening at: http://127\.0\.0\.1:(\d+)", self.errors())
+            found[:] = re.findall(r"Listening at: https?://127\.0\.0\.1:(\d+)", self.errors())
             return bool(found)
 
         self._await(told, "gunicorn to listen")
@@ -91,7 +150,7 @@ class GatewayProcess:
 
     def _ready(self) -> None:
         def ready() -> bool:
-            with RawClient(self.port) as client:
+            with self.client() as client:
                 return client.request(b"GET /-/readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").status == 200
 
         self._await(ready, "the gateway to be ready")
@@ -102,6 +161,9 @@ class GatewayProcess:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"waited in vain for {what}:\n{self.errors()}")
             time.sleep(0.01)
+
+    def client(self, **options: Any) -> RawClient:
+        return RawClient(self.port, tls=certificate().client if self.door.tls else None, **options)
 
     def errors(self) -> str:
         return self.error_path.read_text(errors="replace")
@@ -128,8 +190,16 @@ class GatewayProcess:
 
     def open_sockets(self) -> int:
         """Sockets that the first worker holds."""
+        return len(self._sockets())
+
+    def open_connections(self) -> int:
+        """Those of them that it does not listen at."""
+        return len(self._sockets() - _listening())
+
+    def _sockets(self) -> set[str]:
         folder = Path(f"/proc/{self.worker_pids()[0]}/fd")
-        return sum(1 for entry in folder.iterdir() if _link(entry).startswith("socket:"))
+        links = [_link(entry) for entry in folder.iterdir()]
+        return {link[len("socket:[") : -1] for link in links if link.startswith("socket:")}
 
     def resident(self) -> int:
         """Bytes of memory that the first worker has resident."""
@@ -154,6 +224,16 @@ def _link(entry: Path) -> str:
         return ""  # closed meanwhile
 
 
+def _listening() -> set[str]:
+    """The inodes of all sockets of this machine that listen."""
+    found = set()
+    for table in ("tcp", "tcp6"):
+        rows = [line.split() for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+        found |= {row[9] for row in rows if row[3] == "0A"}
+    rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    return found | {row[6] for row in rows if int(row[3], 16) & 0x10000}  # __SO_ACCEPTCON
+
+
 @dataclass
 class Scene:
     """One gateway and the upstreams it was told of, by the names that its configuration uses."""
@@ -163,7 +243,7 @@ class Scene:
     door: Door
 
     def client(self, **options: Any) -> RawClient:
-        return RawClient(self.gateway.port, **options)
+        return self.gateway.client(**options)
 
     def ask(self, data: bytes, **options: Any) -> RawResponse:
         """One request on a connection of its own."""
@@ -202,10 +282,11 @@ def silent_port() -> Iterator[int]:
 def scene(config: str, names: tuple[str, ...], folder: Path, door: Door) -> Iterator[Scene]:
     """Start what a configuration needs. In it `$main` stands for the URL of the FakeUpstream "main" (and so on),
     `$refused` and `$silent` for URLs that cannot be reached."""
-    upstreams = {name: FakeUpstream() for name in names}
+    upstreams = {name: FakeUpstream(tls=certificate().server if door.upstream_tls else None) for name in names}
     with refused_port() as refused, silent_port() as silent:
         urls = {name: fake.url for name, fake in upstreams.items()}
-        urls |= {"refused": f"http://127.0.0.1:{refused}", "silent": f"http://127.0.0.1:{silent}"}
+        scheme = "https" if door.upstream_tls else "http"
+        urls |= {"refused": f"{scheme}://127.0.0.1:{refused}", "silent": f"{scheme}://127.0.0.1:{silent}"}
         gateway = None
         try:
             gateway = GatewayProcess(Template(config).substitute(urls), folder, door)

@@ -12,6 +12,7 @@ from tests.conformance.cases import case
 from tests.conformance.harness import check_problem, request
 
 SCENE = "standard"
+UPSTREAM_TLS = True
 CHUNKED = b"Transfer-Encoding: chunked"
 POST = request(b"/fault", method=b"POST", body=b"x")
 

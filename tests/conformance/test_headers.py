@@ -107,9 +107,9 @@ class TestForwarded:
                           b"X-Forwarded-Tls-Client-Cert: evil"))  # fmt: skip
         seen = upstream.last
         assert seen.header(b"x-forwarded-for") == seen.header(b"x-real-ip") == b"127.0.0.1"
-        assert seen.header(b"x-forwarded-proto") == b"http"
+        assert seen.header(b"x-forwarded-proto") == scene.door.scheme
         assert seen.header(b"x-forwarded-host") == b"example.test"
-        assert seen.header(b"x-forwarded-port") == b"80"
+        assert seen.header(b"x-forwarded-port") == scene.door.default_port
         assert b"evil" not in seen.head
         assert b"6.6.6.6" not in seen.head
         assert b"forwarded" not in names(seen.headers)

@@ -11,6 +11,7 @@ from tests.conformance.cases import case
 from tests.conformance.harness import check_problem, request
 
 SCENE = "standard"
+UPSTREAM_TLS = True
 EXPECT = b"Expect: 100-continue"
 
 

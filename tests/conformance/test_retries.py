@@ -9,6 +9,7 @@ from tests.conformance.cases import case
 from tests.conformance.harness import check_problem, request
 
 SCENE = "retries"
+UPSTREAM_TLS = True
 CHUNKED = b"Transfer-Encoding: chunked"
 
 

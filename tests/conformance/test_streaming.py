@@ -13,6 +13,7 @@ from tests.conformance.cases import case
 from tests.conformance.harness import request
 
 SCENE = "standard"
+UPSTREAM_TLS = True
 CHUNKED = b"Transfer-Encoding: chunked"
 
 

@@ -56,24 +56,25 @@ class TestProtoHostPort:
     @pytest.mark.parametrize(
         ("lines", "proto", "host", "port"),
         [
-            ((), b"http", b"example.test", b"80"),
+            ((), None, b"example.test", None),
             ((b"X-Forwarded-Proto: https",), b"https", b"example.test", b"443"),
             ((b"X-Forwarded-Proto: https", b"X-Forwarded-Port: 8443"), b"https", b"example.test", b"8443"),
-            ((b"X-Forwarded-Host: public.test",), b"http", b"public.test", b"80"),
+            ((b"X-Forwarded-Host: public.test",), None, b"public.test", None),
         ],
     )
     def test_are_believed(self, scene, upstream, lines, proto, host, port):
+        """None: what the client spoke to the gateway."""
         scene.ask(request(b"/", *lines))
         seen = upstream.last
-        assert seen.header(b"x-forwarded-proto") == proto
+        assert seen.header(b"x-forwarded-proto") == (proto or scene.door.scheme)
         assert seen.header(b"x-forwarded-host") == host
-        assert seen.header(b"x-forwarded-port") == port
+        assert seen.header(b"x-forwarded-port") == (port or scene.door.default_port)
         assert seen.header(b"host") == b"example.test"
 
     @case("11")
     def test_an_underscore_is_not(self, scene, upstream):
         scene.ask(request(b"/", b"X_Forwarded_Proto: https"))
-        assert upstream.last.header(b"x-forwarded-proto") == b"http"
+        assert upstream.last.header(b"x-forwarded-proto") == scene.door.scheme
 
 
 class TestForwardedField:

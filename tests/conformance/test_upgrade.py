@@ -15,6 +15,7 @@ from tests.conformance.cases import case
 from tests.conformance.harness import check_problem, request
 
 SCENE = "standard"
+UPSTREAM_TLS = True
 pytestmark = pytest.mark.own_worker("gunicorn's worker has no upgrades")
 
 KEY = (b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", b"Sec-WebSocket-Version: 13")

@@ -321,7 +321,7 @@ class TestEnds:
     @BOTH
     def test_a_body_until_the_end_needs_close_notify(self, serve, ca, authority, version):
         context = server_side(authority, version=version)
-        _, line = serve(TlsSettings(ca=ca), context=context, script=[head(200) + b"hel", 0.02, Act.CLOSE])
+        _, line = serve(TlsSettings(ca=ca), context=context, script=[head(200) + b"hel", 0.02, Act.CUT])
         with pytest.raises(UpstreamTruncated):
             line.ask()
         assert line.counts == (0, 0, 0)
