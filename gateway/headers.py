@@ -471,17 +471,16 @@ _answer_lines = FieldLines(lambda key: _ANSWER_KINDS.get(key, _PASS))
 def usual(lines: list[bytes], hop: bytes) -> Inbound | None:
     """`inbound` for the field lines of an answer that is framed by its length and says
     nothing unusual, the fields left as lines; None for any other."""
+    known = _answer_lines.table.get
     kept: list[bytes] = []
     keep = kept.append
     shareable = True
     length: int | None = None
     keep_alive: int | None = None
-    # A line that is learnt may empty the table: then the others are simply learnt again.
-    for line, entry in zip(lines, map(_answer_lines.table.get, lines), strict=True):
+    for line in lines:
+        entry = known(line) or _answer_lines.learn(line)
         if entry is None:
-            entry = _answer_lines.learn(line)
-            if entry is None:
-                return None
+            return None
         kind = entry[0]
         if kind == _PASS:
             keep(line)

@@ -191,6 +191,16 @@ class _Paths:
         for matches, candidates in self._patterns:
             if matches(path):
                 met.append(candidates)
+        if self._deepest == 1:
+            # The first segment alone: most tables of prefixes are like this.
+            end = path.find(b"/", 1)
+            found = self._prefixes.get(path if end < 0 else path[:end])
+            if found is not None:
+                met.append(found)
+            found = self._prefixes.get(b"")
+            if found is not None:
+                met.append(found)
+            return met
         segments = path.split(b"/", self._deepest + 1)
         for depth in self._depths:
             if depth < len(segments):

@@ -158,10 +158,11 @@ class HeadParser:
             or len(lines) > self._headers_limit
         ):
             return False
+        known = self._lines.table.get
         headers: Headers = []
         noted: dict[bytes, list[bytes]] = {}
-        for line, known in zip(lines, map(self._lines.table.get, lines), strict=True):
-            entry = known or self._lines.learn(line)
+        for line in lines:
+            entry = known(line) or self._lines.learn(line)
             if entry is None:
                 return False
             meaning, field = entry

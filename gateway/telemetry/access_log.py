@@ -365,16 +365,15 @@ def _text(value: str) -> str:
 
 
 def _ms(seconds: float) -> str:
-    """Milliseconds with three digits. Python's own formatting of a float takes twice as long."""
-    micros = int(seconds * 1_000_000 + 0.5)
-    return f"{micros // 1000}.{_THREE[micros % 1000]}" if micros else "0"
+    return f"{seconds * 1000:.3f}"
 
 
 def _formatter(settings: AccessLogSettings, worker: int | str) -> Callable[[Record], str]:
     """A function that makes the line of a record; what seldom changes is made once."""
     mask = masking(settings.redact)
     number = worker if isinstance(worker, int) else _quote(worker)
-    places: dict[tuple[str, str, str], str] = {}
+    # By identity, as to hash a route is dear; what it is the identity of is kept with the text.
+    places: dict[tuple[int, int, int], tuple[str, object, object, object]] = {}
     askers: dict[tuple[str, bytes, bytes], str] = {}
     endings: dict[tuple[int, bool, str], str] = {}
     stamp_of = -1
@@ -382,17 +381,14 @@ def _formatter(settings: AccessLogSettings, worker: int | str) -> Callable[[Reco
 
     def place(route: Route | None, upstream: Upstream | None, endpoint: Endpoint | None) -> str:
         """Where a request went. There are as many as the configuration and the registries make."""
-        key = (
-            route.name if route is not None else "",
-            upstream.name if upstream is not None else "",
-            endpoint.address if endpoint is not None else "",
+        if len(places) >= _MOST_KEPT:
+            places.clear()
+        text = (
+            f',"route":{_text(route.name if route is not None else "")}'
+            f',"upstream":{_text(upstream.name if upstream is not None else "")}'
+            f',"endpoint":{_text(endpoint.address if endpoint is not None else "")},"status":'
         )
-        text = places.get(key)
-        if text is None:
-            if len(places) >= _MOST_KEPT:
-                places.clear()
-            text = f',"route":{_text(key[0])},"upstream":{_text(key[1])},"endpoint":{_text(key[2])},"status":'
-            places[key] = text
+        places[id(route), id(upstream), id(endpoint)] = (text, route, upstream, endpoint)
         return text
 
     def end(key: tuple[int, bool, str]) -> str:
@@ -453,14 +449,20 @@ def _formatter(settings: AccessLogSettings, worker: int | str) -> Callable[[Reco
             shown = mask(shown)
         key = (client, method, host)
         asker = askers.get(key) or ask(key)
+        known = places.get((id(route), id(upstream), id(endpoint)))
+        where = known[0] if known else place(route, upstream, endpoint)
         failed = f'{_text(reason)},"cause":{_text(cause)}' if reason or cause else 'null,"cause":null'
+        # Milliseconds with three digits. Python's own formatting of a float takes twice as long.
+        took, first = int(duration * 1_000_000 + 0.5), int(first_byte * 1_000_000 + 0.5)
         ending = (attempts, reused, config_version)
         return (
-            f'{stamp}{_MILLIS[int((now - second) * 1000)]}","request_id":{_text(request_id.decode("latin-1"))}'
-            f',"trace_id":{_quote(trace) if trace else "null"}{asker}{_text(shown)}{place(route, upstream, endpoint)}'
-            f'{status},"reason":{failed},"bytes_in":{bytes_in},"bytes_out":{bytes_out},"duration_ms":{_ms(duration)}'
+            f'{stamp}{_MILLIS[int((now - second) * 1000)]}","request_id":'
+            f'{_quote(request_id.decode("latin-1")) if request_id else "null"}'
+            f',"trace_id":{_quote(trace) if trace else "null"}{asker}{_quote(shown) if shown else "null"}{where}'
+            f'{status},"reason":{failed},"bytes_in":{bytes_in},"bytes_out":{bytes_out}'
+            f',"duration_ms":{took // 1000}.{_THREE[took % 1000]}'
             f',"queue_ms":{_ms(queue) if queue else 0},"connect_ms":{_ms(connect) if connect else 0}'
-            f',"first_byte_ms":{_ms(first_byte)}{endings.get(ending) or end(ending)}'
+            f',"first_byte_ms":{first // 1000}.{_THREE[first % 1000]}{endings.get(ending) or end(ending)}'
         )
 
     return line
