@@ -54,7 +54,7 @@ server: {{name: gw, timeouts: {{header: 1s, body: 500ms, half_close: 200ms}}}}
 upstreams:
   main:
     endpoints: ["http://127.0.0.1:{port}"]
-    timeouts: {{response: 400ms, idle: 400ms, tunnel: 2s}}
+    timeouts: {{response: 1s, idle: 400ms, tunnel: 2s}}
     pool: {{idle_timeout: 1s}}
 routes:
   - {{name: main, match: {{prefix: /}}, upstream: main}}
