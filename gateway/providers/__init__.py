@@ -37,7 +37,7 @@ def depends_on(upstream: Upstream, settings: DiscoverySettings) -> tuple[object,
     on when the configuration changes."""
     asked: object = settings.dns
     if isinstance(upstream.source, ConsulSource):
-        asked = replace(settings.consul, registration=None)
+        asked = (replace(settings.consul, registration=None), settings.dns)
     elif isinstance(upstream.source, EtcdSource):
         asked = (settings.etcd, settings.dns)
     return (upstream.source, upstream.scheme, upstream.tls, settings.deny, asked)

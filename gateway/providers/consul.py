@@ -37,15 +37,17 @@ from gateway.providers.base import (
     spread,
     until_set,
 )
-from gateway.providers.names import Names, Threads, expand, is_name
+from gateway.providers.names import Names, expand, is_name
+from gateway.providers.names import make as make_names
 from gateway.registries import RefusedError, RegistryError
 from gateway.registries.consul import Answer, ConsulApi
+from gateway.registries.dns import LEAST_TTL
 
 # An empty answer after a failure is doubted for so many polls: checks need their first
 # interval (10 s are usual) before anything passes.
 DOUBTED = 3
-# Names among the addresses are looked up again after each answer, and no answer tells when
-# they change: they are not waited for longer than this.
+# Names among the addresses are looked up after an answer when they are due, and no answer
+# tells when they change: nothing is waited for longer than this, or than they are good.
 NAMES_WAIT = 10.0
 
 
@@ -242,7 +244,7 @@ class ConsulProvider:
     def _round(self, emit: Emit) -> float:
         """One question and what follows from it; the pause before the next."""
         began = self._clock()
-        asked, wait = self._index, min(self._poll, NAMES_WAIT) if self._named else self._poll
+        asked, wait = self._index, self._wait()
         self._journal.attempt()
         try:
             answer = self._registry.passing(self._source, asked, wait)
@@ -266,6 +268,13 @@ class ConsulProvider:
             # There is nothing to wait with, or nobody waited.
             return max(0.0, spread(self._poll, self._random) - took)
         return 0.0
+
+    def _wait(self) -> float:
+        """How long the registry may take until something changes."""
+        if not self._named:
+            return self._poll
+        fresh = max(LEAST_TTL, self._names.due - self._clock()) if self._names.paced else NAMES_WAIT
+        return min(self._poll, fresh, NAMES_WAIT)
 
     def _failed(self, error: str, emit: Emit, refused: bool) -> float:
         self._belief.failed()
@@ -317,4 +326,4 @@ def make(
     random: Random = random.random,
 ) -> ConsulProvider:
     api = ConsulApi(settings.consul)
-    return ConsulProvider(upstream, source, api, settings, Names(Threads(), clock), clock, random)
+    return ConsulProvider(upstream, source, api, settings, make_names(settings.dns, clock, random), clock, random)

@@ -20,6 +20,8 @@ from gateway.app import Gateway
 from gateway.model import (
     AccessLogSettings,
     Config,
+    ConsulSettings,
+    ConsulSource,
     DiscoverySettings,
     DnsSettings,
     DnsSrvSource,
@@ -543,6 +545,23 @@ def test_names_of_the_file_are_asked_of_the_servers_of_the_configuration(server:
     server.zone("other.test 0 A 10.0.0.2")
     running.until_at("10.0.0.9:80")
     running.end()
+
+
+@pytest.mark.usefixtures("hasty")
+def test_names_in_consul_are_asked_of_the_servers_of_the_configuration(server: DnsServer) -> None:
+    server.zone("api.test 0 A 10.0.0.1")
+    listed = json.dumps([{"Node": {"Node": "n"}, "Service": {"ID": "s", "Address": "api.test", "Port": 80}}]).encode()
+    with FakeUpstream(answer(listed, b"X-Consul-Index: 9")) as registry:
+        consul = ConsulSettings(address=registry.url, poll=0.2)
+        settings = DiscoverySettings(consul=consul, dns=DnsSettings((server.address,)))
+        provider = providers.make(Upstream("u", ConsulSource("s")), settings)
+        assert provider is not None
+        running = Running(provider)
+        assert running.until_at("10.0.0.1:80").endpoints[0].authority == b"api.test:80"  # type: ignore[index]
+        server.zone("api.test 0 A 10.0.0.2")
+        running.until_at("10.0.0.2:80")
+        running.end()
+    assert server.count("api.test", "A") >= 2
 
 
 # -- dnsmasq ------------------------------------------------------------------------------

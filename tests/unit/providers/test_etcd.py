@@ -275,6 +275,15 @@ def test_and_never_beyond_thirty_seconds() -> None:
     assert ran.rounds.waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
 
 
+def test_ten_minutes_of_failures_are_not_noticed() -> None:
+    ran = Ran((listing(a=A), [9.0]), *[(RegistryError("no answer"), [])] * 122, (listing(b=B), [9.0]))
+    assert ran.places == [[A], None, [B]]
+    assert 600 <= ran.times[-1] <= 620
+    assert max(ran.rounds.waits) <= 5.0
+    assert ran.registry.watched == [11, 11]
+    assert ran.provider.status.last_error == ""
+
+
 def test_a_watch_that_held_is_taken_up_again_soon_and_one_that_did_not_later_and_later() -> None:
     broken = RegistryError("the watch broke")
     ran = Ran((listing(a=A), [60.0, broken]), *[(listing(a=A), [0.1, broken])] * 5, (listing(a=A), [60.0, broken]), (listing(a=A), [broken]))

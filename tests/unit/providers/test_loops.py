@@ -8,13 +8,24 @@ from typing import Any
 import pytest
 
 from gateway import providers
-from gateway.model import ConsulSettings, ConsulSource, DiscoverySettings, Endpoint, StaticSource, Upstream
+from gateway.model import (
+    ConsulSettings,
+    ConsulSource,
+    DiscoverySettings,
+    DnsSettings,
+    Endpoint,
+    EtcdSettings,
+    RegistrationSettings,
+    StaticSource,
+    Upstream,
+)
 from gateway.providers.base import Update, one_line, spread
 from gateway.providers.consul import ConsulProvider, following
 from gateway.providers.names import LookupFailed, Names
 from gateway.providers.static import INTERVAL, StaticProvider
 from gateway.registries import RefusedError, RegistryError
 from gateway.registries.consul import Answer
+from gateway.registries.dns import Addresses
 from gateway.testing import FakeClock
 
 SOURCE = ConsulSource("user-svc")
@@ -186,6 +197,22 @@ def test_a_registry_that_is_away_is_asked_at_least_once_a_poll() -> None:
     assert {index for index, _ in registry.asked} == {None}
 
 
+@pytest.mark.parametrize(
+    ("error", "asked", "poll"), [(RegistryError("no answer"), 134, 5.0), (RefusedError("HTTP 403"), 24, 30.0)]
+)
+def test_ten_minutes_of_failures_are_not_noticed(error: RegistryError, asked: int, poll: float) -> None:
+    provider, told, registry = consul(
+        good(instance()), *[error] * asked, good(instance("10.0.0.2")), good(instance("10.0.0.2"))
+    )
+    back = registry.at[-2]
+    assert 600 <= back <= 610
+    assert [u.endpoints for u in told] == [at("10.0.0.1"), None, at("10.0.0.2")]
+    assert provider.status.last_error == ""
+    # Its return is seen by the next question, and changes are waited for again.
+    assert back - registry.at[-3] <= poll
+    assert registry.asked[-1] == (7, 5.0)
+
+
 def test_a_registry_that_refuses_is_asked_less_and_less() -> None:
     _, _, registry = consul(*[RefusedError("HTTP 403")] * 8)
     gaps = [after - before for before, after in zip(registry.at, registry.at[1:], strict=False)]
@@ -205,6 +232,17 @@ def test_names_are_not_waited_for_longer_than_they_are_fresh() -> None:
         look_up=lambda _: ("10.0.0.1",), consul=poll,
     )  # fmt: skip
     assert [wait for _, wait in registry.asked] == [60.0, 10.0, 10.0, 60.0]
+
+
+def test_names_of_dns_servers_are_not_waited_for_longer_than_their_ttl() -> None:
+    clock = FakeClock(0.0)
+    registry = Registry(clock, *[good(instance("a.internal"))] * 6)
+    ttls = [4.4, 1.0, 0.0, 3600.0]
+    names = Names(lambda _: Addresses(("10.0.0.1",), ttls.pop(0)), clock, lambda: 0.5)
+    discovery = DiscoverySettings(consul=ConsulSettings(poll=60.0))
+    ConsulProvider(SERVICE, SOURCE, registry, discovery, names, clock, lambda: 0.5).run(lambda _: None, Rounds(6, clock))
+    assert [wait for _, wait in registry.asked] == pytest.approx([60, 4, 1, 1, 10, 10])
+    assert ttls == []
 
 
 def test_a_name_that_moves_is_followed_while_the_registry_says_the_same() -> None:
@@ -446,6 +484,22 @@ def test_one_provider_for_each_upstream_that_needs_one() -> None:
     assert isinstance(named, StaticProvider)
     assert isinstance(listed, ConsulProvider)
     assert (named.upstream, listed.upstream) == ("legacy", "users")
+
+
+@pytest.mark.parametrize(
+    ("other", "anew"),
+    [
+        (DiscoverySettings(), False),
+        (DiscoverySettings(consul=ConsulSettings(registration=RegistrationSettings())), False),
+        (DiscoverySettings(wait=9.0), False),
+        (DiscoverySettings(etcd=EtcdSettings(poll=9.0)), False),
+        (DiscoverySettings(consul=ConsulSettings(poll=9.0)), True),
+        (DiscoverySettings(dns=DnsSettings(("10.0.0.53",))), True),  # names in Consul are asked there
+        (DiscoverySettings(deny=()), True),
+    ],
+)
+def test_what_a_provider_of_consul_is_made_of(other: DiscoverySettings, anew: bool) -> None:
+    assert (providers.depends_on(SERVICE, DiscoverySettings()) != providers.depends_on(SERVICE, other)) is anew
 
 
 @pytest.mark.parametrize(
