@@ -129,6 +129,10 @@ def test_two_checks_must_both_pass(consul: Consul, start: Start) -> None:
     running.until_at("127.0.0.1:8015")
     consul.call("PUT", "/v1/agent/check/fail/both-2")
     running.until_at()
+    consul.call("PUT", "/v1/agent/check/pass/both-2")
+    running.until_at("127.0.0.1:8015")
+    consul.call("PUT", "/v1/agent/check/warn/both-2")
+    running.until_at()
 
 
 def test_maintenance_of_one_instance_and_of_the_node(consul: Consul, start: Start) -> None:

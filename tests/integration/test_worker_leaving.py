@@ -172,6 +172,18 @@ class TestUnderLoad:
 
             assert under_load(worker, wait).answered > 600
 
+    def test_a_stream_is_finished_by_a_worker_that_is_worn(self, tmp_path: Path) -> None:
+        with WorkerProcess(tmp_path, "--max-requests", "5") as worker, worker.client() as client:
+            client.send(get("/ticks?20,0.1"))
+            client.read_until(b"tick")
+            before = worker.worker_pids()
+            for _ in range(10):
+                worker.ask(get("/hello"))
+            worker.until(lambda: "Autorestarting" in worker.errors(), "the worker is worn")
+            assert client.read_until(b"0\r\n\r\n").count(b"tick") == 19
+            worker.until(lambda: not set(before) & set(worker.worker_pids()), "another worker")
+            assert {each["error"] for each in worker.exchanges()} == {None}
+
     def test_a_worker_that_is_worn_is_not_draining(self, tmp_path: Path) -> None:
         """The service goes on: a readiness check must not see one worker's turn."""
         with WorkerProcess(tmp_path, "--max-requests", "1") as worker, worker.client() as client:
