@@ -9,6 +9,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import gc
 import json
 import os
 import resource
@@ -86,6 +87,9 @@ def measure(port: int, services: int, changes: int, seconds: float) -> dict[str,
     lag = Lag()
     gateway.start()
     first = time.monotonic() - began
+    # As a worker does (gateway/server/settings.py, post_worker_init).
+    gc.collect()
+    gc.freeze()
     if list(gateway.store.waiting):
         raise SystemExit("not every service was answered for")
     endpoints = sum(len(group.endpoints) for group in gateway.store.current.groups.values())
