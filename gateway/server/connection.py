@@ -122,6 +122,7 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
+        "_by_reset",
         "_chunked",
         "_delimited",
         "_greenlet",
@@ -175,6 +176,8 @@ class Connection:
         self._chunked = False
         self._told: int | None = None
         self._delimited = False
+        # Whatever is not out yet is not to be sent any more.
+        self._by_reset = False
 
     def run(self) -> None:
         """Serve requests until the connection ends, and close it."""
@@ -584,9 +587,14 @@ class Connection:
             rest = rest[sent:]
             stalled = 0.0 if moved else stalled + waited
             if limit is not None and stalled >= limit:
-                raise WriteTimeout(f"client took nothing for {limit} s")
+                raise self._stuck(f"client took nothing for {limit} s")
             if rate and not pace.keeps(waited, moved):
-                raise WriteTimeout(f"client took less than {rate} bytes a second")
+                raise self._stuck(f"client took less than {rate} bytes a second")
+
+    def _stuck(self, cause: str) -> WriteTimeout:
+        """With a FIN the kernel would go on to offer what it holds to a client that does not take it."""
+        self._by_reset = True
+        return WriteTimeout(cause)
 
     # -- the client's end -------------------------------------------------------------
 
@@ -689,7 +697,7 @@ class Connection:
     def break_off(self) -> None:
         """What was sent is not all: never let it look complete."""
         self._keep = False
-        if self._delimited:
+        if self._delimited or self._by_reset:
             self.stream.abort()
         else:
             self.stream.close()
