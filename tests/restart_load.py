@@ -36,6 +36,8 @@ WORN = {"GUNICORN_CMD_ARGS": "--max-requests 200 --max-requests-jitter 50"}
 _TICKS = 40
 _TICK = 0.1
 _PAUSE = 0.01
+# What a client has at the end for its last request: more than one of its waits, and than a stream.
+_LAST = 60.0
 _BODY = b"x" * 1024
 _DIRECT = next(door for door in doors() if door.name == "direct")
 
@@ -152,11 +154,13 @@ def loaded(name: str, seconds: float, environ: dict[str, str], act: Callable[[Ga
                 gevent.sleep(HUP_EVERY)
                 act(gateway)
             stop.set()
-            gevent.joinall(clients, raise_error=True)
+            gevent.joinall(clients, timeout=_LAST, raise_error=True)
             errors = gateway.errors()
             begun = errors.count("Booting worker") - WORKERS
             print(f"{name}: {begun} workers replaced; " + ", ".join(kind.told for kind in load), flush=True)
             wrong = [failure for kind in load for failure in kind.failed]
+            if not all(client.dead for client in clients):
+                wrong.append("clients still wait for an answer")
             if begun < seconds / HUP_EVERY / 2:
                 wrong.append(f"only {begun} workers were replaced")
             wrong += [line for line in errors.splitlines() if "Traceback" in line or "broken off" in line or "SIGKILL" in line]
