@@ -187,7 +187,8 @@ class Wire:
                     pass
             # `unwrap` would forget the TLS once the other side's has come, in which others may be reading.
             tls: Any = self.sock
-            tls._sslobj.shutdown()
+            if tls._sslobj is not None:  # a test has unwrapped it itself
+                tls._sslobj.shutdown()
 
 
 # -- HTTP/1.1 by the letter -------------------------------------------------------------

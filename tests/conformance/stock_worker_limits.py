@@ -15,7 +15,6 @@ LIMITS: dict[str, str] = {
     "32": "gunicorn drops an application's Date and writes its own",
     "33": "gunicorn drops an application's Server and writes its own",
     "45-token": "gunicorn takes methods of 3 to 20 upper-case letters, `-`, `_` and digits only: the rest is 400",
-    "47-named": "gunicorn refuses CONNECT before the gateway sees it: 400 instead of 501",
     "95-long": "gunicorn's request line ends at 8,190 bytes: 414 beyond, whatever server.limits.request_line says",
     "193-longer": "gunicorn's request line ends at 8,190 bytes: 414 beyond, whatever server.limits.request_line says",
     "192-together": "gunicorn limits the length of each header line and their number, not all lines together",

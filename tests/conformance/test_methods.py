@@ -134,7 +134,7 @@ class TestMethods:
             assert client.ended()
         assert upstream.requests == []
 
-    @case("47-named")
+    @case("47")
     def test_connect_is_named(self, scene):
         check_problem(scene.ask(request(b"a:80", method=b"CONNECT", host=b"a:80")), 501, "unsupported_method")
 
