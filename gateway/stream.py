@@ -17,6 +17,7 @@ good connection for a dirty one. `TlsStream` does the same through the TLS layer
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import heapq
 import socket
@@ -26,8 +27,8 @@ import sys
 import termios
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from math import inf
 from typing import Any
 
@@ -38,10 +39,14 @@ _READ = 1
 _WRITE = 2
 _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 _RESET = struct.pack("ii", 1, 0)
-# TLS: the most that a record holds, and how many of them are kept at a half-close (more than
-# the kernel holds of one connection).
+# TLS: the most that a record holds, and how much is kept at a half-close (more than the kernel
+# holds of one connection).
 _RECORD = 16 * 1024
-_MOST_AHEAD = 1024
+_MOST_AHEAD = 16 * 1024 * 1024
+# A packet filter (Linux: socket(7), bpf(4)) of one instruction: return 0, which is to drop it.
+_ATTACH_FILTER, _DETACH_FILTER = 26, 27
+_DROP = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0), 8)
+_DROP_ALL = struct.pack("HP", 1, ctypes.addressof(_DROP))
 
 monotonic = time.monotonic
 
@@ -479,15 +484,29 @@ class TlsStream(Stream):
 
     def shutdown_write(self) -> None:
         """Send close_notify, then FIN: without the first, the end may be a cut (RFC 8446 §6.1)."""
-        if self._read_ahead():
-            with suppress(OSError):  # it waits for the other side's close_notify, or that side is gone
-                self._tls.shutdown()
+        with self._nothing_comes():
+            if self._read_ahead():
+                with suppress(OSError):  # it waits for the other side's close_notify, or that side is gone
+                    self._tls.shutdown()
         super().shutdown_write()
+
+    @contextmanager
+    def _nothing_comes(self) -> Iterator[None]:
+        """What arrives meanwhile is as if it were lost on the way: the other side sends it again.
+        Between the last read and `shutdown`, which looks for itself, it would be lost for good."""
+        with suppress(OSError):  # not on Linux: then it may happen
+            self._raw.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, _DROP_ALL)
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # none was there, or the socket is gone
+                self._raw.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
 
     def _read_ahead(self) -> bool:
         """Take in what has come: `shutdown` looks for the other side's close_notify, and where
         it finds data instead, that and all that follows is lost. False when there is too much."""
-        for _ in range(_MOST_AHEAD):
+        size = 0
+        while size < _MOST_AHEAD:
             try:
                 data: bytes = self._tls.read(_RECORD)
             except OSError:
@@ -495,6 +514,7 @@ class TlsStream(Stream):
             if not data:
                 break
             self._ahead.append(data)
+            size += len(data)
         else:
             return False
         if self._ahead and self._reader is not None:

@@ -1,0 +1,47 @@
+"""One half of a TLS connection ends while the other side sends on."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.stream import TlsStream
+from tests.conformance.harness import ROOT, certificate
+
+NUMBERS = 2000
+ROUNDS = 40
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Iterator[int]:
+    """Where `tests.tls_flood` listens: in another process, so that it sends at any moment."""
+    both, _ = certificate().write(tmp_path)
+    command = [sys.executable, "-m", "tests.tls_flood", str(both)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+        try:
+            assert process.stdout is not None
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def test_nothing_is_lost_of_what_comes_meanwhile(port: int) -> None:
+    """`SSL_shutdown` looks for the other side's close_notify, and drops the data that it finds instead."""
+    for number in range(ROUNDS):
+        plain = socket.create_connection(("127.0.0.1", port))
+        stream = TlsStream(certificate().client.wrap_socket(plain, server_hostname="localhost"))
+        stream.send(b"%d" % NUMBERS, 5.0)
+        got = b""
+        while len(got) < 8 * number * NUMBERS // ROUNDS:
+            got += stream.recv(65536, 5.0)
+        stream.shutdown_write()
+        while data := stream.recv(65536, 5.0):
+            got += data
+        stream.close()
+        assert got == b"".join(b"%08d" % each for each in range(NUMBERS)), number
