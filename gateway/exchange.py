@@ -58,8 +58,10 @@ class BufferedBody:
 
 
 class ResponseBody(Protocol):
-    """What is still to come of an answer's body. `on_end` is called once, at its end."""
+    """What is still to come of an answer's body. `on_end` is called once, at its end. `most`:
+    the bytes that one `read` may return, 64 KiB unless a door says otherwise."""
 
+    most: int
     on_end: Callable[[], None] | None
 
     def read(self) -> bytes:

@@ -340,6 +340,11 @@ class Stream:
             return 0
         return int.from_bytes(told, sys.byteorder)
 
+    def room(self) -> int:
+        """About how many bytes the kernel would take now without anybody waiting."""
+        # Half of it is the kernel's own use (socket(7), SO_SNDBUF).
+        return int(self._raw.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)) // 2 - self.unsent()
+
     def _send_rest(self, rest: memoryview, timeout: float | None) -> None:
         while rest:
             self.wait_writable(timeout)

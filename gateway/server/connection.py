@@ -61,7 +61,12 @@ _LINGER_SECONDS = 2.0
 # How often a blocked write looks whether the client takes anything.
 _LONGEST_LOOK = 5.0
 # A fast source and a fast sink never wait: let others run in between.
-_PIECES_A_TURN = 16
+_BYTES_A_TURN = 1024 * 1024
+# Pieces of an answer's body: large ones cost less, but a client that takes nothing holds one
+# for as long as it is let. So no more is read than the kernel would take, within these.
+_PIECE = 64 * 1024
+_LARGE_PIECE = 256 * 1024
+_SMALL_PIECE = 8 * 1024
 _NO_BODY = frozenset({204, 304})
 
 
@@ -432,11 +437,18 @@ class Connection:
         return None
 
     def _pass_on(self, stream: ResponseBody) -> None:
-        pieces = 0
+        passed = 0
         while piece := stream.read():
             self.more(piece)
-            pieces += 1
-            if not pieces % _PIECES_A_TURN:
+            size = len(piece)
+            if size < _PIECE and size < stream.most:
+                # All that was there.
+                stream.most = _PIECE
+                continue
+            stream.most = min(max(self.stream.room(), _SMALL_PIECE), _LARGE_PIECE)
+            passed += size
+            if passed >= _BYTES_A_TURN:
+                passed = 0
                 gevent.sleep(0)
 
     def open_tunnel(self, request: Request, response: Response) -> None:

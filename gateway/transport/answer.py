@@ -359,13 +359,13 @@ class AnswerReader:
 
     # -- the body -----------------------------------------------------------------------
 
-    def read_body(self, timeout: float | None) -> bytes:
-        """The next piece; b"" when the answer is complete. Raises TimeoutError,
+    def read_body(self, timeout: float | None, most: int = PIECE) -> bytes:
+        """The next piece, of `most` bytes or so; b"" when the answer is complete. Raises TimeoutError,
         ConnectionError, BadResponse, and EOFError when the connection ended too early."""
         while not self.pieces:
             if self.complete:
                 return b""
-            data = self._stream.recv(PIECE, timeout)
+            data = self._stream.recv(most, timeout)
             if not data:
                 self._end_of_stream()
             elif self._remaining >= 0:

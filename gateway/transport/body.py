@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway.errors import BadResponse, UpstreamStalled, UpstreamTruncated
+from gateway.transport.answer import PIECE
 from gateway.transport.connection import Connection
 from gateway.transport.upload import Upload
 
@@ -20,7 +21,17 @@ if TYPE_CHECKING:
 class AnswerBody:
     """A `ResponseBody` that reads from its connection as it is asked."""
 
-    __slots__ = ("_address", "_complete", "_connection", "_idle_timeout", "_pool", "_shareable", "_upload", "on_end")
+    __slots__ = (
+        "_address",
+        "_complete",
+        "_connection",
+        "_idle_timeout",
+        "_pool",
+        "_shareable",
+        "_upload",
+        "most",
+        "on_end",
+    )
 
     def __init__(
         self,
@@ -39,6 +50,7 @@ class AnswerBody:
         self._shareable = shareable
         self._idle_timeout = idle_timeout
         self._address = address
+        self.most = PIECE
         self.on_end: Callable[[], None] | None = None
 
     def read(self) -> bytes:
@@ -48,7 +60,7 @@ class AnswerBody:
                 return b""
             raise UpstreamTruncated(f"read body {self._address}: closed before its end")
         try:
-            data = connection.reader.read_body(self._idle_timeout)
+            data = connection.reader.read_body(self._idle_timeout, self.most)
         except TimeoutError as error:
             self.close()
             raise UpstreamStalled(f"read body {self._address}: nothing for {self._idle_timeout} s") from error

@@ -34,6 +34,7 @@ def _settings() -> ServerSettings:
 class Pieces:
     """A body that takes its time."""
 
+    most = 65536
     on_end: Callable[[], None] | None = None
 
     def __init__(self, number: int, gap: float, piece: bytes = b"tick\n", end: GatewayError | None = None) -> None:

@@ -31,6 +31,8 @@ class ScriptedStream:
         self.limits: list[float | None] = []
         # Raised by every write once so many bytes are out.
         self.breaks_after: int | None = None
+        # What the kernel would take.
+        self.space = 1024 * 1024
 
     def recv(self, size: int, timeout: float | None) -> bytes:
         self.limits.append(timeout)
@@ -53,6 +55,9 @@ class ScriptedStream:
     def send_parts(self, parts: Sequence[bytes]) -> list[memoryview]:
         self.send_some(b"".join(parts))
         return []
+
+    def room(self) -> int:
+        return self.space
 
     def watch(self) -> None:
         pass
@@ -82,10 +87,14 @@ class Pieces:
 
     def __init__(self, *pieces: bytes | Exception) -> None:
         self._pieces = list(pieces)
+        self.most = 65536
+        # What `most` was at each read.
+        self.asked: list[int] = []
         self.on_end = None
         self.closed = 0
 
     def read(self) -> bytes:
+        self.asked.append(self.most)
         if not self._pieces:
             return b""
         piece = self._pieces.pop(0)
@@ -137,6 +146,7 @@ def serve(
     settings: ServerSettings | None = None,
     application: Any = None,
     breaks_after: int | None = None,
+    room: int = 1024 * 1024,
     **shared: Any,
 ) -> tuple[ScriptedStream, RecordingDoor]:
     """One connection from its first to its last byte."""
@@ -144,6 +154,7 @@ def serve(
     door = RecordingDoor(answers)
     stream = ScriptedStream(*arrivals)
     stream.breaks_after = breaks_after
+    stream.space = room
     whole = Shared(
         door, application, settings, HeadParser(settings.limits), **{"worn": lambda: None, **shared}
     )
