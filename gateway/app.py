@@ -6,6 +6,7 @@ Gateway starts nothing and opens nothing: greenlets start with `start`, in the w
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import itertools
 import logging
@@ -212,7 +213,13 @@ class Gateway(Flask):
         while True:
             gevent.sleep(SWEEP)
             self.transport.expire()
+            # Left alone, what watching a thousand services leaves gathers until the collector
+            # holds the hub for tens of milliseconds.
+            gc.collect(1)
             self._forget(self.store.current)
+            # Left alone, what watching a thousand services leaves gathers until the collector
+            # holds the hub for tens of milliseconds.
+            gc.collect(1)
 
     # -- configurations ----------------------------------------------------------------
 

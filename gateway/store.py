@@ -11,6 +11,7 @@ while the old configuration goes on answering. Of several that come in a burst, 
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -336,6 +337,9 @@ class Store:
                 while self._dirty:
                     gevent.sleep(0)
                     self.apply()
+                # What a group is made of gathers where the collector looks seldom, until one
+                # look takes tens of milliseconds: a little each time holds nobody up.
+                gc.collect(1)
             except Exception:
                 # What is in force stays; the next update tries again.
                 log.exception("no snapshot could be made of the latest update")
