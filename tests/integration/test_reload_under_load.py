@@ -23,7 +23,7 @@ from tests.gateway_process import GatewayProcess
 from tests.services import Consul, wait_until
 
 SECONDS = float(os.environ.get("RELOAD_SECONDS", "12"))
-EVERY = 0.3
+EVERY = 0.25
 CLIENTS = 8
 # One request of each client every so often.
 PACE = 0.04
