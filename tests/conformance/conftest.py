@@ -23,7 +23,7 @@ from tests.conformance.scenes import SCENES
 from tests.conformance.stock_worker_limits import LIMITS
 
 # Of the parameters of one test, so many are asked under TLS: the first, the last, and some between.
-TLS_SAMPLE = 3
+TLS_SAMPLE = 2
 
 Get = Callable[[str, Door], Scene]
 
