@@ -438,18 +438,23 @@ class Connection:
 
     def _pass_on(self, stream: ResponseBody) -> None:
         passed = 0
+        stream.most = self._fitting(_PIECE)
         while piece := stream.read():
             self.more(piece)
             size = len(piece)
-            if size < _PIECE and size < stream.most:
+            if size < stream.most:
                 # All that was there.
-                stream.most = _PIECE
+                stream.most = self._fitting(_PIECE)
                 continue
-            stream.most = min(max(self.stream.room(), _SMALL_PIECE), _LARGE_PIECE)
+            stream.most = self._fitting(_LARGE_PIECE)
             passed += size
             if passed >= _BYTES_A_TURN:
                 passed = 0
                 gevent.sleep(0)
+
+    def _fitting(self, most: int) -> int:
+        """How much of a body to read next: `most`, or the less that the client has room for."""
+        return min(max(self.stream.room(), _SMALL_PIECE), most)
 
     def open_tunnel(self, request: Request, response: Response) -> None:
         """Answer 101 and carry bytes both ways until the tunnel ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 from collections.abc import Callable
@@ -185,11 +186,14 @@ def calls(function: Callable[[], object]) -> int:
         counted += event in ("call", "c_call")
 
     previous = sys.getprofile()
+    # The end of something else's objects would be counted, too.
+    gc.disable()
     sys.setprofile(count)
     try:
         function()
     finally:
         sys.setprofile(previous)
+        gc.enable()
     return counted
 
 
