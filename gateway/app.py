@@ -213,9 +213,6 @@ class Gateway(Flask):
         while True:
             gevent.sleep(SWEEP)
             self.transport.expire()
-            # Left alone, what watching a thousand services leaves gathers until the collector
-            # holds the hub for tens of milliseconds.
-            gc.collect(1)
             self._forget(self.store.current)
             # Left alone, what watching a thousand services leaves gathers until the collector
             # holds the hub for tens of milliseconds.
