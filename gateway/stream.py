@@ -489,23 +489,11 @@ class TlsStream(Stream):
 
     def shutdown_write(self) -> None:
         """Send close_notify, then FIN: without the first, the end may be a cut (RFC 8446 §6.1)."""
-        with self._nothing_comes():
+        with deaf(self._raw):
             if self._read_ahead():
                 with suppress(OSError):  # it waits for the other side's close_notify, or that side is gone
                     self._tls.shutdown()
         super().shutdown_write()
-
-    @contextmanager
-    def _nothing_comes(self) -> Iterator[None]:
-        """What arrives meanwhile is as if it were lost on the way: the other side sends it again.
-        Between the last read and `shutdown`, which looks for itself, it would be lost for good."""
-        with suppress(OSError):  # not on Linux: then it may happen
-            self._raw.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, _DROP_ALL)
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # none was there, or the socket is gone
-                self._raw.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
 
     def _read_ahead(self) -> bool:
         """Take in what has come: `shutdown` looks for the other side's close_notify, and where
@@ -535,6 +523,20 @@ class TlsStream(Stream):
                 self.wait_writable(timeout)
             except ssl.SSLWantReadError:
                 self.wait_readable(timeout)
+
+
+@contextmanager
+def deaf(sock: Any) -> Iterator[None]:
+    """What arrives meanwhile is as if it were lost on the way: the other side sends it again.
+    Between the last read of a TLS connection and its `shutdown`, which looks for itself, it
+    would be lost for good."""
+    with suppress(OSError):  # not on Linux: then it may happen
+        sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, _DROP_ALL)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # none was there, or the socket is gone
+            sock.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
 
 
 def wrap(sock: Any) -> Stream:

@@ -26,6 +26,8 @@ from enum import Enum
 from http.client import responses as phrases
 from typing import TYPE_CHECKING, Any, Self
 
+from gateway.stream import deaf
+
 if TYPE_CHECKING:
     from gateway.model import Endpoint
     from gateway.providers.base import Emit, Stop
@@ -180,7 +182,7 @@ class Wire:
         and would be lost by that."""
         if not isinstance(self.sock, ssl.SSLSocket):
             return
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), deaf(self.sock):
             self.sock.setblocking(False)
             with contextlib.suppress(OSError):
                 while keep and self.fill():

@@ -20,6 +20,7 @@ from gateway.errors import Mistake
 LIMIT = 8 * 1024 * 1024
 # Deeper than any document of ours by far; Python's own stack ends near 1000.
 DEPTH = 64
+TOO_DEEP = f"nested too deep (at most {DEPTH} levels)"
 # Nodes that aliases may add: "billion laughs" needs millions, an honest file a few hundred.
 ALIASED = 100_000
 
@@ -135,6 +136,9 @@ def _syntax(error: yaml.YAMLError, text: str) -> Mistake:
     told = " ".join(part for part in (getattr(error, "context", ""), getattr(error, "problem", "")) if part)
     if mark is None:
         return Mistake(1, 1, "", f"is not YAML: {told or error}")
+    if "maximum nesting depth" in told:
+        # libyaml has a limit of its own, far above ours, which its scanner meets first.
+        return Mistake(mark.line + 1, mark.column + 1, "", TOO_DEEP)
     return Mistake(mark.line + 1, mark.column + 1, "", f"is not YAML: {told}")
 
 
@@ -165,7 +169,7 @@ class _Tree:
 
     def _node(self, event: Any, events: Iterator[Any], path: tuple[str | int, ...]) -> Node:
         if len(path) > DEPTH:
-            raise _unreadable(event, f"nested too deep (at most {DEPTH} levels)")
+            raise _unreadable(event, TOO_DEEP)
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
         if event.tag is not None:

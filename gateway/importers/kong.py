@@ -52,7 +52,6 @@ class _Import:
     def __init__(self, top: Fields) -> None:
         self.draft = Draft("kong")
         top = top.within(self.draft.notes)
-        self._tagged = False
         try:
             self._old = float(top.text("_format_version") or "3") < 3
         except ValueError:

@@ -55,7 +55,6 @@ class Status:
     `last_error` is "" while the last attempt was a success.
     """
 
-    last_attempt: float | None = None
     last_success: float | None = None
     last_error: str = ""
 
@@ -181,9 +180,6 @@ class Journal:
     clock: Clock
     status: Status = field(default_factory=Status)
     _refused: frozenset[str] = frozenset()
-
-    def attempt(self) -> None:
-        self.status.last_attempt = self.clock()
 
     def failure(self, error: str) -> None:
         if error != self.status.last_error:

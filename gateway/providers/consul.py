@@ -245,7 +245,6 @@ class ConsulProvider:
         """One question and what follows from it; the pause before the next."""
         began = self._clock()
         asked, wait = self._index, self._wait()
-        self._journal.attempt()
         try:
             answer = self._registry.passing(self._source, asked, wait)
             doubt = self._read(answer)

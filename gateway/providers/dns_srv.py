@@ -165,7 +165,6 @@ class DnsSrvProvider:
                 stop.wait(max(LEAST_TTL, min(self._due, self._names.due) - self._clock()))
 
     def _round(self) -> Update:
-        self._journal.attempt()
         try:
             return self._look()
         except Exception as error:

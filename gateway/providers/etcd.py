@@ -235,7 +235,6 @@ class EtcdProvider:
         return min(self._backoff.failed(), spread(self._poll, self._random))
 
     def _list(self, emit: Emit) -> int:
-        self._journal.attempt()
         listing = self._api.prefix(self._prefix)
         breathe()
         self._memory.judge(listing, some_known=bool(self._folder))
@@ -271,14 +270,12 @@ class EtcdProvider:
         if self._named:
             self._tell(emit)
         else:
-            self._journal.attempt()
             self._journal.success()
 
     # -- what is said -------------------------------------------------------------------
 
     def _tell(self, emit: Emit) -> None:
         """What is known, if that is new."""
-        self._journal.attempt()
         told, bad = self._folder.endpoints()
         names = [e.host for e in told if is_name(e)]
         self._named = bool(names)

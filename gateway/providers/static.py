@@ -13,15 +13,25 @@ from dataclasses import replace
 
 from gateway.model import DiscoverySettings, Endpoint, Upstream
 from gateway.providers.addresses import allowed, host, networks
-from gateway.providers.base import JITTER, Clock, Emit, Journal, Random, Status, Stop, Update, spread, until_set
+from gateway.providers.base import (
+    JITTER,
+    Backoff,
+    Clock,
+    Emit,
+    Journal,
+    Random,
+    Status,
+    Stop,
+    Update,
+    spread,
+    until_set,
+)
 from gateway.providers.names import Names, expand, is_name
 from gateway.providers.names import make as make_names
 from gateway.registries.dns import LEAST_TTL
 
 # With its jitter under the 30 s that an answer may be kept.
 INTERVAL = 27.0
-# After a failure the next round is soon, then later and later.
-FIRST_RETRY = 1.0
 
 
 class StaticProvider:
@@ -44,7 +54,7 @@ class StaticProvider:
         self._clock = clock
         self._random = random
         self._journal = Journal(upstream, clock)
-        self._failures = 0
+        self._backoff = Backoff(random)
 
     @property
     def status(self) -> Status:
@@ -57,14 +67,12 @@ class StaticProvider:
                 stop.wait(self._pause())
 
     def _round(self) -> Update:
-        self._journal.attempt()
         errors = self._names.refresh(e.host for e in self._endpoints if is_name(e))
         error = "; ".join(errors)
         if error:
-            self._failures += 1
             self._journal.failure(error)
         else:
-            self._failures = 0
+            self._backoff.succeeded()
             self._journal.success()
         found = expand(self._endpoints, self._names.addresses)
         if error and not found:
@@ -76,9 +84,9 @@ class StaticProvider:
     def _pause(self) -> float:
         if self._names.paced:
             return max(LEAST_TTL, self._names.due - self._clock())
-        if self._failures == 0:
+        if not self.status.last_error:
             return spread(self._interval, self._random)
-        return spread(min(self._interval, FIRST_RETRY * 2.0 ** min(self._failures - 1, 10)), self._random)
+        return min(spread(self._interval, self._random), self._backoff.failed())
 
 
 def make(

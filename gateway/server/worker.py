@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -45,9 +44,6 @@ _LOOK = 0.05
 _LAST_WORDS = 1.0
 _ACCEPTS_A_TURN = 64
 
-# Takes a connection: where it came in, the TLS context, the socket, the client's address.
-Take = Callable[[Place, Any | None, Any, Any], None]
-
 _GATEWAY = ("handle", "finish", "answer", "direct_door", "server")
 # Connections of the admin listener: for it alone, so that it answers when all others are taken.
 _MOST_ADMIN = 64
@@ -73,6 +69,34 @@ class WsgiDoor:
             self._gateway.finish(request, response, bytes_out, error)
 
 
+class Intake:
+    """The connections of one kind of listeners: what they share, how many are open and may be."""
+
+    def __init__(self, shared: Shared, most: float) -> None:
+        self.shared = shared
+        self.most = most
+        self.open = 0
+        self.acceptors: list[Acceptor] = []
+
+    def room(self) -> bool:
+        return self.open < self.most
+
+    def ended(self) -> None:
+        """One connection is over: where there was no room for another, there is now."""
+        self.open -= 1
+        if self.open == self.most - 1:
+            self.start()
+
+    def start(self) -> None:
+        for acceptor in self.acceptors:
+            acceptor.start()
+
+    def close(self) -> None:
+        """Take no more."""
+        for acceptor in self.acceptors:
+            acceptor.close()
+
+
 class GatewayWorker(GeventWorker):  # type: ignore[misc]
     """A GeventWorker with connections of its own."""
 
@@ -84,14 +108,9 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._shared: Shared | None = None
-        self._acceptors: list[Acceptor] = []
+        self._data: Intake | None = None
+        self._admin: Intake | None = None
         self._woken: Event | None = None
-        self._open = 0
-        self._most = math.inf
-        self._admin: Shared | None = None
-        self._admin_acceptor: Acceptor | None = None
-        self._admin_open = 0
         self._terminated = False
 
     # -- gunicorn's calls -------------------------------------------------------------
@@ -108,17 +127,17 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         self._woken = Event()
-        self._shared = self._make_shared()
+        shared = self._make_shared()
+        data = self._data = Intake(shared, shared.settings.limits.connections or math.inf)
         self.log.info("Door: %s%s", self.door[0], f" ({self.door[1]})" if self.door[1] else "")
         context = ssl_context(self.cfg) if self.cfg.is_ssl else None
         for listener in self.sockets:
+            intake = data
             if listener.fileno() == self.admin_fd:
-                self._admin = self._admin_shared(self._shared)
-                self._admin_acceptor = self._acceptor(listener, context, self._take_admin, self._room_for_admin)
-            else:
-                self._acceptors.append(self._acceptor(listener, context, self._take, self._room))
-        for acceptor in (*self._acceptors, *self._admin_acceptors()):
-            acceptor.start()
+                intake = self._admin = Intake(self._admin_shared(shared), _MOST_ADMIN)
+            intake.acceptors.append(self._acceptor(listener, context, intake))
+        for intake in self._intakes():
+            intake.start()
         while self.alive:
             self.notify()
             self._woken.wait(1.0)
@@ -129,7 +148,6 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
     def _make_shared(self) -> Shared:
         gateway = self.wsgi if all(hasattr(self.wsgi, name) for name in _GATEWAY) else None
         settings = self._settings() if gateway is None else gateway.server
-        self._most = settings.limits.connections or math.inf
         seen = watched(self.cfg, self.log)
         reason: str | None = seen
         if gateway is None:
@@ -189,20 +207,22 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             self._leave_soon()
 
     def _leave_soon(self) -> None:
-        for shared in (self._shared, self._admin):
-            if shared is not None:
-                shared.closing = True
+        for intake in self._intakes():
+            intake.shared.closing = True
         if self._woken is not None:
             get_hub().loop.run_callback_threadsafe(self._woken.set)
+
+    def _intakes(self) -> list[Intake]:
+        return [intake for intake in (self._data, self._admin) if intake is not None]
 
     # -- connections ------------------------------------------------------------------
 
     @property
     def open_connections(self) -> int:
         """Those of the data listeners."""
-        return self._open
+        return 0 if self._data is None else self._data.open
 
-    def _acceptor(self, listener: Any, context: Any | None, take: Take, room: Callable[[], bool]) -> Acceptor:
+    def _acceptor(self, listener: Any, context: Any | None, intake: Intake) -> Acceptor:
         name = listener.getsockname()
         scheme = "http" if context is None else "https"
         if isinstance(name, tuple):
@@ -210,66 +230,35 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         else:
             place = Place(scheme, 443 if context is not None else 80)
         a_turn = 1 if self.cfg.workers > 1 else _ACCEPTS_A_TURN
-        return Acceptor(listener, lambda client, address: take(place, context, client, address), room, a_turn)
 
-    def _room(self) -> bool:
-        return self._open < self._most
+        def take(client: Any, address: Any) -> None:
+            intake.open += 1
+            gevent.spawn_raw(self._serve, intake, place, context, client, address)
 
-    def _take(self, place: Place, context: Any | None, client: Any, address: Any) -> None:
-        self._open += 1
-        gevent.spawn_raw(self._serve, place, context, client, address)
+        return Acceptor(listener, take, intake.room, a_turn)
 
-    def _serve(self, place: Place, context: Any | None, client: Any, address: Any) -> None:
+    def _serve(self, intake: Intake, place: Place, context: Any | None, client: Any, address: Any) -> None:
         """The greenlet of one connection."""
-        assert self._shared is not None
-        try:
-            self._run_connection(self._shared, place, context, client, address)
-        finally:
-            self._open -= 1
-            if self._open == self._most - 1:
-                for acceptor in self._acceptors:
-                    acceptor.start()
-
-    def _admin_acceptors(self) -> list[Acceptor]:
-        return [] if self._admin_acceptor is None else [self._admin_acceptor]
-
-    def _room_for_admin(self) -> bool:
-        return self._admin_open < _MOST_ADMIN
-
-    def _take_admin(self, place: Place, context: Any | None, client: Any, address: Any) -> None:
-        self._admin_open += 1
-        gevent.spawn_raw(self._serve_admin, place, context, client, address)
-
-    def _serve_admin(self, place: Place, context: Any | None, client: Any, address: Any) -> None:
-        """The greenlet of one connection of the admin listener."""
-        assert self._admin is not None
-        try:
-            self._run_connection(self._admin, place, context, client, address)
-        finally:
-            self._admin_open -= 1
-            for acceptor in self._admin_acceptors():
-                acceptor.start()
-
-    def _run_connection(self, shared: Shared, place: Place, context: Any | None, client: Any, address: Any) -> None:
         try:
             if context is not None:
-                client = self._handshake(context, client)
+                client = self._handshake(intake.shared, context, client)
             if client is not None:
-                self._connection(shared, place, client, address).run()
+                self._connection(intake, place, client, address).run()
         except Exception:
             self.log.exception("A connection failed")
         finally:
             if client is not None:
                 client.close()
+            intake.ended()
 
-    def _connection(self, shared: Shared, place: Place, client: Any, address: Any) -> Connection:
+    def _connection(self, intake: Intake, place: Place, client: Any, address: Any) -> Connection:
         peer, port = (address[0], address[1]) if isinstance(address, tuple) else ("", 0)
         if peer.startswith("::ffff:") and "." in peer:  # an IPv4 client of a socket for both
             peer = peer[7:]
         mode = self.cfg.proxy_protocol
-        if mode != "off" and (shared is self._admin or not self._may_proxy(peer)):
+        if mode != "off" and (intake is self._admin or not self._may_proxy(peer)):
             mode = "off"
-        return Connection(shared, wrap(client), place, peer, port, mode)
+        return Connection(intake.shared, wrap(client), place, peer, port, mode)
 
     def _may_proxy(self, peer: str) -> bool:
         """Whether `proxy_allow_ips` names this peer (a unix socket's always may)."""
@@ -278,9 +267,8 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         address = ipaddress.ip_address(peer)
         return any(address in network for network in self.cfg.proxy_allow_networks())
 
-    def _handshake(self, context: Any, client: Any) -> Any | None:
-        assert self._shared is not None
-        limit = self._shared.settings.timeouts.tls_handshake
+    def _handshake(self, shared: Shared, context: Any, client: Any) -> Any | None:
+        limit = shared.settings.timeouts.tls_handshake
         try:
             with gevent.Timeout(limit, TimeoutError("TLS handshake timed out")):
                 return context.wrap_socket(client, server_side=True, suppress_ragged_eofs=self.cfg.suppress_ragged_eofs)
@@ -293,9 +281,10 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
 
     def _leave(self) -> None:
         """Serve what is under way, close what is idle, and be gone before the master's limit."""
-        assert self._shared is not None
+        data = self._data
+        assert data is not None
         began = monotonic()
-        drain = self._shared.settings.drain if self._terminated else 0.0
+        drain = data.shared.settings.drain if self._terminated else 0.0
         graceful = self.cfg.graceful_timeout
         deadline = began + max(graceful - _MARGIN, graceful / 2)
         accepting_until = min(began + drain, deadline)
@@ -303,47 +292,43 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         while (now := monotonic()) < deadline:
             if accepting and now >= accepting_until:
                 accepting = False
-                self._stop_accepting()
-            self._dismiss_idle(began, now)
-            if not accepting and not self._open:
+                data.close()
+            _dismiss_idle(data.shared, began, now)
+            if not accepting and not data.open:
                 self._leave_admin()
                 return
             self.notify()
             gevent.sleep(_LOOK)
-        self._stop_accepting()
+        data.close()
         self._leave_admin()
-        self._break_off()
-
-    def _stop_accepting(self) -> None:
-        for acceptor in self._acceptors:
-            acceptor.close()
+        self._break_off(data)
 
     def _leave_admin(self) -> None:
         """Whoever drains may be watched to the end."""
-        for acceptor in self._admin_acceptors():
-            acceptor.close()
-        for connection in list(self._admin.connections) if self._admin is not None else ():
+        if self._admin is None:
+            return
+        self._admin.close()
+        for connection in list(self._admin.shared.connections):
             if not connection.busy:
                 connection.stream.close()
 
-    def _dismiss_idle(self, began: float, now: float) -> None:
-        assert self._shared is not None
-        for connection in list(self._shared.connections):
-            since = connection.idle_since
-            if since is not None and now - max(since, began) >= _GRACE:
-                connection.dismiss()
-
-    def _break_off(self) -> None:
-        assert self._shared is not None
-        self.log.warning("Worker graceful timeout (pid:%s): %d connections are broken off", self.pid, self._open)
-        for connection in list(self._shared.connections):
+    def _break_off(self, data: Intake) -> None:
+        self.log.warning("Worker graceful timeout (pid:%s): %d connections are broken off", self.pid, data.open)
+        for connection in list(data.shared.connections):
             connection.interrupt(Draining("the worker's time to end its exchanges is over"))
         deadline = monotonic() + _LAST_WORDS
-        while self._open and monotonic() < deadline:
+        while data.open and monotonic() < deadline:
             gevent.sleep(_LOOK)
-            for connection in list(self._shared.connections):
+            for connection in list(data.shared.connections):
                 if not connection.busy:
                     connection.stream.close()
-        for connection in list(self._shared.connections):
+        for connection in list(data.shared.connections):
             connection.stream.close()
         gevent.sleep(0)
+
+
+def _dismiss_idle(shared: Shared, began: float, now: float) -> None:
+    for connection in list(shared.connections):
+        since = connection.idle_since
+        if since is not None and now - max(since, began) >= _GRACE:
+            connection.dismiss()

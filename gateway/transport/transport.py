@@ -39,7 +39,7 @@ class Transport(PoolManager):
         self.pool_classes_by_scheme = {"http": EndpointPool, "https": TlsEndpointPool}
         self._hop = hop
         # urllib3's own container drops the least recently used pool; ours are dropped by
-        # `keep` alone.
+        # `drop` alone.
         self._by_endpoint: dict[PoolKey, EndpointPool] = {}
         self._contexts: dict[tuple[str, TlsSettings], Any] = {}
 
@@ -81,14 +81,6 @@ class Transport(PoolManager):
         assert isinstance(made, EndpointPool)
         return made
 
-    def keep(self, pools: Iterable[EndpointPool]) -> None:
-        """Retire every pool that is not among `pools`."""
-        wanted = {id(pool) for pool in pools}
-        for key, pool in list(self._by_endpoint.items()):
-            if id(pool) not in wanted:
-                del self._by_endpoint[key]
-                pool.retire()
-
     def known(self, upstream: Upstream, endpoint: Endpoint) -> EndpointPool | None:
         """The pool of an endpoint, if it was ever asked for."""
         found = self._by_endpoint.get(pool_key(upstream, endpoint))
@@ -116,4 +108,4 @@ class Transport(PoolManager):
             pool.expire(now)
 
     def close(self) -> None:
-        self.keep(())
+        self.drop(list(self._by_endpoint))

@@ -20,6 +20,7 @@ from gateway.errors import (
 )
 from gateway.model import PoolSettings, Timeouts, Upstream
 from gateway.testing import Act, FakeUpstream, answer, head
+from gateway.transport.transport import pool_key
 from tests.exchanges import Line, Pieces, finish, greenlets, open_files, request, soon, whole
 
 
@@ -116,7 +117,7 @@ class TestIdle:
         line = to()
         line.ask()
         with all_busy(upstream, line):
-            line.transport.keep([])
+            line.transport.drop([pool_key(line.upstream, line.endpoint)])
             assert line.counts == (1, 0, 0)
         soon(lambda: line.counts == (0, 0, 0))
         assert line.transport.pool(line.upstream, line.endpoint) is not line.pool
