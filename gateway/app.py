@@ -254,7 +254,7 @@ class Gateway(Flask):
     ) -> tuple[tuple[Candidate, ...], UpstreamState]:
         state = self._states.get(upstream.name)
         if state is None:
-            balancer = BALANCERS[upstream.balance](random.random)
+            balancer = BALANCERS[upstream.balance.policy](random.random)
             state = self._states[upstream.name] = UpstreamState(balancer, Budget(time.monotonic), {})
         return tuple(self._candidate(upstream, state, endpoint) for endpoint in endpoints), state
 

@@ -262,7 +262,7 @@ class _Found:
             for key, value in told_values(values):
                 yield setting(f"{section}.{key}", value)
         yield setting("upgrade", told_value("upgrade", route.upgrade))
-        yield setting("balance", upstream.balance)
+        yield setting("balance", upstream.balance.policy)
 
 
 class _Body:

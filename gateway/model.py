@@ -45,7 +45,10 @@ class PoolSettings:
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """When a request may be tried again. `attempts`: tries in all. `budget`: the share of
-    live traffic that may be retries. `buffer`: the largest body kept for another try."""
+    live traffic that may be retries. `buffer`: the largest body kept for another try.
+    `backoff`: seconds; the longest wait before the second try where there is no other endpoint,
+    twice as long before each further one. `hedge`: a GET without an answer after the time in
+    which 95 of 100 have one is sent to another endpoint as well."""
 
     attempts: int = 2
     when: frozenset[str] = frozenset({"connect", "stale", "reset"})
@@ -53,6 +56,82 @@ class RetryPolicy:
     methods: frozenset[bytes] = frozenset({b"GET", b"HEAD", b"OPTIONS"})
     budget: float = 0.2
     buffer: int = 64 * 1024
+    backoff: float = 0.025
+    hedge: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """How an endpoint is picked. `policy`: a name in `balancers.BALANCERS`. For hash, `by` is
+    client_ip, path, header, cookie or query, and `name` that of the last three (a header's in
+    lower case). For sticky, `name` is the cookie's and `secret` what it is signed with; "": a
+    key of this process group."""
+
+    policy: str = "round_robin"
+    by: str = ""
+    name: str = ""
+    secret: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Eject:
+    """Passive health: when an endpoint that fails gets no requests for a while.
+
+    `consecutive` failures in a row, or at least the share `error_rate` of `min_requests` or
+    more within `window` seconds (0: that rule is off). It is out for `out_for` seconds, twice
+    as long each time up to `max_for`; at most the share `max_ejected` of the endpoints are.
+    `statuses`: 5xx answers that count as failures.
+    """
+
+    consecutive: int = 5
+    error_rate: float = 0.5
+    min_requests: int = 20
+    window: float = 10.0
+    out_for: float = 10.0
+    max_for: float = 300.0
+    max_ejected: float = 0.5
+    statuses: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """Active health: each endpoint is asked every `interval` seconds, HTTP (`path`) or by a
+    mere connection (`tcp`), and has `timeout` seconds to answer. `healthy` good answers in a
+    row bring one back, `unhealthy` bad ones take it out. `statuses`: those that are good.
+    `host` None: the endpoint's own. `headers`: sent as they are."""
+
+    path: bytes = b"/"
+    tcp: bool = False
+    interval: float = 10.0
+    timeout: float = 2.0
+    healthy: int = 2
+    unhealthy: int = 3
+    statuses: frozenset[int] = frozenset(range(200, 400))
+    host: str | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """When an upstream gets no requests at all: the share `error_rate` of at least
+    `min_requests` failed within `window` seconds. After `open_for` seconds one is tried."""
+
+    error_rate: float = 0.5
+    min_requests: int = 20
+    window: float = 10.0
+    open_for: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    """Requests that one upstream may have at once in one worker (0: no limit), how many more
+    wait for their turn, and for how many seconds at most. `adaptive`: the limit follows the
+    upstream's latency, up to `limit`."""
+
+    limit: int = 1024
+    queue: int = 100
+    queue_timeout: Seconds = 1.0
+    adaptive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +226,23 @@ class Upstream:
     source: Source
     scheme: str = "http"
     host: str = "preserve"  # "preserve" | "upstream" | a literal
-    balance: str = "round_robin"
+    balance: Balance = Balance()
     timeouts: Timeouts = Timeouts()
     pool: PoolSettings = PoolSettings()
     retry: RetryPolicy = RetryPolicy()
     limits: AnswerLimits = AnswerLimits()
     tls: TlsSettings | None = None
     upgrade: frozenset[bytes] = frozenset({b"websocket"})
+    eject: Eject | None = Eject()
+    health: HealthCheck | None = None
+    breaker: Breaker | None = None
+    concurrency: Concurrency = Concurrency()
+    # Seconds in which a newcomer's share grows to its whole weight; 0: at once.
+    slow_start: float = 0.0
+    # The header that tells an upstream how many milliseconds it has; None: none does.
+    deadline_header: str | None = None
+    # The upstream that is asked when this one has no endpoint.
+    fallback: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +272,66 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
+class Redirect:
+    """An answer that sends the client elsewhere. What is None stays as it was asked for;
+    `prefix` replaces the prefix that matched, `path` the whole path; the query is kept."""
+
+    status: int = 302
+    scheme: str | None = None
+    host: str | None = None
+    port: int | None = None
+    path: bytes | None = None
+    prefix: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Respond:
+    """A fixed answer."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One part of a split: the route as it is for that upstream, and its weight."""
+
+    route: Route
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Upstreams that share a route's requests. `by` header or cookie (`name`; a header's in
+    lower case): the same value always goes to the same upstream; "": chosen at random."""
+
+    shares: tuple[Share, ...]
+    by: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """A copy of the share `percent` (0.0 to 1.0) of the requests goes to the upstream of
+    `route`, and nobody waits for what it answers."""
+
+    route: Route
+    percent: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """Which requests go to which upstream, and what is special about them. `index` is the
-    place in the file, `line` where it stands there."""
+    place in the file, `line` where it stands there.
+
+    Exactly one of `upstream`, `split`, `redirect` and `respond` says what becomes of a
+    request; `upstream` is "" with the other three. `fallback`: the same route as it is for
+    the upstream's fallback.
+    """
 
     name: str
-    upstream: str
+    upstream: str = ""
     matches: tuple[Match, ...] = (Match(),)
     priority: int = 0
     strip_prefix: bool = False
@@ -197,8 +340,21 @@ class Route:
     timeouts: Timeouts = Timeouts()
     retry: RetryPolicy = RetryPolicy()
     upgrade: frozenset[bytes] = frozenset({b"websocket"})
+    deadline_header: str | None = None
+    split: Split | None = None
+    mirror: Mirror | None = None
+    redirect: Redirect | None = None
+    respond: Respond | None = None
+    fallback: Route | None = None
     index: int = 0
     line: int = 0
+
+    @property
+    def upstreams(self) -> tuple[str, ...]:
+        """Where requests may go, mirrors and fallbacks left out."""
+        if self.split is not None:
+            return tuple(share.route.upstream for share in self.split.shares)
+        return (self.upstream,) if self.upstream else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +393,8 @@ class ServerSettings:
     limits: ServerLimits = ServerLimits()
     graceful: float = 25.0
     drain: float = 0.0
+    # How late the hub may be before requests are refused as `overloaded`.
+    overload: Seconds = 0.5
     request_id: str = "X-Request-Id"
     own_prefix: str | None = "/-/"
     via: str = "both"  # both | request | response | off
