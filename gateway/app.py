@@ -30,7 +30,7 @@ from werkzeug.routing import RequestRedirect
 from gateway import config as files
 from gateway import problem, registration, saved, target, wsgi
 from gateway.admin import Admin
-from gateway.balancers import BALANCERS
+from gateway.balancers import balancer
 from gateway.config.source import Where, parse
 from gateway.config.watch import ConfigStatus, Watch, off_hub
 from gateway.errors import BadRequest, GatewayError, NoRoute, NotReady, UnsupportedMethod
@@ -254,12 +254,15 @@ class Gateway(Flask):
     ) -> tuple[tuple[Candidate, ...], UpstreamState]:
         state = self._states.get(upstream.name)
         if state is None:
-            balancer = BALANCERS[upstream.balance.policy](random.random)
-            state = self._states[upstream.name] = UpstreamState(balancer, Budget(time.monotonic), {})
-        return tuple(self._candidate(upstream, state, endpoint) for endpoint in endpoints), state
+            state = UpstreamState(upstream, balancer(upstream, random.random), Budget(time.monotonic))
+            self._states[upstream.name] = state
+        else:
+            state.configure(upstream, lambda to: balancer(to, random.random))
+        now = time.monotonic()
+        return tuple(self._candidate(upstream, state, endpoint, now) for endpoint in endpoints), state
 
-    def _candidate(self, upstream: Upstream, state: UpstreamState, endpoint: Endpoint) -> Candidate:
-        known = state.endpoint(endpoint)
+    def _candidate(self, upstream: Upstream, state: UpstreamState, endpoint: Endpoint, now: float) -> Candidate:
+        known = state.endpoint(endpoint, now)
         pool = self.transport.known(upstream, endpoint)
         if pool is not None:
             return Candidate(endpoint, known, pool)

@@ -5,6 +5,9 @@ header `Gateway-Error`, the log and the metric see; `cause` is for the log alone
 addresses, phases, durations and errno, and never leaves the gateway. One place turns an
 error into an answer (`gateway.problem`), so raising is all that other code does.
 
+`blames` is what passive health asks: what the gateway refused itself, what a client did
+and a reused connection that was closed meanwhile say nothing about an endpoint.
+
 `may_have_been_sent` is what a retry asks (RFC 9110 §9.2.2): False means that not one
 byte of the request reached an upstream, so that even a POST may be tried elsewhere.
 `retry_as` is the word of `retry.when` in the configuration under which the error may
@@ -65,10 +68,14 @@ class GatewayError(Exception):
     detail: ClassVar[str] = "The gateway failed."
     may_have_been_sent: ClassVar[bool] = True
     retry_as: ClassVar[str | None] = None
+    # Whether it speaks against the endpoint that was tried (passive health, the breaker).
+    blames: ClassVar[bool] = False
 
-    def __init__(self, cause: str = "") -> None:
+    def __init__(self, cause: str = "", retry_after: int | None = None) -> None:
         super().__init__(cause or self.detail)
         self.cause = cause
+        # Seconds that the client is told to wait before it asks again; None: nothing is told.
+        self.retry_after = retry_after
 
 
 # -- the client's fault ---------------------------------------------------------------
@@ -201,6 +208,7 @@ class ConnectError(GatewayError):
     status = 502
     may_have_been_sent = False
     retry_as: ClassVar[str | None] = "connect"
+    blames = True
     detail = "The upstream could not be reached."
 
 
@@ -230,6 +238,7 @@ class DnsError(ConnectError):
 
     reason = "dns_error"
     retry_as = None
+    blames = False
 
 
 class Unavailable(GatewayError):
@@ -276,6 +285,7 @@ class DeadlineExceeded(GatewayError):
 
     status = 504
     reason = "deadline_exceeded"
+    blames = True
     detail = "The request took longer than it may."
 
 
@@ -286,6 +296,7 @@ class UpstreamError(GatewayError):
     """The upstream took (part of) the request and failed."""
 
     status = 502
+    blames = True
     detail = "The upstream failed to answer."
 
 
@@ -301,6 +312,7 @@ class UpstreamStale(UpstreamReset):
     by the upstream at the moment it was chosen."""
 
     retry_as = "stale"
+    blames = False
 
 
 class UpstreamCut(UpstreamReset):
@@ -313,6 +325,12 @@ class UpstreamCut(UpstreamReset):
 class BadResponse(UpstreamError):
     reason = "bad_response"
     detail = "The upstream's answer was malformed."
+
+
+class AnswerTooLarge(BadResponse):
+    """The answer's head is beyond `limits`: the gateway refuses it, the endpoint did not fail."""
+
+    blames = False
 
 
 class ResponseTimeout(UpstreamError):

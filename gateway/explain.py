@@ -201,7 +201,7 @@ class _Found:
         groups: dict[tuple[str, ...], list[str]] = {}
         endpoints = [endpoint for endpoint in _endpoints(upstream) if endpoint.weight > 0]
         if not endpoints:
-            raise Group(upstream, (), "", (), _state()).absence()
+            raise Group(upstream, (), "", (), _state(upstream)).absence()
         for endpoint in endpoints:
             listener = _Listener()
             self._forward(route, seen, endpoint, listener)
@@ -213,8 +213,8 @@ class _Found:
     def _forward(self, route: Route, seen: Asked, endpoint: Endpoint, listener: _Listener) -> None:
         upstream = self._config.upstreams[route.upstream]
         candidate = Candidate(endpoint, EndpointState(), listener)
-        group = Group(upstream, (endpoint,), "", (candidate,), _state())
-        Forwarder(self._outbound).forward(self.request(), route, group, seen.target, seen.path, seen.authority)
+        group = Group(upstream, (endpoint,), "", (candidate,), _state(upstream))
+        Forwarder(self._outbound, sleep=lambda seconds: None).forward(self.request(), route, group, seen.target, seen.path, seen.authority)
 
     # -- whether it is tried again ------------------------------------------------------
 
@@ -308,9 +308,9 @@ class _First:
         return candidates[0]
 
 
-def _state() -> UpstreamState:
+def _state(upstream: Upstream) -> UpstreamState:
     """An upstream of which nothing is known: its budget for retries is full."""
-    return UpstreamState(_First(), Budget(lambda: 0.0), {})
+    return UpstreamState(upstream, _First(), Budget(lambda: 0.0))
 
 
 def _endpoints(upstream: Upstream) -> tuple[Endpoint, ...]:

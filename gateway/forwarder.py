@@ -1,32 +1,43 @@
 """One request to one upstream, attempts included. Reads like Go's reverseproxy.go.
 
-Rule: top to bottom: pick, write the head, send, decide, track. After the first byte of an
-answer went to the client nothing is decided any more: its end is proper or the client's
-connection breaks.
+Rule: top to bottom: admit, pick, write the head, send, decide, track. After the first byte
+of an answer went to the client nothing is decided any more: its end is proper or the
+client's connection breaks.
 """
 
 from __future__ import annotations
 
+import random
+import time
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 from gateway import target as targets
-from gateway.errors import DeadlineExceeded, GatewayError, PoolFull
+from gateway.errors import ClientError, DeadlineExceeded, GatewayError, PoolFull
 from gateway.exchange import Request, Response
-from gateway.headers import Head, Outbound
-from gateway.health.state import Candidate
+from gateway.headers import Head, Outbound, with_field
+from gateway.health.state import Candidate, UpstreamState
 from gateway.model import Endpoint, Route, Timeouts
-from gateway.retry import Attempts, ReplayBody, replayable
+from gateway.retry import Attempts, ReplayBody, pause, replayable
 from gateway.snapshot import Group
 from gateway.target import Target
 
 
 class Forwarder:
-    """Sends requests where routes say. One per worker; keeps nothing of a request."""
+    """Sends requests where routes say. One per worker; keeps nothing of a request. `sleep`
+    waits so many seconds and lets others run."""
 
-    __slots__ = ("_outbound",)
+    __slots__ = ("_outbound", "_random", "_sleep")
 
-    def __init__(self, outbound: Outbound) -> None:
+    def __init__(
+        self,
+        outbound: Outbound,
+        sleep: Callable[[float], object] = time.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
         self._outbound = outbound
+        self._sleep = sleep
+        self._random = jitter
 
     def forward(
         self, request: Request, route: Route, group: Group, target: Target, normal: bytes, asked_host: bytes
@@ -37,56 +48,97 @@ class Forwarder:
             raise group.absence()
         state = group.state
         state.budget.requests += 1
+        total = route.timeouts.total
+        deadline = None if total is None else request.started + total
+        if state.breaker is not None:
+            state.breaker.admit(monotonic())
+        gate = state.gate
+        if gate.in_flight < gate.limit:
+            gate.in_flight += 1
+        else:
+            gate.wait(group.upstream.name, request, deadline)
         policy = route.retry
         again = replayable(request, policy)
         if again and request.body is not None and policy.attempts > 1:
             request.body = ReplayBody(request.body)
-        total = route.timeouts.total
-        deadline = None if total is None else request.started + total
         request.attempts = 1
-        left = candidates
+        outliers = state.outliers
         attempts: Attempts | None = None
-        while True:
-            candidate = state.balancer.pick(left, request)
-            try:
-                endpoint = request.endpoint = candidate.endpoint
-                head = self._outbound.head(
-                    request,
-                    targets.outbound(route, endpoint, target, normal),
-                    asked_host,
-                    _host(route, endpoint, asked_host),
-                    targets.stripped(route, normal) if route.strip_prefix else b"",
-                    request.upgrade if request.upgrade is not None and request.upgrade in route.upgrade else None,
-                )
-                fresh = attempts is not None and attempts.fresh
-                response = self._send(request, head, candidate, route.timeouts, again, fresh, deadline)
-            except GatewayError as error:
-                attempts = attempts or Attempts(policy, again)
-                self._check_deadline(error, request, deadline)
-                left = self._others(left, candidate) or candidates
-                if not self._again(attempts, error, group, left, candidate):
-                    raise
-                attempts.fresh = error.retry_as != "connect"
-                request.fail(error)
-            else:
-                attempts = attempts or (Attempts(policy, again) if policy.statuses else None)
-                if not (attempts and attempts.after_status(response.status) and state.budget.take(policy.budget)):
-                    # What failed before stays as the cause of the second try; the request did not fail.
-                    request.reason = ""
-                    return response
-                if response.stream is not None:
-                    response.stream.close()
-                request.cause = f"{candidate.endpoint.address} answered {response.status}, tried again"
-                left = self._others(left, candidate) or candidates
-            attempts.again()
-            request.attempts = attempts.made
-            if isinstance(request.body, ReplayBody):
-                request.body.rewind()
+        # The answer of an endpoint that is not the last one asked, and that endpoint.
+        kept: tuple[Response, Candidate] | None = None
+        try:
+            if candidates is not outliers.of or request.started >= outliers.recheck:
+                outliers.look(candidates, monotonic())
+            left = outliers.usable
+            trial = outliers.trial(again, monotonic()) if outliers.due else None
+            while True:
+                candidate = trial or state.balancer.pick(left, request)
+                trial = None
+                try:
+                    endpoint = request.endpoint = candidate.endpoint
+                    head = self._outbound.head(
+                        request,
+                        targets.outbound(route, endpoint, target, normal),
+                        asked_host,
+                        _host(route, endpoint, asked_host),
+                        targets.stripped(route, normal) if route.strip_prefix else b"",
+                        request.upgrade if request.upgrade is not None and request.upgrade in route.upgrade else None,
+                    )
+                    if route.deadline_header is not None:
+                        head = _with_deadline(head, route.deadline_header, route.timeouts, deadline)
+                    fresh = attempts is not None and attempts.fresh
+                    response = self._send(request, head, state, candidate, route.timeouts, again, fresh, deadline)
+                except GatewayError as error:
+                    attempts = attempts or Attempts(policy, again)
+                    left = _others(left, candidate) or outliers.usable
+                    if not self._again(attempts, error, deadline, state, left, candidate):
+                        if kept is None or isinstance(error, ClientError):
+                            raise attempts.cause(error, request, deadline, monotonic()) from error
+                        # The last real answer is worth more to the client than our own.
+                        request.fail(error)
+                        response, candidate = kept
+                        kept = None
+                        request.endpoint = candidate.endpoint
+                        break
+                    attempts.fresh = error.retry_as != "connect"
+                    request.fail(error)
+                else:
+                    attempts = attempts or (Attempts(policy, again) if policy.statuses else None)
+                    if not (attempts and attempts.after_status(response.status) and state.take_retry(policy)):
+                        break
+                    if kept is not None:
+                        _close(kept[0])
+                    kept = response, candidate
+                    request.cause = f"{candidate.endpoint.address} answered {response.status}, tried again"
+                    left = _others(left, candidate) or outliers.usable
+                attempts.again()
+                request.attempts = attempts.made
+                self._pause(attempts, candidate, left, deadline)
+                if isinstance(request.body, ReplayBody):
+                    request.body.rewind()
+        except BaseException:
+            gate.leave()
+            if kept is not None:
+                _close(kept[0])
+            raise
+        if attempts is not None:
+            # What failed before stays as the cause of the next try; the request did not fail.
+            request.reason = ""
+            if kept is not None:
+                _close(kept[0])
+        rest = response.stream or response.tunnel
+        if rest is None:
+            gate.leave()
+        else:
+            # The request ends when its body ends.
+            rest.on_end = candidate.state.leave
+        return response
 
     def _send(
         self,
         request: Request,
         head: Head,
+        upstream: UpstreamState,
         candidate: Candidate,
         timeouts: Timeouts,
         again: bool,
@@ -98,40 +150,84 @@ class Forwarder:
         state = candidate.state
         state.in_flight += 1
         tracked = False
+        began = monotonic() if upstream.watchers else 0.0
         try:
             response: Response = candidate.pool.send(request, head, timeouts, again, fresh, deadline)
-            request.first_byte_s = monotonic() - request.started
+            now = monotonic()
+            request.first_byte_s = now - request.started
+            if response.status >= 500:
+                upstream.answered_badly(candidate, response.status, now)
+            else:
+                state.answered += 1
+                if upstream.breaker is not None:
+                    upstream.breaker.answered()
+            if state.on_trial:
+                upstream.outliers.answered(candidate, now)
+            for watch in upstream.watchers:
+                watch(candidate, request, response, now - began)
             rest = response.stream or response.tunnel
             if rest is not None:
-                rest.on_end = state.leave
+                rest.on_end = state.end
                 tracked = True
+        except GatewayError as error:
+            # A deadline that other tries have used up says nothing of this one.
+            if error.blames and not (request.attempts > 1 and isinstance(error, DeadlineExceeded)):
+                upstream.failed(candidate, error, request, began, monotonic())
+            raise
         finally:
             if not tracked:
                 state.in_flight -= 1
+            if state.on_trial:
+                upstream.outliers.undecided(candidate)
         return response
 
     def _again(
-        self, attempts: Attempts, error: GatewayError, group: Group, left: tuple[Candidate, ...], tried: Candidate
+        self,
+        attempts: Attempts,
+        error: GatewayError,
+        deadline: float | None,
+        state: UpstreamState,
+        left: Sequence[Candidate],
+        tried: Candidate,
     ) -> bool:
         """Whether to go round after `error`, `left` being where the next try would go."""
+        if deadline is not None and monotonic() >= deadline:
+            return False
         if not attempts.after(error):
             return False
         if isinstance(error, PoolFull):
             # The same pool would only be waited for once more.
             return tried not in left
-        return error.retry_as == "connect" or group.state.budget.take(attempts.policy.budget)
+        return error.retry_as == "connect" or state.take_retry(attempts.policy)
 
-    @staticmethod
-    def _others(left: tuple[Candidate, ...], tried: Candidate) -> tuple[Candidate, ...]:
-        """Every candidate once before one of them twice."""
-        return tuple(candidate for candidate in left if candidate is not tried)
+    def _pause(self, attempts: Attempts, tried: Candidate, left: Sequence[Candidate], deadline: float | None) -> None:
+        """Before the same endpoint is asked again: it needs a moment, and not all at once."""
+        if tried not in left or attempts.stale:
+            return
+        seconds = pause(attempts.policy, attempts.made, self._random())
+        if deadline is not None:
+            seconds = min(seconds, max(deadline - monotonic(), 0.0))
+        if seconds > 0.0:
+            self._sleep(seconds)
 
-    @staticmethod
-    def _check_deadline(error: GatewayError, request: Request, deadline: float | None) -> None:
-        """An error at or after the deadline is the deadline's."""
-        if deadline is not None and monotonic() >= deadline and not isinstance(error, DeadlineExceeded):
-            took = monotonic() - request.started
-            raise DeadlineExceeded(f"total timeout after {took:.3f} s; last: {error.cause}") from error
+
+def _others(left: Sequence[Candidate], tried: Candidate) -> tuple[Candidate, ...]:
+    """Every candidate once before one of them twice."""
+    return tuple(candidate for candidate in left if candidate is not tried)
+
+
+def _close(response: Response) -> None:
+    if response.stream is not None:
+        response.stream.close()
+
+
+def _with_deadline(head: Head, name: str, timeouts: Timeouts, deadline: float | None) -> Head:
+    """Tell the upstream how many milliseconds it has to begin its answer."""
+    left = timeouts.response
+    if deadline is not None:
+        until = max(deadline - monotonic(), 0.0)
+        left = until if left is None else min(left, until)
+    return with_field(head, name.encode("latin-1"), None if left is None else b"%d" % (left * 1000.0))
 
 
 def _host(route: Route, endpoint: Endpoint, asked_host: bytes) -> bytes:
@@ -141,5 +237,3 @@ def _host(route: Route, endpoint: Endpoint, asked_host: bytes) -> bytes:
     if route.host == "upstream":
         return endpoint.authority or endpoint.address.encode("latin-1")
     return route.host.encode("latin-1")
-
-

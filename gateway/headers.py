@@ -191,6 +191,15 @@ class Head(NamedTuple):
     upgrade: bytes | None = None
 
 
+def with_field(head: Head, name: bytes, value: bytes | None) -> Head:
+    """The head with that field once, and in no other line of that name; None: without it."""
+    wanted = name.lower() + b":"
+    lines = [line for line in head.data[:-4].split(b"\r\n") if line[: len(wanted)].lower() != wanted]
+    if value is not None:
+        lines.append(name + b": " + value)
+    return head._replace(data=b"\r\n".join(lines) + b"\r\n\r\n")
+
+
 # Peer, client, the authority asked for, scheme, HTTP/1.1.
 _Asked = tuple[str, str, bytes, str, bool]
 

@@ -81,6 +81,7 @@ def answer(error: GatewayError, request: Request | None, headers: Iterable[Heade
             # this one ends with the next change of the routes.
             (b"Cache-Control", b"no-store"),
             (b"Gateway-Error", error.reason.encode("ascii")),
+            *([] if error.retry_after is None else [(b"Retry-After", b"%d" % error.retry_after)]),
             *headers,
         ],
         content_length=len(body),

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.errors import GatewayError
+from gateway.errors import ClientError, DeadlineExceeded, GatewayError
 from gateway.exchange import Request, RequestBody
 from gateway.model import RetryPolicy
 
@@ -21,6 +21,8 @@ from gateway.model import RetryPolicy
 FLOOR_PER_SECOND = 3.0
 # The traffic of how many seconds counts as live.
 WINDOW = 10.0
+# A wait before another try grows no further than so many times `retry.backoff`.
+LONGEST_PAUSE = 10.0
 
 
 def replayable(request: Request, policy: RetryPolicy) -> bool:
@@ -32,25 +34,51 @@ def replayable(request: Request, policy: RetryPolicy) -> bool:
     return request.content_length is not None and request.content_length <= policy.buffer
 
 
+def pause(policy: RetryPolicy, made: int, jitter: float) -> float:
+    """Seconds before try number `made` (2 or more) at an endpoint that was tried before: full
+    jitter, anything from nothing to `backoff` doubled each time. `jitter`: 0.0 to 1.0."""
+    return jitter * policy.backoff * min(2.0 ** min(made - 2, 30), LONGEST_PAUSE)
+
+
 @dataclass(slots=True)
 class Attempts:
     """The tries of one request. `made` counts those under way or over. `fresh`: the next
-    one wants a new connection, as a reused one was just found dead."""
+    one wants a new connection, as a reused one was just found dead. `stale`: that was all
+    that happened. `first`: what went wrong first."""
 
     policy: RetryPolicy
     replayable: bool
     made: int = 1
     fresh: bool = False
+    stale: bool = False
+    first: GatewayError | None = None
 
     def after(self, error: GatewayError) -> bool:
         """Whether to try again after `error`."""
+        self.first = self.first or error
+        self.stale = error.retry_as == "stale"
         return self._left() and error.retry_as in self.policy.when and (
             not error.may_have_been_sent or self.replayable
         )
 
     def after_status(self, status: int) -> bool:
         """Whether to try again though an answer came, for its status."""
+        self.stale = False
         return self._left() and self.replayable and status in self.policy.statuses
+
+    def cause(self, last: GatewayError, request: Request, deadline: float | None, now: float) -> GatewayError:
+        """The error that the request ends with, no more tries being made after `last`: the
+        first one, its cause telling of all. The deadline and the client are causes of their own."""
+        if isinstance(last, ClientError):
+            return last
+        if deadline is not None and now >= deadline and not isinstance(last, DeadlineExceeded):
+            return DeadlineExceeded(f"total timeout after {now - request.started:.3f} s; last: {last.cause}")
+        first = self.first or last
+        if first is last or isinstance(last, DeadlineExceeded):
+            return last
+        first.cause = f"{request.cause}; then {last.cause or last.detail}"
+        request.cause = ""
+        return first
 
     def again(self) -> None:
         self.made += 1

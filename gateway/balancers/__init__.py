@@ -8,17 +8,29 @@ from typing import Protocol
 from gateway.balancers.round_robin import RoundRobin
 from gateway.exchange import Request
 from gateway.health.state import Candidate
+from gateway.model import Balance, Upstream
 
 
 class Balancer(Protocol):
-    """Its place in the order survives snapshots: there is one for each upstream and worker."""
+    """Its place in the order survives snapshots: there is one for each upstream and worker.
+
+    One that learns from answers has a method `watch` (health.state.Watcher) besides.
+    """
 
     def pick(self, candidates: Sequence[Candidate], request: Request) -> Candidate:
         """One of `candidates`, of which there is at least one, all with a weight above 0."""
         ...
 
 
-# `random` gives a float in [0, 1).
-BALANCERS: dict[str, Callable[[Callable[[], float]], Balancer]] = {"round_robin": RoundRobin}
+# What makes each; `random` gives a float in [0, 1).
+BALANCERS: dict[str, Callable[[Balance, Callable[[], float]], Balancer]] = {
+    "round_robin": lambda balance, random: RoundRobin(random),
+}
 
-__all__ = ["BALANCERS", "Balancer", "RoundRobin"]
+
+def balancer(upstream: Upstream, random: Callable[[], float]) -> Balancer:
+    """The balancer that an upstream asks for."""
+    return BALANCERS[upstream.balance.policy](upstream.balance, random)
+
+
+__all__ = ["BALANCERS", "Balancer", "RoundRobin", "balancer"]

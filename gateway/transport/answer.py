@@ -18,7 +18,7 @@ from math import inf
 
 import httptools
 
-from gateway.errors import BadResponse
+from gateway.errors import AnswerTooLarge, BadResponse
 from gateway.exchange import Headers
 from gateway.headers import Inbound, inbound, usual
 from gateway.model import AnswerLimits
@@ -220,7 +220,7 @@ class AnswerReader:
             if self.parsed:
                 return self._judge(data, head_request, hop)
             if self._fed > self._limits.header > 0:
-                raise BadResponse(f"head larger than {self._limits.header} bytes")
+                raise AnswerTooLarge(f"head larger than {self._limits.header} bytes")
             if self._held is None:
                 self._pieces_of_head.append(data)
 
@@ -326,11 +326,11 @@ class AnswerReader:
         if self.reason not in _USUAL_REASONS and _NOT_REASON.search(self.reason) is not None:
             raise BadResponse(f"reason {self.reason[:80]!r}")
         if len(self.headers) > limits.headers > 0:
-            raise BadResponse(f"more than {limits.headers} header fields")
+            raise AnswerTooLarge(f"more than {limits.headers} header fields")
         if self._fed > limits.header > 0:
             size = sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > limits.header:
-                raise BadResponse(f"head larger than {limits.header} bytes")
+                raise AnswerTooLarge(f"head larger than {limits.header} bytes")
         judged = inbound(self.headers, hop, version == "1.1")
         self._chunked = judged.chunked
         if not judged.persistent or (version == "1.0" and (head_request or not self.persistent)):

@@ -37,8 +37,10 @@ class World:
         self.route = Route("r", "u", retry=policy, timeouts=timeouts)
         upstream = Upstream("u", StaticSource(endpoints), timeouts=timeouts, retry=policy, pool=PoolSettings())
         self.transport = Transport(b"")
-        candidates = tuple(Candidate(one, EndpointState(), self.transport.pool(upstream, one)) for one in endpoints)
-        state = UpstreamState(RoundRobin(lambda: 0.0), Budget(time.monotonic), {})
+        state = UpstreamState(upstream, RoundRobin(lambda: 0.0), Budget(time.monotonic))
+        candidates = tuple(
+            Candidate(one, EndpointState(state.gate), self.transport.pool(upstream, one)) for one in endpoints
+        )
         self.group = Group(upstream, endpoints, "", candidates, state)
         self.forwarder = Forwarder(Outbound(ServerSettings(), b"gw", Trust(()), lambda: b"id"))
 

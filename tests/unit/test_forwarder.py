@@ -97,14 +97,15 @@ class World:
         endpoints = tuple(
             Endpoint("http", f"10.0.0.{number}", 80, authority=b"svc-%d:80" % number) for number in range(len(pools))
         )
-        self.candidates = tuple(
-            Candidate(endpoint, EndpointState(), pool) for endpoint, pool in zip(endpoints, pools, strict=True)
-        )
-        self.state = UpstreamState(InOrder(), Budget(self.clock), {})
         upstream = Upstream("u", StaticSource(endpoints))
+        self.state = UpstreamState(upstream, InOrder(), Budget(self.clock))
+        self.candidates = tuple(
+            Candidate(endpoint, EndpointState(self.state.gate), pool) for endpoint, pool in zip(endpoints, pools, strict=True)
+        )
         self.group = Group(upstream, endpoints, error, self.candidates, self.state)
         outbound = Outbound(ServerSettings(), b"gw", Trust(()), lambda: b"id")
-        self.forwarder = Forwarder(outbound)
+        self.slept: list[float] = []
+        self.forwarder = Forwarder(outbound, sleep=self.slept.append, jitter=lambda: 1.0)
 
     def forward(self, request=None, **kw):
         self.request = request or ask(**kw)

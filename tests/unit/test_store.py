@@ -45,8 +45,8 @@ class Joined:
     def join(self, upstream: Upstream, endpoints: tuple[Endpoint, ...]) -> tuple[tuple[Candidate, ...], UpstreamState]:
         self.joined.append(upstream.name)
         balancer: Any = None
-        state = self.states.setdefault(upstream.name, UpstreamState(balancer, Budget(lambda: 0.0), {}))
-        return tuple(Candidate(one, state.endpoint(one), None) for one in endpoints), state
+        state = self.states.setdefault(upstream.name, UpstreamState(upstream, balancer, Budget(lambda: 0.0)))
+        return tuple(Candidate(one, state.endpoint(one, 0.0), None) for one in endpoints), state
 
     def swap(self, old: Snapshot | None, new: Snapshot, changed: Collection[str]) -> None:
         self.swapped.append((old, new, set(changed)))
@@ -177,8 +177,8 @@ def test_a_snapshot_taken_before_a_swap_stays_as_it_was() -> None:
 
 
 def test_what_is_gone_is_forgotten_when_its_last_request_ended() -> None:
-    state = UpstreamState(None, Budget(lambda: 0.0), {})  # type: ignore[arg-type]
-    one, two = state.endpoint(ONE), state.endpoint(TWO)
+    state = UpstreamState(CONSUL, None, Budget(lambda: 0.0))  # type: ignore[arg-type]
+    one, two = state.endpoint(ONE, 0.0), state.endpoint(TWO, 0.0)
     one.in_flight = 1
     state.forget(set())
     assert state.endpoints == {ONE.key: one}

@@ -1,0 +1,71 @@
+"""A circuit breaker for a whole upstream: closed, open, half open.
+
+Rule: it counts what endpoints did (a connection or an exchange that failed, a 5xx answer),
+never what the gateway or a client ended. Open, it refuses at once and says for how long;
+after that time one request is let through, and what becomes of that decides. One that is
+never decided (its client left) is followed by another when the same time has passed again.
+"""
+
+from __future__ import annotations
+
+import logging
+from math import ceil
+
+from gateway.errors import CircuitOpen
+from gateway.health.window import Window
+from gateway.model import Breaker
+
+log = logging.getLogger("gateway.health")
+
+CLOSED, OPEN, HALF_OPEN = "closed", "open", "half open"
+
+
+class CircuitBreaker:
+    """One for each upstream and worker that has `breaker` set. Times are monotonic seconds."""
+
+    __slots__ = ("_answered", "_settings", "_until", "_upstream", "_window", "opened", "refused", "state")
+
+    def __init__(self, upstream: str, settings: Breaker) -> None:
+        self._upstream = upstream
+        self._settings = settings
+        self._window = Window(settings.window)
+        self._answered = 0
+        self._until = 0.0
+        self.state = CLOSED
+        self.opened = 0
+        self.refused = 0
+
+    def admit(self, now: float) -> None:
+        """Let a request through, or raise CircuitOpen."""
+        if self.state == CLOSED:
+            return
+        if now < self._until:
+            self.refused += 1
+            raise CircuitOpen(
+                f"upstream {self._upstream}: circuit {self.state}", retry_after=max(ceil(self._until - now), 1)
+            )
+        self.state = HALF_OPEN
+        self._until = now + self._settings.open_for
+
+    def answered(self) -> None:
+        self._answered += 1
+        if self.state != CLOSED:
+            log.warning("upstream %s: circuit closed, it answers again", self._upstream)
+            self.state = CLOSED
+            self._window.clear()
+
+    def failed(self, now: float, why: str) -> None:
+        if self.state == HALF_OPEN:
+            self._open(now, why)
+            return
+        failures, requests = self._window.failed(now, self._answered)
+        settings = self._settings
+        if self.state == CLOSED and requests >= settings.min_requests and failures >= settings.error_rate * requests:
+            self._open(now, f"{failures} of {requests} requests failed, the last: {why}")
+
+    def _open(self, now: float, why: str) -> None:
+        self.opened += 1
+        self.state = OPEN
+        self._until = now + self._settings.open_for
+        self._window.clear()
+        log.warning("upstream %s: circuit open for %g s: %s", self._upstream, self._settings.open_for, why)

@@ -1,0 +1,97 @@
+"""How many requests one upstream may have at once in one worker.
+
+Rule: a request that finds room costs a comparison and an addition, made where it is sent
+(`forwarder`). Whoever finds none waits in turn, bounded in number and time, and is refused
+as `overloaded` beyond either. A place that becomes free goes to who has waited longest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+from time import monotonic
+
+from gevent import Timeout
+from gevent.event import AsyncResult
+
+from gateway.errors import DeadlineExceeded, Overloaded
+from gateway.exchange import Request
+from gateway.model import Concurrency
+
+
+class Gate:
+    """`in_flight`: requests that have a place, from before their first try to the end of
+    their answer's body. `limit`: how many may. `refused`: how many found the queue full or
+    waited in vain."""
+
+    __slots__ = ("_settings", "_turns", "in_flight", "limit", "refused", "waited")
+
+    def __init__(self, settings: Concurrency = Concurrency(limit=0)) -> None:  # noqa: B008  # frozen
+        self.in_flight = 0
+        self.refused = 0
+        self.waited = 0
+        self._turns: deque[AsyncResult] = deque()
+        self.configure(settings)
+
+    def configure(self, settings: Concurrency) -> None:
+        """Take over settings that may have changed."""
+        self._settings = settings
+        self.limit: float = settings.limit or inf
+        self._serve()
+
+    def narrow(self, limit: float) -> None:
+        """Have another limit, within the configured one (`adaptive`)."""
+        self.limit = min(limit, self._settings.limit or inf)
+        self._serve()
+
+    @property
+    def queued(self) -> int:
+        return len(self._turns)
+
+    def wait(self, upstream: str, request: Request, deadline: float | None) -> None:
+        """Get a place in turn. Raises Overloaded, or DeadlineExceeded at the `deadline`."""
+        settings = self._settings
+        if len(self._turns) >= settings.queue:
+            self.refused += 1
+            raise Overloaded(
+                f"upstream {upstream}: {self.in_flight} requests in flight (limit {self.limit:g}), "
+                f"{len(self._turns)} waiting (limit {settings.queue})"
+            )
+        self.waited += 1
+        turn: AsyncResult = AsyncResult()
+        self._turns.append(turn)
+        began = monotonic()
+        limit = settings.queue_timeout
+        left = inf if deadline is None else max(deadline - began, 0.0)
+        timer = Timeout.start_new(left if limit is None or left < limit else limit) if limit or left < inf else None
+        try:
+            turn.get()
+        except BaseException as error:
+            self._give_up(turn)
+            if error is not timer:
+                raise
+            self.refused += 1
+            told = f"upstream {upstream}: no room for another request in {monotonic() - began:.3f} s"
+            raise (DeadlineExceeded(told) if limit is None or left < limit else Overloaded(told)) from error
+        finally:
+            request.queue_s += monotonic() - began
+            if timer is not None:
+                timer.close()
+
+    def _give_up(self, turn: AsyncResult) -> None:
+        if turn in self._turns:
+            self._turns.remove(turn)
+        elif turn.ready():
+            # It got its place at the same moment: the next has it.
+            self.leave()
+
+    def leave(self) -> None:
+        """A request has ended: its place is free."""
+        self.in_flight -= 1
+        if self._turns:
+            self._serve()
+
+    def _serve(self) -> None:
+        while self._turns and self.in_flight < self.limit:
+            self.in_flight += 1
+            self._turns.popleft().set()
