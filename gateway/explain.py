@@ -214,7 +214,8 @@ class _Found:
         upstream = self._config.upstreams[route.upstream]
         candidate = Candidate(endpoint, EndpointState(), listener)
         group = Group(upstream, (endpoint,), "", (candidate,), _state(upstream))
-        Forwarder(self._outbound, sleep=lambda seconds: None).forward(self.request(), route, group, seen.target, seen.path, seen.authority)
+        forwarder = Forwarder(self._outbound, sleep=lambda seconds: None)
+        forwarder.forward(self.request(), route, group, seen.target, seen.path, seen.authority)
 
     # -- whether it is tried again ------------------------------------------------------
 

@@ -185,7 +185,7 @@ def test_what_is_gone_is_forgotten_when_its_last_request_ended() -> None:
     one.leave()
     state.forget({TWO.key})
     assert state.endpoints == {}
-    assert state.endpoint(TWO) is not two
+    assert state.endpoint(TWO, 0.0) is not two
 
 
 # -- another configuration ----------------------------------------------------------------
