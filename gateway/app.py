@@ -33,11 +33,14 @@ from gateway.admin import Admin
 from gateway.balancers import balancer
 from gateway.config.source import Where, parse
 from gateway.config.watch import ConfigStatus, Watch, off_hub
-from gateway.errors import BadRequest, GatewayError, NoRoute, NotReady, UnsupportedMethod
+from gateway.errors import BadRequest, GatewayError, NoRoute, NotReady, Overloaded, UnsupportedMethod
 from gateway.exchange import Request, Response
 from gateway.forwarder import Forwarder
 from gateway.headers import Outbound, check_max_forwards
-from gateway.health.state import Candidate, UpstreamState
+from gateway.health.candidate import Candidate
+from gateway.health.overload import RETRY_AFTER, Overload
+from gateway.health.state import UpstreamState
+from gateway.hedge import race
 from gateway.listeners import Listeners
 from gateway.model import AccessLogSettings, Config, ConsulSettings, Endpoint, Upstream
 from gateway.retry import Budget
@@ -100,7 +103,7 @@ class Gateway(Flask):
         name = _name(config.server.name, "")
         self._own_prefix = config.server.own_prefix.encode("latin-1") if config.server.own_prefix else None
         self._outbound = Outbound(config.server, name, Trust(config.server.trusted_proxies), _RequestIds())
-        self._forwarder = Forwarder(self._outbound)
+        self._forwarder = Forwarder(self._outbound, race)
         self.transport = Transport(self._hop(name))
         self._states: dict[str, UpstreamState] = {}
         # Upstreams with endpoints that are gone but for the requests that still use them.
@@ -114,6 +117,7 @@ class Gateway(Flask):
         self._saving = saved.Saving(off_hub)
         self.store = Store(config, self._join, self._swapped)
         self._access_log: AccessLog | None = None
+        self.overload = Overload(config.server.overload)
         self.admin = Admin(self, config.admin) if config.admin is not None else None
         self.name_in_via = name.decode("latin-1")
         # Under gunicorn, the other workers of this gateway.
@@ -157,6 +161,7 @@ class Gateway(Flask):
         if not self.settings.version and not self._configured.wait(max(0.0, began + wait - time.monotonic())):
             log.warning("no configuration yet from %s after %s s: everything is answered 503", self.settings.path, wait)
         self._greenlets.append(gevent.spawn(self._sweep))
+        self.overload.start()
 
     def _saved(self, config: Config) -> dict[str, tuple[Endpoint, ...]]:
         """The endpoints that were known before a restart."""
@@ -184,6 +189,7 @@ class Gateway(Flask):
         gevent.killall(self._greenlets, block=False)
         self._greenlets.clear()
         self._saving.close()
+        self.overload.stop()
         self.transport.close()
         if self._access_log is not None:
             self._access_log.stop()
@@ -345,6 +351,9 @@ class Gateway(Flask):
             return Response(204, b"No Content", [], bodyless=True)
         if self._views and views and self._has_view(request, asked.path):
             return None
+        if self.overload.shedding:
+            self.overload.shed += 1
+            raise Overloaded(f"the hub is {self.overload.lag:.3f} s late", retry_after=RETRY_AFTER)
         route = snapshot.router.match(method, host, path, asked.query, request.headers)
         if route is None:
             if not snapshot.version:

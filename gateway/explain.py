@@ -13,7 +13,7 @@ registry knows, the gateway's name where the configuration gives none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
@@ -31,7 +31,8 @@ from gateway.errors import (
 from gateway.exchange import Request, Response
 from gateway.forwarder import Forwarder
 from gateway.headers import Head, Outbound
-from gateway.health.state import Candidate, EndpointState, UpstreamState
+from gateway.health.candidate import Candidate, EndpointState
+from gateway.health.state import UpstreamState
 from gateway.model import Config, Endpoint, Match, RetryPolicy, Route, StaticSource, Timeouts, Upstream
 from gateway.retry import Budget
 from gateway.router import Router
@@ -214,7 +215,7 @@ class _Found:
         upstream = self._config.upstreams[route.upstream]
         candidate = Candidate(endpoint, EndpointState(), listener)
         group = Group(upstream, (endpoint,), "", (candidate,), _state(upstream))
-        forwarder = Forwarder(self._outbound, sleep=lambda seconds: None)
+        forwarder = Forwarder(self._outbound, _one_try, sleep=lambda seconds: None)
         forwarder.forward(self.request(), route, group, seen.target, seen.path, seen.authority)
 
     # -- whether it is tried again ------------------------------------------------------
@@ -300,6 +301,16 @@ class _Listener:
         if isinstance(end, GatewayError):
             raise end
         return Response(end, b"", [])
+
+
+def _one_try(
+    first: Callable[[], Response],
+    second: Callable[[], Callable[[], Response] | None],
+    after: float,
+    discard: Callable[[Response], None],
+) -> tuple[bool, Response]:
+    """In the place of a race: the first has an answer at once."""
+    return False, first()
 
 
 class _First:

@@ -7,35 +7,56 @@ client's connection breaks.
 
 from __future__ import annotations
 
+import copy
 import random
 import time
 from collections.abc import Callable, Sequence
 from time import monotonic
+from typing import Protocol
 
 from gateway import target as targets
 from gateway.errors import ClientError, DeadlineExceeded, GatewayError, PoolFull
 from gateway.exchange import Request, Response
 from gateway.headers import Head, Outbound, with_field
-from gateway.health.state import Candidate, UpstreamState
+from gateway.health.candidate import Candidate
+from gateway.health.state import UpstreamState
 from gateway.model import Endpoint, Route, Timeouts
 from gateway.retry import Attempts, ReplayBody, pause, replayable
 from gateway.snapshot import Group
 from gateway.target import Target
 
+# What stays the same from one try to the next: route, upstream, target, its normal form, and
+# the authority that was asked for.
+Asked = tuple[Route, UpstreamState, Target, bytes, bytes]
+
+
+class Race(Protocol):
+    """hedge.race: two tries at once."""
+
+    def __call__(
+        self,
+        first: Callable[[], Response],
+        second: Callable[[], Callable[[], Response] | None],
+        after: float,
+        discard: Callable[[Response], None],
+    ) -> tuple[bool, Response]: ...
+
 
 class Forwarder:
-    """Sends requests where routes say. One per worker; keeps nothing of a request. `sleep`
-    waits so many seconds and lets others run."""
+    """Sends requests where routes say. One per worker; keeps nothing of a request. `race` runs
+    two tries at once; `sleep` waits so many seconds and lets others run."""
 
-    __slots__ = ("_outbound", "_random", "_sleep")
+    __slots__ = ("_outbound", "_race", "_random", "_sleep")
 
     def __init__(
         self,
         outbound: Outbound,
+        race: Race,
         sleep: Callable[[float], object] = time.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._outbound = outbound
+        self._race = race
         self._sleep = sleep
         self._random = jitter
 
@@ -47,7 +68,6 @@ class Forwarder:
         if not candidates:
             raise group.absence()
         state = group.state
-        state.budget.requests += 1
         total = route.timeouts.total
         deadline = None if total is None else request.started + total
         if state.breaker is not None:
@@ -57,11 +77,13 @@ class Forwarder:
             gate.in_flight += 1
         else:
             gate.wait(group.upstream.name, request, deadline)
+        state.budget.requests += 1
         policy = route.retry
         again = replayable(request, policy)
         if again and request.body is not None and policy.attempts > 1:
             request.body = ReplayBody(request.body)
         request.attempts = 1
+        asked = (route, state, target, normal, asked_host)
         outliers = state.outliers
         attempts: Attempts | None = None
         # The answer of an endpoint that is not the last one asked, and that endpoint.
@@ -75,19 +97,11 @@ class Forwarder:
                 candidate = trial or state.balancer.pick(left, request)
                 trial = None
                 try:
-                    endpoint = request.endpoint = candidate.endpoint
-                    head = self._outbound.head(
-                        request,
-                        targets.outbound(route, endpoint, target, normal),
-                        asked_host,
-                        _host(route, endpoint, asked_host),
-                        targets.stripped(route, normal) if route.strip_prefix else b"",
-                        request.upgrade if request.upgrade is not None and request.upgrade in route.upgrade else None,
-                    )
-                    if route.deadline_header is not None:
-                        head = _with_deadline(head, route.deadline_header, route.timeouts, deadline)
                     fresh = attempts is not None and attempts.fresh
-                    response = self._send(request, head, state, candidate, route.timeouts, again, fresh, deadline)
+                    if policy.hedge and attempts is None and len(left) > 1 and _may_hedge(request):
+                        response, candidate = self._hedged(request, asked, candidate, left, deadline)
+                    else:
+                        response = self._try(request, asked, candidate, again, fresh, deadline)
                 except GatewayError as error:
                     attempts = attempts or Attempts(policy, again)
                     left = _others(left, candidate) or outliers.usable
@@ -134,25 +148,29 @@ class Forwarder:
             rest.on_end = candidate.state.leave
         return response
 
-    def _send(
-        self,
-        request: Request,
-        head: Head,
-        upstream: UpstreamState,
-        candidate: Candidate,
-        timeouts: Timeouts,
-        again: bool,
-        fresh: bool,
-        deadline: float | None,
+    def _try(
+        self, request: Request, asked: Asked, candidate: Candidate, again: bool, fresh: bool, deadline: float | None
     ) -> Response:
         """One attempt, counted in flight until its body ends. `again`: the request may be sent
         twice. `fresh`: only a new connection will do."""
+        route, upstream, target, normal, asked_host = asked
         state = candidate.state
         state.in_flight += 1
         tracked = False
         began = monotonic() if upstream.watchers else 0.0
         try:
-            response: Response = candidate.pool.send(request, head, timeouts, again, fresh, deadline)
+            endpoint = request.endpoint = candidate.endpoint
+            head = self._outbound.head(
+                request,
+                targets.outbound(route, endpoint, target, normal),
+                asked_host,
+                _host(route, endpoint, asked_host),
+                targets.stripped(route, normal) if route.strip_prefix else b"",
+                request.upgrade if request.upgrade is not None and request.upgrade in route.upgrade else None,
+            )
+            if route.deadline_header is not None:
+                head = _with_deadline(head, route.deadline_header, route.timeouts, deadline)
+            response: Response = candidate.pool.send(request, head, route.timeouts, again, fresh, deadline)
             now = monotonic()
             request.first_byte_s = now - request.started
             if response.status >= 500:
@@ -180,6 +198,38 @@ class Forwarder:
             if state.on_trial:
                 upstream.outliers.undecided(candidate)
         return response
+
+    def _hedged(
+        self, request: Request, asked: Asked, first: Candidate, left: Sequence[Candidate], deadline: float | None
+    ) -> tuple[Response, Candidate]:
+        """The answer of `first`, or of another endpoint that is asked as well when `first` takes
+        longer than nearly all answers do; and whose it is."""
+        route, state = asked[0], asked[1]
+        after = state.usual()
+        if after is None:
+            return self._try(request, asked, first, True, False, deadline), first
+        # The copy learns what becomes of its try; what the client sees first comes from one of them.
+        copied, second = copy.copy(request), first
+        copied.interim = None
+
+        def another() -> Callable[[], Response] | None:
+            nonlocal second
+            second = state.balancer.pick(_others(left, first), copied)
+            if not state.take_retry(route.retry):
+                return None
+            state.decisions["hedged"] += 1
+            request.attempts = copied.attempts = 2
+            return lambda: self._try(copied, asked, second, True, False, deadline)
+
+        is_second, response = self._race(
+            lambda: self._try(request, asked, first, True, False, deadline), another, after, _close
+        )
+        if not is_second:
+            return response, first
+        state.decisions["hedge_won"] += 1
+        request.endpoint, request.reused = copied.endpoint, copied.reused
+        request.connect_s, request.first_byte_s = copied.connect_s, copied.first_byte_s
+        return response, second
 
     def _again(
         self,
@@ -214,6 +264,11 @@ class Forwarder:
 def _others(left: Sequence[Candidate], tried: Candidate) -> tuple[Candidate, ...]:
     """Every candidate once before one of them twice."""
     return tuple(candidate for candidate in left if candidate is not tried)
+
+
+def _may_hedge(request: Request) -> bool:
+    """Whether a request may be under way twice: a GET of nothing but its head."""
+    return request.method == b"GET" and request.body is None and request.upgrade is None
 
 
 def _close(response: Response) -> None:

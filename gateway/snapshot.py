@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from gateway.errors import DnsError, GatewayError, NoEndpoint
-from gateway.health.state import Candidate, UpstreamState
+from gateway.health.candidate import Candidate
+from gateway.health.state import UpstreamState
 from gateway.model import Config, DnsSrvSource, Endpoint, StaticSource, Upstream
 from gateway.router import Router
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from gateway.balancers.round_robin import RoundRobin
 from gateway.exchange import Request
-from gateway.health.state import Candidate
+from gateway.health.candidate import Candidate
 from gateway.model import Balance, Upstream
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 
 from gateway.exchange import Request
-from gateway.health.state import Candidate
+from gateway.health.candidate import Candidate
 
 
 class RoundRobin:

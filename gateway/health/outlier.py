@@ -24,7 +24,7 @@ from gateway.health.window import Window
 from gateway.model import Eject, Upstream
 
 if TYPE_CHECKING:
-    from gateway.health.state import Candidate, EndpointState
+    from gateway.health.candidate import Candidate, EndpointState
 
 log = logging.getLogger("gateway.health")
 

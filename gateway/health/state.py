@@ -1,4 +1,4 @@
-"""What is known of endpoints and upstreams, kept from one snapshot to the next.
+"""What is known of an upstream, kept from one snapshot to the next, and what is decided by it.
 
 Rule: it hangs on (upstream, scheme, host, port, base path), never on weight, so that a
 re-weighting or a reload forgets nothing. What no snapshot names any more is forgotten once
@@ -8,15 +8,17 @@ its last request has ended.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.errors import GatewayError
 from gateway.exchange import Request, Response
+from gateway.health.adaptive import Gradient
 from gateway.health.breaker import CircuitBreaker
+from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.gate import Gate
+from gateway.health.latency import Latencies
 from gateway.health.outlier import Outliers
-from gateway.health.window import Window
 from gateway.model import Endpoint, RetryPolicy, Upstream
 
 if TYPE_CHECKING:
@@ -24,124 +26,6 @@ if TYPE_CHECKING:
     from gateway.retry import Budget
 
 Key = tuple[str, str, int, bytes]
-
-# What a newcomer gets at least while its share grows: nothing at all would teach nothing.
-_LEAST_WARM = 0.1
-
-
-class EndpointState:
-    """What is learnt about one endpoint of one upstream.
-
-    Counted where requests pass: `in_flight`, requests whose answer's body has not ended, and
-    `answered`, heads that came and are not counted as failures. `credit`: its place among
-    weighted ones (balancers.round_robin); None for a newcomer. `latency`: seconds, what
-    balancers.ewma makes of it. `warm_from`, `warm_until`: slow start, monotonic seconds.
-
-    Of passive health (health.outlier), all times monotonic seconds: `out_until`, when it may
-    be tried again (0: it is not out); `on_trial`, one request is trying it; `streak`, failures
-    in a row, the last of them when `streak_at` were answered. Of active health: `checked`, what
-    the checks say (None: nothing). `why` and `since` (seconds since 1970) tell of the last
-    change of its state.
-    """
-
-    __slots__ = (
-        "answered",
-        "checked",
-        "credit",
-        "ejections",
-        "gate",
-        "in_flight",
-        "latency",
-        "latency_at",
-        "mark",
-        "on_trial",
-        "out_until",
-        "returned_at",
-        "since",
-        "spared",
-        "streak",
-        "streak_at",
-        "warm_from",
-        "warm_until",
-        "why",
-        "window",
-    )
-
-    def __init__(self, gate: Gate | None = None) -> None:
-        self.gate = gate or Gate()
-        self.in_flight = 0
-        self.answered = 0
-        self.credit: float | None = None
-        self.latency = 0.0
-        self.latency_at = 0.0
-        self.warm_from = 0.0
-        self.warm_until = 0.0
-        self.out_until = 0.0
-        self.on_trial = False
-        self.streak = 0
-        self.streak_at = 0
-        self.window: Window | None = None
-        self.ejections = 0
-        self.returned_at = 0.0
-        # It deserves to be out, but too many are: so many had been answered then.
-        self.spared: int | None = None
-        # So many had been answered when all began to be tried (panic).
-        self.mark = 0
-        self.checked: bool | None = None
-        self.why = ""
-        self.since = 0.0
-
-    @property
-    def state(self) -> str:
-        """up, ejected, trial or unhealthy."""
-        if self.checked is False:
-            return "unhealthy"
-        if self.on_trial:
-            return "trial"
-        return "ejected" if self.out_until else "up"
-
-    def warm(self, now: float) -> float:
-        """The share of its weight that it gets at `now`, up to 1."""
-        if now >= self.warm_until:
-            return 1.0
-        return max((now - self.warm_from) / (self.warm_until - self.warm_from), _LEAST_WARM)
-
-    def end(self) -> None:
-        """A try has ended, and its request goes on."""
-        self.in_flight -= 1
-
-    def leave(self) -> None:
-        """A request has ended with it."""
-        self.in_flight -= 1
-        self.gate.leave()
-
-
-class Candidate:
-    """An endpoint in one snapshot, with what is known of it and the way to reach it.
-
-    `pool` is the transport's; whatever it is, only the forwarder calls it. Where `make` is
-    given, it is made when it is first looked at: of thousands of endpoints most never get a
-    request in one worker.
-    """
-
-    __slots__ = ("_make", "endpoint", "pool", "state")
-    pool: Any
-
-    def __init__(
-        self, endpoint: Endpoint, state: EndpointState, pool: Any = None, make: Callable[[], Any] | None = None
-    ) -> None:
-        self.endpoint = endpoint
-        self.state = state
-        self._make = make
-        if make is None:
-            self.pool = pool
-
-    def __getattr__(self, name: str) -> Any:
-        # Only asked for what is not there: the pool, once.
-        if name != "pool" or self._make is None:
-            raise AttributeError(name)
-        self.pool = self._make()
-        return self.pool
 
 
 class Watcher(Protocol):
@@ -164,6 +48,7 @@ class UpstreamState:
         "decisions",
         "endpoints",
         "gate",
+        "latencies",
         "outliers",
         "upstream",
         "watchers",
@@ -177,22 +62,34 @@ class UpstreamState:
         self.outliers = Outliers(upstream, self.decisions)
         self.breaker = CircuitBreaker(upstream.name, upstream.breaker) if upstream.breaker is not None else None
         self.upstream = upstream
-        self.have(balancer)
-
-    def have(self, balancer: Balancer) -> None:
-        """Pick endpoints by another policy from now on."""
         self.balancer = balancer
-        self.watchers: tuple[Watcher, ...] = tuple(
-            watcher for watcher in (getattr(balancer, "watch", None),) if watcher is not None
-        )
+        # Made when somebody asks for it: not every upstream pays for it.
+        self.latencies: Latencies | None = None
+        self._watch()
+
+    def _watch(self) -> None:
+        """Have told of each try whoever learns from it."""
+        learning: list[object] = [self.balancer, self.latencies]
+        if self.upstream.concurrency.adaptive:
+            learning.append(Gradient(self.gate))
+        self.watchers: tuple[Watcher, ...] = tuple(one.watch for one in learning if hasattr(one, "watch"))
+
+    def usual(self) -> float | None:
+        """The time, in seconds, in which 95 of 100 answers begin; None while that is not known."""
+        if self.latencies is None:
+            self.latencies = Latencies()
+            self._watch()
+        return self.latencies.p95
 
     def configure(self, upstream: Upstream, balancer: Callable[[Upstream], Balancer]) -> None:
         """Take over settings that may have changed; what was learnt stays."""
         before, self.upstream = self.upstream, upstream
         if upstream.balance != before.balance:
-            self.have(balancer(upstream))
+            self.balancer = balancer(upstream)
         if upstream.concurrency != before.concurrency:
             self.gate.configure(upstream.concurrency)
+        if upstream.balance != before.balance or upstream.concurrency != before.concurrency:
+            self._watch()
         if upstream.breaker != before.breaker:
             self.breaker = CircuitBreaker(upstream.name, upstream.breaker) if upstream.breaker is not None else None
         self.outliers.configure(upstream)
@@ -240,5 +137,3 @@ class UpstreamState:
             if key not in keep and state.in_flight == 0:
                 del self.endpoints[key]
 
-
-Candidates = Sequence[Candidate]

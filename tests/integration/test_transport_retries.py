@@ -15,7 +15,9 @@ from gateway.errors import GatewayError, UpstreamReset, UpstreamStale
 from gateway.exchange import BufferedBody, Request
 from gateway.forwarder import Forwarder
 from gateway.headers import Outbound
-from gateway.health.state import Candidate, EndpointState, UpstreamState
+from gateway.health.candidate import Candidate, EndpointState
+from gateway.health.state import UpstreamState
+from gateway.hedge import race
 from gateway.model import Endpoint, PoolSettings, RetryPolicy, Route, ServerSettings, StaticSource, Timeouts, Upstream
 from gateway.retry import Budget
 from gateway.snapshot import Group
@@ -42,7 +44,7 @@ class World:
             Candidate(one, EndpointState(state.gate), self.transport.pool(upstream, one)) for one in endpoints
         )
         self.group = Group(upstream, endpoints, "", candidates, state)
-        self.forwarder = Forwarder(Outbound(ServerSettings(), b"gw", Trust(()), lambda: b"id"))
+        self.forwarder = Forwarder(Outbound(ServerSettings(), b"gw", Trust(()), lambda: b"id"), race)
 
     def ask(self, method: bytes, target: bytes, body: bytes | None = None) -> bytes:
         asked = Request(

@@ -15,7 +15,7 @@ import gateway
 from gateway.app import Gateway
 from gateway.errors import ConfigError
 from gateway.exchange import Request, Response
-from gateway.health.state import Candidate
+from gateway.health.candidate import Candidate
 from gateway.model import (
     AccessLogSettings,
     Config,

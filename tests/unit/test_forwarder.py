@@ -25,7 +25,9 @@ from gateway.errors import (
 from gateway.exchange import BufferedBody, Request, Response
 from gateway.forwarder import Forwarder
 from gateway.headers import Outbound
-from gateway.health.state import Candidate, EndpointState, UpstreamState
+from gateway.health.candidate import Candidate, EndpointState
+from gateway.health.state import UpstreamState
+from gateway.hedge import race
 from gateway.model import Endpoint, RetryPolicy, Route, ServerSettings, StaticSource, Timeouts, Upstream
 from gateway.retry import Budget
 from gateway.snapshot import Group
@@ -105,7 +107,7 @@ class World:
         self.group = Group(upstream, endpoints, error, self.candidates, self.state)
         outbound = Outbound(ServerSettings(), b"gw", Trust(()), lambda: b"id")
         self.slept: list[float] = []
-        self.forwarder = Forwarder(outbound, sleep=self.slept.append, jitter=lambda: 1.0)
+        self.forwarder = Forwarder(outbound, race, sleep=self.slept.append, jitter=lambda: 1.0)
 
     def forward(self, request=None, **kw):
         self.request = request or ask(**kw)

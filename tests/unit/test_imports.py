@@ -43,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     # waiting and bytes
     "stream": {"errors"},
     "tunnel": EXCHANGE | {"stream"},
+    "hedge": set(),
     "transport": EXCHANGE | {"headers", "stream", "tunnel"},
     "wsgi": EXCHANGE,
     "server": EXCHANGE | {"stream", "target", "headers", "problem"},
@@ -98,6 +99,7 @@ OWNERS: dict[str, set[str]] = {
     "gevent": {
         "stream",
         "tunnel",
+        "hedge",
         "transport",
         "server",
         "registries",

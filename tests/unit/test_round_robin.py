@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.balancers.round_robin import RoundRobin
 from gateway.exchange import Request
-from gateway.health.state import Candidate, EndpointState
+from gateway.health.candidate import Candidate, EndpointState
 from gateway.model import Endpoint
 
 ASKED = Request(b"GET", b"/", [], started=0.0)

@@ -11,7 +11,8 @@ import gevent
 import pytest
 
 from gateway.errors import DnsError, NoEndpoint
-from gateway.health.state import Candidate, EndpointState, UpstreamState
+from gateway.health.candidate import Candidate, EndpointState
+from gateway.health.state import UpstreamState
 from gateway.model import (
     Config,
     ConsulSettings,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.outlier import PATIENCE, Outliers
-from gateway.health.state import Candidate, EndpointState
 from gateway.model import Eject, Endpoint, StaticSource, Upstream
 
 

@@ -1,0 +1,82 @@
+"""Two tries of one request at once: the second begins when the first takes unusually long.
+
+Rule (Dean and Barroso, "The Tail at Scale", CACM 2013): the answer that comes first is the
+answer; the other try is broken off. The second is asked for only when it is due, so that
+whoever allows it (the retry budget) is not asked for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import gevent
+from gevent.event import Event
+
+Answer = TypeVar("Answer")
+
+
+class _Try(Generic[Answer]):
+    """One of the two, in a greenlet of its own."""
+
+    def __init__(self, ask: Callable[[], Answer], done: Event) -> None:
+        self.answer: Answer | None = None
+        self.error: Exception | None = None
+        self._greenlet = gevent.spawn(self._run, ask, done)
+
+    def _run(self, ask: Callable[[], Answer], done: Event) -> None:
+        try:
+            self.answer = ask()
+        except Exception as error:
+            # Whoever waits for the race raises it, in the request's own greenlet.
+            self.error = error
+        finally:
+            done.set()
+
+    @property
+    def over(self) -> bool:
+        return self.answer is not None or self.error is not None
+
+    def break_off(self, discard: Callable[[Answer], None]) -> None:
+        """Nobody wants it any more."""
+        self._greenlet.kill()
+        if self.answer is not None:
+            discard(self.answer)
+
+
+def race(
+    first: Callable[[], Answer],
+    second: Callable[[], Callable[[], Answer] | None],
+    after: float,
+    discard: Callable[[Answer], None],
+) -> tuple[bool, Answer]:
+    """The answer of `first`, or of what `second` gives when `after` seconds have passed without
+    one (None: there is no second try), and whether it is the second's.
+
+    The first's error is raised when neither has an answer. `discard` is given an answer that
+    came too late.
+    """
+    done = Event()
+    tries = [_Try(first, done)]
+    try:
+        if not done.wait(after):
+            other = second()
+            if other is not None:
+                tries.append(_Try(other, done))
+            while True:
+                done.wait()
+                done.clear()
+                if any(one.answer is not None for one in tries) or all(one.over for one in tries):
+                    break
+        winner = next((one for one in tries if one.answer is not None), tries[0])
+    except BaseException:
+        for one in tries:
+            one.break_off(discard)
+        raise
+    for one in tries:
+        if one is not winner:
+            one.break_off(discard)
+    if winner.answer is None:
+        assert winner.error is not None
+        raise winner.error
+    return winner is not tries[0], winner.answer
