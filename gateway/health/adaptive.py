@@ -1,9 +1,10 @@
 """A limit on concurrency that follows the upstream's latency.
 
-Rule (the gradient algorithm of Netflix's concurrency-limits, `Gradient2Limit`): requests that
-take longer than they did in the long run are queued somewhere behind us, so the limit shrinks
-in proportion; where they do not, and the limit is being used, it grows by the room that a
-short queue takes. Windows are counted in samples, so that the rule knows no clock.
+Rule (Envoy's gradient controller, after Netflix's concurrency-limits): once in a while few
+requests are let through and their latency is what the upstream takes when it is not busy.
+Requests that take longer than that are queued somewhere behind us, so the limit shrinks in
+proportion; where they do not, and the limit is being used, it grows by the room of a short
+queue. Steps are counted in samples, so that the rule knows no clock.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from gateway.exchange import Request, Response
 from gateway.health.candidate import Candidate
 from gateway.health.gate import Gate
 
-# Where it begins, and what is always allowed: without a request nothing is learnt.
-_FIRST, _LEAST = 20.0, 4.0
-# Samples of one step.
+# Where it begins; what is always allowed; what is allowed while the idle latency is measured.
+_FIRST, _LEAST, _FEW = 20.0, 4.0, 5.0
+# Samples of one step, and steps from one measurement of the idle latency to the next.
 _WINDOW = 50
-# Latency may be so many times the long-run one before the limit shrinks; it never shrinks by
-# more than half in a step.
+_MEASURE = 200
+# Latency may be so many times the idle one before the limit shrinks, by no more than half a step.
 _TOLERANCE, _MOST_SHRUNK = 1.5, 0.5
-# How fast the limit follows, and how slowly the long-run latency does (in steps).
-_SMOOTHING, _LONG = 0.2, 0.02
+# How fast the limit follows.
+_SMOOTHING = 0.2
 # A step in which something failed shrinks by this instead.
 _BACK_OFF = 0.9
 
@@ -30,7 +31,7 @@ _BACK_OFF = 0.9
 class Gradient:
     """Narrows a gate. One for each upstream that has `concurrency.adaptive`."""
 
-    __slots__ = ("_failed", "_gate", "_long", "_most_used", "_samples", "_sum", "limit")
+    __slots__ = ("_failed", "_gate", "_idle", "_measuring", "_most_used", "_samples", "_steps", "_sum", "limit")
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
@@ -39,7 +40,10 @@ class Gradient:
         self._failed = False
         # Requests that were in flight at once within this step.
         self._most_used = 0
-        self._long = 0.0
+        # What the upstream takes when it is not busy, in seconds.
+        self._idle = inf
+        self._measuring = False
+        self._steps = 0
         self.limit = _FIRST
         gate.narrow(self.limit)
 
@@ -52,24 +56,29 @@ class Gradient:
         if self._samples >= _WINDOW:
             self._step(self._sum / self._samples)
 
-    def _step(self, short: float) -> None:
+    def _step(self, latency: float) -> None:
         used, failed = self._most_used, self._failed
         self._samples, self._sum, self._most_used, self._failed = 0, 0.0, 0, False
+        self._steps += 1
+        if self._measuring:
+            if used > _FEW:
+                return  # those of before are still under way
+            self._measuring = False
+            self._idle = latency
+        else:
+            self._idle = min(self._idle, latency)
+            self._follow(latency, used, failed)
+            self._measuring = not self._steps % _MEASURE
+        self._gate.narrow(min(self.limit, _FEW) if self._measuring else self.limit)
+
+    def _follow(self, latency: float, used: int, failed: bool) -> None:
         if failed:
             self.limit = max(self.limit * _BACK_OFF, _LEAST)
-            self._gate.narrow(self.limit)
             return
-        if not self._long:
-            self._long = short
-        # Better times are believed at once: after an outage the long run would allow anything.
-        self._long = min(self._long + (short - self._long) * _LONG, max(short, self._long * 0.95))
-        gradient = max(_MOST_SHRUNK, min(1.0, _TOLERANCE * self._long / short if short else 1.0))
+        gradient = max(_MOST_SHRUNK, min(1.0, _TOLERANCE * self._idle / latency if latency else 1.0))
         if gradient == 1.0 and used < self.limit / 2:
-            # Nobody needs more.
-            return
+            return  # nobody needs more
         wanted = self.limit * gradient + sqrt(self.limit)
-        self.limit = max(self.limit + (wanted - self.limit) * _SMOOTHING, _LEAST)
-        self._gate.narrow(self.limit)
-        if self._gate.limit < inf:
-            # What is not allowed anyway is not grown into.
-            self.limit = min(self.limit, self._gate.limit)
+        # What is not allowed anyway is not grown into.
+        most = float(self._gate.most)
+        self.limit = min(max(self.limit + (wanted - self.limit) * _SMOOTHING, _LEAST), most)

@@ -36,13 +36,18 @@ class Gate:
     def configure(self, settings: Concurrency) -> None:
         """Take over settings that may have changed."""
         self._settings = settings
-        self.limit: float = settings.limit or inf
+        self.limit = self.most
         self._serve()
 
     def narrow(self, limit: float) -> None:
         """Have another limit, within the configured one (`adaptive`)."""
-        self.limit = min(limit, self._settings.limit or inf)
+        self.limit = min(limit, self.most)
         self._serve()
+
+    @property
+    def most(self) -> float:
+        """The configured limit."""
+        return self._settings.limit or inf
 
     @property
     def queued(self) -> int:

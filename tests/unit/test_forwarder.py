@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
+from gevent import spawn
+from gevent.event import Event
 
 from gateway.errors import (
+    AnswerTooLarge,
+    BadRequest,
     BadResponse,
+    BodyTooLarge,
+    CircuitOpen,
     ClientClosed,
     ConnectError,
     ConnectRefused,
+    ConnectTimeout,
     DeadlineExceeded,
     DnsError,
     GatewayError,
     NoEndpoint,
+    Overloaded,
     PoolFull,
+    RequestTimeout,
     ResponseTimeout,
     TlsError,
     UpstreamCut,
@@ -28,13 +38,25 @@ from gateway.headers import Outbound
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.state import UpstreamState
 from gateway.hedge import race
-from gateway.model import Endpoint, RetryPolicy, Route, ServerSettings, StaticSource, Timeouts, Upstream
+from gateway.model import (
+    Breaker,
+    Concurrency,
+    Eject,
+    Endpoint,
+    RetryPolicy,
+    Route,
+    ServerSettings,
+    StaticSource,
+    Timeouts,
+    Upstream,
+)
 from gateway.retry import Budget
 from gateway.snapshot import Group
 from gateway.target import parse
 from gateway.testing import FakeClock
 from gateway.trust import Trust
 
+EJECT = Eject()
 ALL = frozenset({"connect", "stale", "reset", "timeout"})
 
 
@@ -85,7 +107,8 @@ class Pool:
 
 
 class World:
-    def __init__(self, *pools, policy=None, host="preserve", total=None, error="", upgrade=("websocket",)):
+    def __init__(self, *pools, policy=None, host="preserve", total=None, error="", upgrade=("websocket",),
+                 eject=EJECT, breaker=None, deadline_header=None):  # fmt: skip
         self.pools = pools
         self.clock = FakeClock()
         self.route = Route(
@@ -95,11 +118,12 @@ class World:
             timeouts=Timeouts(total=total),
             host=host,
             upgrade=frozenset(name.encode() for name in upgrade),
+            deadline_header=deadline_header,
         )
         endpoints = tuple(
             Endpoint("http", f"10.0.0.{number}", 80, authority=b"svc-%d:80" % number) for number in range(len(pools))
         )
-        upstream = Upstream("u", StaticSource(endpoints))
+        upstream = Upstream("u", StaticSource(endpoints), eject=eject, breaker=breaker)
         self.state = UpstreamState(upstream, InOrder(), Budget(self.clock))
         self.candidates = tuple(
             Candidate(endpoint, EndpointState(self.state.gate), pool) for endpoint, pool in zip(endpoints, pools, strict=True)
@@ -123,11 +147,11 @@ class World:
         return [candidate.state.in_flight for candidate in self.candidates]
 
 
-def ask(method=b"GET", body=None, upgrade=None, chunked=False):
+def ask(method=b"GET", body=None, upgrade=None, chunked=False, headers=None):
     return Request(
         method,
         b"/x",
-        [(b"Host", b"shop.example")],
+        headers or [(b"Host", b"shop.example")],
         started=time.monotonic(),
         peer="192.0.2.1",
         body=BufferedBody(body) if body is not None else None,
@@ -257,6 +281,260 @@ class TestAgain:
             world.forward()
         world.request.fail(seen.value)
         assert world.request.cause == "dial tcp one; then dial tcp two"
+
+
+class TestWhatEndsIt:
+    def test_the_first_error_is_the_answer(self):
+        world = World(Pool(ResponseTimeout("slow")), Pool(ConnectRefused("dial")), policy=RetryPolicy(attempts=2, when=ALL))
+        with pytest.raises(ResponseTimeout) as seen:
+            world.forward()
+        world.request.fail(seen.value)
+        assert (world.request.reason, world.request.cause) == ("response_timeout", "slow; then dial")
+
+    @pytest.mark.parametrize("after", [ConnectRefused(), UpstreamReset(), PoolFull(), BadResponse()])
+    def test_a_real_answer_is_worth_more_than_an_error(self, after):
+        body = Body()
+        world = World(Pool(Response(503, b"", [], stream=body)), Pool(after), policy=RetryPolicy(attempts=2, statuses=frozenset({503})))
+        response = world.forward()
+        assert (response.status, body.closed, world.in_flight, world.sent) == (503, 0, [1, 0], [1, 1])
+        assert world.request.endpoint is world.candidates[0].endpoint
+        response.stream.close()
+        assert (world.in_flight, world.state.gate.in_flight) == ([0, 0], 0)
+
+    def test_of_real_answers_the_last(self):
+        first, second = Body(), Body()
+        world = World(
+            Pool(Response(503, b"one", [], stream=first)), Pool(Response(503, b"two", [], stream=second)),
+            policy=RetryPolicy(attempts=2, statuses=frozenset({503})),
+        )  # fmt: skip
+        assert world.forward().reason == b"two"
+        assert (first.closed, second.closed, world.in_flight) == (1, 0, [0, 1])
+
+    def test_a_client_that_leaves_ends_it_all(self):
+        body = Body()
+        world = World(Pool(Response(503, b"", [], stream=body)), Pool(ClientClosed("gone")), policy=RetryPolicy(attempts=2, statuses=frozenset({503})))
+        with pytest.raises(ClientClosed):
+            world.forward()
+        assert (body.closed, world.in_flight, world.state.gate.in_flight) == (1, [0, 0], 0)
+
+
+class TestPause:
+    def test_before_the_same_endpoint(self):
+        world = World(Pool(UpstreamReset(), UpstreamReset(), UpstreamReset(), 200), policy=RetryPolicy(attempts=4, when=ALL, backoff=0.1))
+        world.forward()
+        assert world.slept == [0.1, 0.2, 0.4]
+
+    def test_not_before_another_one(self):
+        world = World(Pool(UpstreamReset()), Pool(UpstreamReset()), Pool())
+        world.forward()
+        assert world.slept == []
+
+    def test_not_after_a_connection_that_was_merely_old(self):
+        world = World(Pool(UpstreamStale(), 200))
+        world.forward()
+        assert world.slept == []
+
+    def test_never_past_the_deadline(self):
+        world = World(Pool(UpstreamReset(), 200), total=100.0, policy=RetryPolicy(attempts=2, when=ALL, backoff=1000.0))
+        world.forward()
+        assert 99.0 < world.slept[0] <= 100.0
+
+
+class TestGate:
+    def test_one_place_for_a_request_however_often_it_is_tried(self):
+        world = World(Pool(ConnectRefused()), Pool(ConnectRefused()), Pool())
+        gate, seen = world.state.gate, []
+        for pool in world.pools:
+            send = pool.send
+            pool.send = lambda *args, send=send: (seen.append(gate.in_flight), send(*args))[1]
+        world.forward()
+        assert (seen, gate.in_flight) == ([1, 1, 1], 0)
+
+    @pytest.mark.parametrize("kind", ["stream", "tunnel"])
+    def test_until_the_body_ends(self, kind):
+        body = Body()
+        world = World(Pool(Response(200, b"", [], **{kind: body})))
+        world.forward()
+        assert world.state.gate.in_flight == 1
+        body.close()
+        assert world.state.gate.in_flight == 0
+
+    @pytest.mark.parametrize("error", [BadResponse(), ClientClosed(), KeyError("fault"), KeyboardInterrupt()])
+    def test_and_whatever_is_raised(self, error):
+        world = World(Pool(error))
+        with pytest.raises(type(error)):
+            world.forward()
+        assert world.state.gate.in_flight == 0
+
+    def test_where_there_is_no_place_it_is_overloaded(self):
+        world = World(Pool())
+        world.state.gate.configure(Concurrency(limit=1, queue=0))
+        world.state.gate.in_flight = 1
+        with pytest.raises(Overloaded):
+            world.forward()
+        assert (world.sent, world.state.gate.in_flight) == ([0], 1)
+
+
+class TestLearnt:
+    """What passive health and the breaker are told."""
+
+    BLAMED = (ConnectRefused(), ConnectTimeout(), TlsError(), UpstreamReset(), UpstreamCut(), BadResponse(), ResponseTimeout(), DeadlineExceeded())
+    NOT = (UpstreamStale(), PoolFull(), Overloaded(), DnsError(), ClientClosed(), RequestTimeout(), BadRequest(), AnswerTooLarge(), BodyTooLarge())
+
+    @pytest.mark.parametrize(("error", "streak"), [*((one, 1) for one in BLAMED), *((one, 0) for one in NOT)])
+    def test_what_speaks_against_an_endpoint(self, error, streak):
+        world = World(Pool(error), policy=RetryPolicy(attempts=1))
+        with pytest.raises(type(error)):
+            world.forward()
+        assert world.candidates[0].state.streak == streak
+
+    def test_a_deadline_that_others_used_up_does_not(self):
+        world = World(Pool(ConnectRefused()), Pool(DeadlineExceeded()))
+        with pytest.raises(DeadlineExceeded):
+            world.forward()
+        assert [candidate.state.streak for candidate in world.candidates] == [1, 0]
+
+    @pytest.mark.parametrize(("statuses", "streak", "answered"), [((), 0, 1), ((503,), 1, 0), ((502,), 0, 1)])
+    def test_statuses_only_where_they_are_named(self, statuses, streak, answered):
+        world = World(Pool(503), eject=Eject(statuses=frozenset(statuses)))
+        world.forward()
+        state = world.candidates[0].state
+        assert (state.streak, state.answered) == (streak, answered)
+
+    def test_an_endpoint_that_fails_gets_no_more(self):
+        world = World(Pool(*[ConnectRefused()] * 99), Pool())
+        for _ in range(20):
+            world.forward()
+        assert world.sent == [5, 20]
+
+    def test_a_trial_of_one_that_was_out(self):
+        world = World(Pool(*[ConnectRefused()] * 5, 200), Pool())
+        for _ in range(6):
+            world.forward()
+        world.candidates[0].state.out_until = 1.0
+        world.state.outliers.recheck = 0.0
+        assert world.forward().status == 200
+        assert world.sent == [6, 6]
+        assert world.candidates[0].state.state == "up"
+
+    def test_a_trial_that_fails_is_tried_elsewhere_and_costs_nobody(self):
+        world = World(Pool(*[ConnectRefused()] * 99), Pool())
+        for _ in range(6):
+            world.forward()
+        world.candidates[0].state.out_until = 1.0
+        world.state.outliers.recheck = 0.0
+        assert world.forward().status == 200
+        assert world.candidates[0].state.state == "ejected"
+
+    @pytest.mark.parametrize("error", [ClientClosed(), UpstreamStale()])
+    def test_a_trial_that_says_nothing(self, error):
+        world = World(Pool(*[ConnectRefused()] * 5, error), Pool(), policy=RetryPolicy(attempts=2, when=frozenset({"connect"})))
+        for _ in range(6):
+            world.forward()
+        world.candidates[0].state.out_until = 1.0
+        world.state.outliers.recheck = 0.0
+        with pytest.raises(type(error)):
+            world.forward()
+        assert not world.candidates[0].state.on_trial
+
+    def test_the_breaker_counts_tries_and_5xx(self):
+        world = World(Pool(500, ConnectRefused(), 200, 404), policy=RetryPolicy(attempts=1), breaker=Breaker(min_requests=2, error_rate=1.0))
+        world.forward()
+        assert world.state.breaker.state == "closed"
+        with pytest.raises(ConnectRefused):
+            world.forward()
+        assert world.state.breaker.state == "open"
+        with pytest.raises(CircuitOpen):
+            world.forward()
+        assert (world.sent, world.state.gate.in_flight) == ([2], 0)
+
+    def test_watchers_see_answers_and_failures(self):
+        seen = []
+        world = World(Pool(ConnectRefused()), Pool(404))
+        world.state.watchers = (lambda candidate, request, response, took: seen.append((candidate, response and response.status, took >= 0.0)),)
+        world.forward()
+        assert seen == [(world.candidates[0], None, True), (world.candidates[1], 404, True)]
+
+
+class TestDeadlineHeader:
+    def sent(self, **kw):
+        world = World(Pool(), deadline_header="X-Time-Left", **kw)
+        world.forward(headers=[(b"Host", b"shop.example"), (b"x-time-left", b"1"), (b"Accept", b"*/*")])
+        lines = world.pools[0].heads[0].split(b"\r\n")
+        assert lines[-2:] == [b"", b""]
+        assert b"Accept: */*" in lines
+        return [line for line in lines if line.lower().startswith(b"x-time-left")]
+
+    def test_the_time_for_the_answer(self):
+        assert self.sent() == [b"X-Time-Left: 30000"]
+
+    def test_or_what_is_left_of_the_total(self):
+        (line,) = self.sent(total=10.0)
+        assert 9_000 < int(line.split()[1]) <= 10_000
+
+
+class TestHedge:
+    POLICY = RetryPolicy(attempts=2, hedge=True, budget=1.0)
+
+    def world(self, *pools, known=True, budget=1.0):
+        world = World(*pools, policy=replace(self.POLICY, budget=budget))
+        world.state.usual()
+        if known:
+            world.state.latencies.p95 = 0.01
+        return world
+
+    def slow(self, body=None):
+        """A pool whose answer does not come."""
+        pool = Pool()
+        answered = pool.send
+
+        def send(*args):
+            answered(*args)
+            Event().wait()
+
+        pool.send = send
+        return pool
+
+    def test_another_endpoint_is_asked_as_well(self):
+        body = Body()
+        world = self.world(self.slow(), Pool(Response(200, b"", [], stream=body)))
+        response = world.forward()
+        assert (response.status, world.sent, world.in_flight) == (200, [1, 1], [0, 1])
+        assert world.request.endpoint is world.candidates[1].endpoint
+        assert (world.request.attempts, dict(world.state.decisions)) == (2, {"hedged": 1, "hedge_won": 1})
+        body.close()
+        assert (world.in_flight, world.state.gate.in_flight) == ([0, 0], 0)
+
+    def test_a_quick_answer_is_not_doubled(self):
+        world = self.world(Pool(), Pool())
+        world.forward()
+        assert (world.sent, world.state.decisions) == ([1, 0], {})
+
+    def test_nor_while_it_is_not_known_what_is_slow(self):
+        world = self.world(Pool(), Pool(), known=False)
+        world.forward()
+        assert world.sent == [1, 0]
+
+    def test_within_the_budget(self):
+        world = self.world(self.slow(), Pool(), budget=0.2)
+        TestBudget().empty(world)
+        greenlet = spawn(world.forward)
+        greenlet.join(timeout=0.1)
+        assert (world.sent, world.state.decisions["retry_over_budget"]) == ([1, 0], 1)
+        greenlet.kill()
+        assert world.in_flight == [0, 0]
+
+    @pytest.mark.parametrize("kw", [{"method": b"POST"}, {"method": b"HEAD"}, {"body": b"x"}, {"upgrade": b"websocket"}])
+    def test_only_a_bare_get(self, kw):
+        world = self.world(Pool(), Pool())
+        world.state.latencies.p95 = 0.0
+        world.forward(**kw)
+        assert world.sent == [1, 0]
+
+    def test_an_error_is_tried_again_as_ever(self):
+        world = self.world(Pool(ConnectRefused()), Pool())
+        assert world.forward().status == 200
+        assert world.sent == [1, 1]
 
 
 class TestBodies:

@@ -1,0 +1,93 @@
+"""What is learnt of how long answers take: the usual time, and the limit that follows from it."""
+
+from __future__ import annotations
+
+import random
+
+from gateway.exchange import Request, Response
+from gateway.health.adaptive import Gradient
+from gateway.health.candidate import Candidate, EndpointState
+from gateway.health.gate import Gate
+from gateway.health.latency import Latencies
+from gateway.model import Concurrency, Endpoint
+
+ANY = Candidate(Endpoint("http", "10.0.0.1", 80), EndpointState(), object())
+ASKED = Request(b"GET", b"/", [], started=0.0)
+OK = Response(200, b"OK", [])
+
+
+class TestLatencies:
+    def test_little_is_nothing(self) -> None:
+        latencies = Latencies()
+        for _ in range(31):
+            latencies.watch(ANY, ASKED, OK, 1.0)
+        assert latencies.p95 is None
+
+    def test_95_of_100(self) -> None:
+        latencies = Latencies()
+        for number in range(320):
+            latencies.watch(ANY, ASKED, OK, number / 320)
+        assert latencies.p95 is not None
+        assert abs(latencies.p95 - 0.95) < 0.01
+
+    def test_what_is_long_ago_is_forgotten(self) -> None:
+        latencies = Latencies()
+        for took in [9.0] * 512 + [1.0] * 512:
+            latencies.watch(ANY, ASKED, OK, took)
+        assert latencies.p95 == 1.0
+
+    def test_failures_say_nothing(self) -> None:
+        latencies = Latencies()
+        for _ in range(100):
+            latencies.watch(ANY, ASKED, None, 0.0)
+        assert latencies.p95 is None
+
+
+class Upstream:
+    """Serves `room` requests in `took` seconds; more of them wait behind one another."""
+
+    def __init__(self, room: int, most: int = 1024) -> None:
+        self.room = room
+        self.gate = Gate(Concurrency(limit=most))
+        self.gradient = Gradient(self.gate)
+        self.chance = random.Random(1)
+
+    def run(self, demand: int, steps: int, took: float = 0.1, failing: float = 0.0) -> float:
+        for _ in range(steps * 50):
+            self.gate.in_flight = min(demand, int(self.gate.limit))
+            latency = took * max(self.gate.in_flight / self.room, 1.0) * self.chance.uniform(0.95, 1.05)
+            response = None if self.chance.random() < failing else OK
+            self.gradient.watch(ANY, ASKED, response, latency)
+        return self.gradient.limit
+
+
+class TestGradient:
+    def test_it_settles_near_what_the_upstream_can(self) -> None:
+        upstream = Upstream(room=100)
+        assert 80 <= upstream.run(demand=1000, steps=400) <= 250
+
+    def test_it_does_not_grow_while_nobody_needs_more(self) -> None:
+        upstream = Upstream(room=100)
+        assert upstream.run(demand=5, steps=200) == 20
+
+    def test_it_shrinks_when_the_upstream_slows_down(self) -> None:
+        upstream = Upstream(room=100)
+        before = upstream.run(demand=1000, steps=150)
+        assert upstream.run(demand=1000, steps=10, took=1.0) < before / 2
+
+    def test_it_shrinks_when_something_fails(self) -> None:
+        upstream = Upstream(room=100)
+        before = upstream.run(demand=1000, steps=100)
+        assert upstream.run(demand=1000, steps=20, failing=0.5) < before / 2
+
+    def test_an_upstream_that_is_slower_for_good_is_measured_anew(self) -> None:
+        upstream = Upstream(room=100)
+        upstream.run(demand=1000, steps=300)
+        assert upstream.run(demand=1000, steps=600, took=0.3) >= 60
+
+    def test_never_to_nothing_and_never_beyond_the_limit(self) -> None:
+        upstream = Upstream(room=10_000, most=64)
+        assert upstream.run(demand=1000, steps=500) == 64
+        assert upstream.run(demand=1000, steps=500, failing=1.0) == 4
+        # And it finds its way back.
+        assert upstream.run(demand=1000, steps=500) == 64
