@@ -100,7 +100,7 @@ class HealthCheck:
     row bring one back, `unhealthy` bad ones take it out. `statuses`: those that are good.
     `host` None: the endpoint's own. `headers`: sent as they are."""
 
-    path: bytes = b"/"
+    path: bytes = b"/healthz"
     tcp: bool = False
     interval: float = 10.0
     timeout: float = 2.0
@@ -273,8 +273,10 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """An answer that sends the client elsewhere. What is None stays as it was asked for;
-    `prefix` replaces the prefix that matched, `path` the whole path; the query is kept."""
+    """An answer that sends the client elsewhere. What is None stays as it was asked for, but
+    that the port goes with `scheme` and `host`: where one of them is set and `port` is not, it
+    is the scheme's own. `prefix` replaces the prefix that matched, `path` the whole path; the
+    query is kept."""
 
     status: int = 302
     scheme: str | None = None
@@ -295,7 +297,8 @@ class Respond:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One part of a split: the route as it is for that upstream, and its weight."""
+    """One part of a split: the route as it is for that upstream (without the split, with the
+    mirror), and its weight."""
 
     route: Route
     weight: int
@@ -314,7 +317,7 @@ class Split:
 @dataclass(frozen=True, slots=True)
 class Mirror:
     """A copy of the share `percent` (0.0 to 1.0) of the requests goes to the upstream of
-    `route`, and nobody waits for what it answers."""
+    `route`, and nobody waits for what it answers. `route` has no mirror and no fallback."""
 
     route: Route
     percent: float = 1.0
@@ -327,7 +330,7 @@ class Route:
 
     Exactly one of `upstream`, `split`, `redirect` and `respond` says what becomes of a
     request; `upstream` is "" with the other three. `fallback`: the same route as it is for
-    the upstream's fallback.
+    the upstream's fallback, its mirror included.
     """
 
     name: str
@@ -355,6 +358,19 @@ class Route:
         if self.split is not None:
             return tuple(share.route.upstream for share in self.split.shares)
         return (self.upstream,) if self.upstream else ()
+
+    @property
+    def branches(self) -> tuple[Route, ...]:
+        """The route as it is for each upstream that may get its requests, fallbacks included."""
+        heads = (self,) if self.split is None else tuple(share.route for share in self.split.shares)
+        return tuple(one for head in heads for one in _line(head))
+
+
+def _line(route: Route) -> tuple[Route, ...]:
+    """A route and its fallbacks; nothing where it leads to no upstream."""
+    if not route.upstream:
+        return ()
+    return (route,) if route.fallback is None else (route, *_line(route.fallback))
 
 
 @dataclass(frozen=True, slots=True)

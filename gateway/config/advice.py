@@ -15,6 +15,7 @@ from gateway.config.schema import Retry
 from gateway.config.urls import is_address
 from gateway.config.verdict import Path
 from gateway.config.whole import Whole
+from gateway.model import Route
 
 __all__ = ["ADVICE", "Whole"]
 
@@ -35,8 +36,16 @@ def dropped_headers(whole: Whole) -> Breaches:
                     yield Breach((*at, "headers"), f"{name} {told}")
 
 
+def _everything_sent(whole: Whole) -> Iterator[Route]:
+    """Each route as it is for each upstream that gets its requests or copies of them."""
+    for route in whole.config.routes:
+        yield from route.branches
+        if route.mirror is not None:
+            yield route.mirror.route
+
+
 def preserved_host_over_tls(whole: Whole) -> Breaches:
-    preserving = {route.upstream for route in whole.config.routes if route.host == "preserve"}
+    preserving = {one.upstream for one in _everything_sent(whole) if one.host == "preserve"}
     for path, upstream in whole.draft.upstreams():
         if path[1] not in preserving:
             continue
@@ -64,7 +73,7 @@ def _retries(draft: Draft) -> Iterator[tuple[Path, Retry]]:
 
 
 def unused_upstreams(whole: Whole) -> Breaches:
-    used = {route.upstream for route in whole.config.routes}
+    used = {one.upstream for one in _everything_sent(whole)}
     for path, _ in whole.draft.upstreams():
         if path[1] not in used:
             yield Breach(path, "no route leads to this upstream", key=True)

@@ -6,13 +6,30 @@ nothing is written the model's own defaults stand.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from gateway import model
 from gateway.config.environment import Overrides
-from gateway.config.schema import Document, Etcd, Match, Registration, Retry, Rewrite, Route, Section, Upstream
+from gateway.config.schema import (
+    Balance,
+    Concurrency,
+    Defaults,
+    Document,
+    Eject,
+    Etcd,
+    HealthCheck,
+    Match,
+    Redirect,
+    Registration,
+    Respond,
+    Retry,
+    Rewrite,
+    Route,
+    Section,
+    Upstream,
+)
 
 Settings = TypeVar("Settings")
 
@@ -41,41 +58,94 @@ def _upgrade(section: Section, otherwise: frozenset[bytes]) -> frozenset[bytes]:
     return frozenset(_nearest(section, "upgrade", otherwise))
 
 
+def _switched(
+    level: Section, key: str, base: Settings | None, first: Settings, lay: Callable[[Settings, Any], Settings] = overlay
+) -> Settings | None:
+    """A section that null switches off. Where it was off, one that is written begins with `first`."""
+    if key not in level.model_fields_set:
+        return base
+    section = getattr(level, key)
+    return None if section is None else lay(first if base is None else base, section)
+
+
+def eject(level: Defaults | Upstream, base: model.Eject | None) -> model.Eject | None:
+    return _switched(level, "eject", base, model.Eject(), _eject)
+
+
+def _eject(base: model.Eject, section: Eject) -> model.Eject:
+    found = overlay(base, section)
+    return replace(found, statuses=frozenset(found.statuses))
+
+
+# What is asked over HTTP only.
+HTTP_CHECK = ("path", "status", "host", "headers")
+
+
+def _health(base: model.HealthCheck, section: HealthCheck) -> model.HealthCheck:
+    written: dict[str, Any] = {key: getattr(section, key) for key in section.model_fields_set}
+    if "status" in written:
+        written["statuses"] = frozenset(status for some in written.pop("status") for status in some)
+    if "headers" in written:
+        written["headers"] = tuple((name.encode(), value) for name, value in written["headers"].items())
+    if "tcp" not in written and not section.model_fields_set.isdisjoint(HTTP_CHECK):
+        # Further away it may say tcp; here it says what to ask.
+        written["tcp"] = False
+    return replace(base, **written) if written else base
+
+
+def concurrency(level: Defaults | Upstream, base: model.Concurrency) -> model.Concurrency:
+    section: Concurrency | None = _nearest(level, "concurrency", Concurrency())
+    return replace(base, limit=0) if section is None else overlay(base, section)
+
+
+def _balance(given: str | Balance) -> model.Balance:
+    if isinstance(given, str):
+        return model.Balance(given)
+    if given.hash is not None:
+        return model.Balance("hash", *given.hash.by)
+    assert given.sticky is not None, "rules.one_balance"
+    return model.Balance("sticky", name=given.sticky.cookie, secret=given.sticky.secret)
+
+
 # -- upstreams -------------------------------------------------------------------------
 
 
 def defaults(document: Document) -> model.Upstream:
     """What every upstream begins with."""
-    given = document.defaults
-    return model.Upstream(
-        name="",
-        source=model.StaticSource(()),
-        host=given.host,
-        balance=model.Balance(given.balance),
-        timeouts=overlay(model.Timeouts(), given.timeouts),
-        pool=overlay(model.PoolSettings(), given.pool),
-        retry=_retry(model.RetryPolicy(), given.retry),
-        limits=overlay(model.AnswerLimits(), given.limits),
-        upgrade=frozenset(given.upgrade),
-    )
+    return _settled(model.Upstream("", model.StaticSource(())), document.defaults)
 
 
 def upstream(name: str, given: Upstream, base: model.Upstream) -> model.Upstream:
     source = _source(given)
     scheme = _scheme(given)
     return replace(
-        base,
+        _settled(base, given),
         name=name,
         source=source,
         scheme=scheme,
         tls=_tls(given, source, scheme),
+        fallback=given.fallback,
+    )
+
+
+def _settled(base: model.Upstream, given: Defaults | Upstream) -> model.Upstream:
+    """`base` with what one level of the file says instead."""
+    balance = _nearest(given, "balance", None)
+    return replace(
+        base,
         host=_nearest(given, "host", base.host),
-        balance=model.Balance(_nearest(given, "balance", base.balance.policy)),
+        balance=base.balance if balance is None else _balance(balance),
         timeouts=overlay(base.timeouts, given.timeouts),
         pool=overlay(base.pool, given.pool),
         retry=_retry(base.retry, given.retry),
         limits=overlay(base.limits, given.limits),
         upgrade=_upgrade(given, base.upgrade),
+        eject=eject(given, base.eject),
+        health=_switched(given, "health", base.health, model.HealthCheck(), _health),
+        breaker=_switched(given, "breaker", base.breaker, model.Breaker()),
+        concurrency=concurrency(given, base.concurrency),
+        slow_start=_nearest(given, "slow_start", base.slow_start),
+        deadline_header=_nearest(given, "deadline_header", base.deadline_header),
     )
 
 
@@ -119,20 +189,49 @@ def _tls(given: Upstream, source: model.Source, scheme: str) -> model.TlsSetting
 # -- routes ----------------------------------------------------------------------------
 
 
-def route(given: Route, index: int, line: int, to: model.Upstream) -> model.Route:
-    return model.Route(
+def route(
+    given: Route, index: int, line: int, upstreams: Mapping[str, model.Upstream], base: model.Upstream
+) -> model.Route:
+    """A route of the file. `base`: what upstreams begin with."""
+    plain = model.Route(
         name=given.name,
-        upstream=to.name,
         matches=tuple(map(_match, given.match)),
         priority=given.priority,
         strip_prefix=given.strip_prefix,
         rewrite=None if given.rewrite is None else _rewrite(given.rewrite),
+        redirect=None if given.redirect is None else _redirect(given.redirect),
+        respond=None if given.respond is None else _respond(given.respond),
+        index=index,
+        line=line,
+    )
+    if given.redirect is not None or given.respond is not None:
+        return plain
+    if given.mirror is not None:
+        copied = _leading_to(upstreams[given.mirror.upstream], plain, given)
+        plain = replace(plain, mirror=model.Mirror(copied, given.mirror.percent))
+
+    def towards(name: str) -> model.Route:
+        to = upstreams[name]
+        fallback = None if to.fallback is None else towards(to.fallback)
+        return replace(_leading_to(to, plain, given), fallback=fallback)
+
+    if given.split is None:
+        assert given.upstream is not None, "rules.one_end"
+        return towards(given.upstream)
+    shares = tuple(model.Share(towards(part.upstream), part.weight) for part in given.split.to)
+    return replace(_leading_to(base, plain, given), split=model.Split(shares, *(given.split.by or ())))
+
+
+def _leading_to(to: model.Upstream, plain: model.Route, given: Route) -> model.Route:
+    """A route as it is for one upstream."""
+    return replace(
+        plain,
+        upstream=to.name,
         host=_nearest(given, "host", to.host),
         timeouts=overlay(to.timeouts, given.timeouts),
         retry=_retry(to.retry, given.retry),
         upgrade=_upgrade(given, to.upgrade),
-        index=index,
-        line=line,
+        deadline_header=_nearest(given, "deadline_header", to.deadline_header),
     )
 
 
@@ -152,6 +251,15 @@ def _rewrite(given: Rewrite) -> model.Rewrite:
     return model.Rewrite(prefix=given.prefix, path=given.path, regex=given.regex, to=given.to)
 
 
+def _redirect(given: Redirect) -> model.Redirect:
+    return model.Redirect(given.status, given.scheme, given.host, given.port, given.path, given.prefix)
+
+
+def _respond(given: Respond) -> model.Respond:
+    headers = tuple((name.encode(), value) for name, value in given.headers.items())
+    return model.Respond(given.status, given.body.encode(), headers)
+
+
 # -- the whole -------------------------------------------------------------------------
 
 
@@ -161,7 +269,7 @@ def config(document: Document, over: Overrides, *, version: str, path: str, line
     base = defaults(document)
     upstreams = {name: upstream(name, given, base) for name, given in document.upstreams.items()}
     routes = tuple(
-        route(given, index, line(index), upstreams[given.upstream]) for index, given in enumerate(document.routes)
+        route(given, index, line(index), upstreams, base) for index, given in enumerate(document.routes)
     )
     return model.Config(
         version=version,
@@ -186,6 +294,7 @@ def _server(document: Document, over: Overrides) -> model.ServerSettings:
         limits=overlay(model.ServerLimits(), given.limits),
         graceful=given.graceful,
         drain=given.drain,
+        overload=given.overload,
         request_id=given.request_id,
         own_prefix=given.own_prefix,
         via=given.via,

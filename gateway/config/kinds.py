@@ -202,6 +202,21 @@ def share(value: object) -> float:
         raise refused("a percentage", value, "0% to 100%") from None
 
 
+def share_above_zero(value: object) -> float:
+    got = share(value)
+    if got:
+        return got
+    raise refused("a percentage above 0%", value)
+
+
+def percent(value: object) -> float:
+    """A percentage whose sign may be left out, as a share."""
+    got = _typed(value)
+    if isinstance(got, int | float) and not isinstance(got, bool) and 0 <= got <= 100:
+        return got / 100
+    return share(value)
+
+
 _LENGTH_SCHEMA = {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h)$"}
 _DURATION_SCHEMA = {"anyOf": [_LENGTH_SCHEMA, {"const": 0}]}
 _SIZE_SCHEMA = {"anyOf": [{"type": "string", "pattern": "^[0-9]{1,12}(B|KiB|MiB|GiB)$"}, {"const": 0}]}
@@ -228,6 +243,14 @@ OptionalPort = Annotated[
 ErrorStatus = Annotated[
     int, PlainValidator(whole(400, 599)), WithJsonSchema({"type": "integer", "minimum": 400, "maximum": 599})
 ]
+ServerErrorStatus = Annotated[
+    int, PlainValidator(whole(500, 599)), WithJsonSchema({"type": "integer", "minimum": 500, "maximum": 599})
+]
+AnswerStatus = Annotated[
+    int, PlainValidator(whole(200, 599)), WithJsonSchema({"type": "integer", "minimum": 200, "maximum": 599})
+]
+Times = Annotated[int, PlainValidator(whole(1, 2**31)), WithJsonSchema({"type": "integer", "minimum": 1})]
+TimesOrNone = Annotated[int, PlainValidator(whole(0, 2**31)), WithJsonSchema(_WHOLE_SCHEMA)]
 Count = Annotated[int, PlainValidator(count), WithJsonSchema(_or_null(_WHOLE_SCHEMA))]
 IdleCount = Annotated[int, PlainValidator(idle_count), WithJsonSchema(_or_null(_WHOLE_SCHEMA))]
 Duration = Annotated[float | None, PlainValidator(duration), WithJsonSchema(_or_null(_DURATION_SCHEMA))]
@@ -244,9 +267,18 @@ ReportInterval = Annotated[float, PlainValidator(at_least(1.0)), WithJsonSchema(
 DeregisterAfter = Annotated[
     float | None, PlainValidator(optional(at_least(60.0))), WithJsonSchema(_or_null(_LENGTH_SCHEMA))
 ]
+# What is looked at, or left alone, for less tells nothing.
+Interval = Annotated[float, PlainValidator(at_least(0.1)), WithJsonSchema(_LENGTH_SCHEMA)]
+Moment = Annotated[float, PlainValidator(at_least(0.001)), WithJsonSchema(_LENGTH_SCHEMA)]
 Size = Annotated[int, PlainValidator(size), WithJsonSchema(_or_null(_SIZE_SCHEMA))]
 _SHARE_SCHEMA = {"type": "string", "pattern": r"^[0-9]{1,3}(\.[0-9]{1,9})?%$"}
 Share = Annotated[float, PlainValidator(share), WithJsonSchema(_SHARE_SCHEMA)]
+ShareAboveZero = Annotated[float, PlainValidator(share_above_zero), WithJsonSchema(_SHARE_SCHEMA)]
+Percent = Annotated[
+    float,
+    PlainValidator(percent),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "maximum": 100}, _SHARE_SCHEMA]}),
+]
 
 
 # -- words of HTTP ---------------------------------------------------------------------
@@ -279,18 +311,125 @@ def header_value(value: object) -> str:
     return got
 
 
-def choice(*allowed: str, later: frozenset[str] = frozenset()) -> Callable[[object], str]:
-    """One of some words. Those in `later` are known, but what they ask for is not there yet."""
+def choice(*allowed: str) -> Callable[[object], str]:
+    """One of some words."""
 
     def check(value: object) -> str:
-        got = next(iter(value), "") if isinstance(value, dict) else value
-        if isinstance(got, str) and got in later:
-            raise wrong(f"{got} is not in this version ({' | '.join(allowed)})")
         if not isinstance(value, str) or value not in allowed:
             raise refused(f"one of {' | '.join(allowed)}" if len(allowed) > 1 else allowed[0], value)
         return str(value)
 
     return check
+
+
+_STATUSES = re.compile(r"(?P<first>[2-5][0-9]{2})-(?P<last>[2-5][0-9]{2})\Z")
+
+
+def statuses(value: object) -> range:
+    """One status, or all from one to another."""
+    got = _typed(value)
+    if isinstance(got, int) and 200 <= got <= 599:
+        return range(got, got + 1)
+    found = _STATUSES.match(got) if isinstance(got, str) else None
+    if found is not None and found["first"] <= found["last"]:
+        return range(int(found["first"]), int(found["last"]) + 1)
+    raise refused("a status or a range of them", value, "such as 204 or 200-399; 200 to 599")
+
+
+REDIRECTS = (301, 302, 303, 307, 308)
+
+
+def redirect_status(value: object) -> int:
+    got = _typed(value)
+    if isinstance(got, int) and got in REDIRECTS:
+        return got
+    raise refused(f"one of {', '.join(map(str, REDIRECTS))}", value)
+
+
+# What frames a message or belongs to one connection (RFC 9110 §7.6.1, RFC 9112 §6).
+_FRAMING = frozenset(
+    {
+        "connection",
+        "content-length",
+        "expect",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+# What the gateway itself tells upstreams of where a request comes from.
+_WHENCE = frozenset(
+    {
+        "cdn-loop",
+        "forwarded",
+        "host",
+        "via",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-prefix",
+        "x-forwarded-proto",
+        "x-real-ip",
+    }
+)
+
+
+def sent_name(*, apart_from: frozenset[str]) -> Callable[[object], str]:
+    """The name of a header that is put into a message, in the case in which it is written."""
+
+    def check(value: object) -> str:
+        got = token(value)
+        if got.lower() in apart_from:
+            raise refused("a header that can be set", value, "not one that frames a message or that is the gateway's")
+        return got
+
+    return check
+
+
+def sent_value(value: object) -> bytes:
+    got = header_value(value)
+    if not got.isascii():
+        raise refused("a header value in ASCII", value)
+    return got.encode()
+
+
+def keyed(*plain: str, named: tuple[str, ...]) -> Callable[[object], tuple[str, str]]:
+    """What of a request is looked at: one of the words in `plain`, or KIND:NAME with a kind of
+    `named`. The kind and the name, a header's in lower case."""
+    allowed = " | ".join((*plain, *(f"{kind}:NAME" for kind in named)))
+
+    def check(value: object) -> tuple[str, str]:
+        got = text(value)
+        if got in plain:
+            return got, ""
+        kind, _, name = got.partition(":")
+        # Any text names a query parameter.
+        if kind not in named or not (name if kind == "query" else TOKEN.match(name)):
+            raise refused(f"one of {allowed}", value)
+        return kind, name.lower() if kind == "header" else name
+
+    return check
+
+
+BALANCERS = ("round_robin", "least_requests", "ewma")
+
+
+def balancer(value: object) -> str:
+    """A way to pick an endpoint that is said in one word."""
+    if not isinstance(value, str) or value not in BALANCERS:
+        raise refused(f"one of {' | '.join(BALANCERS)} | {{hash: {{by}}}} | {{sticky: {{cookie}}}}", value)
+    return str(value)
+
+
+def secret(value: object) -> str:
+    """Any text; null is none."""
+    if value is None or (isinstance(value, str) and (not isinstance(value, Scalar) or isinstance(value.value, str))):
+        return str(value or "")
+    # What was given is a secret, and stays out of the message.
+    raise wrong("must be text (in quotes, if it looks like a number)")
 
 
 def version(value: object) -> int:
@@ -307,6 +446,37 @@ Method = Annotated[str, PlainValidator(method), WithJsonSchema({"type": "string"
 UpgradeToken = Annotated[bytes, PlainValidator(upgrade_token), WithJsonSchema({"type": "string"})]
 HeaderName = Annotated[str, PlainValidator(header_name), WithJsonSchema({"type": "string"})]
 HeaderValue = Annotated[str, PlainValidator(header_value), WithJsonSchema({"type": ["string", "number", "boolean"]})]
+Statuses = Annotated[
+    range,
+    PlainValidator(statuses),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 200, "maximum": 599}, {"type": "string"}]}),
+]
+RedirectStatus = Annotated[
+    int, PlainValidator(redirect_status), WithJsonSchema({"type": "integer", "enum": list(REDIRECTS)})
+]
+AnswerHeader = Annotated[str, PlainValidator(sent_name(apart_from=_FRAMING)), WithJsonSchema({"type": "string"})]
+CheckHeader = Annotated[
+    str, PlainValidator(sent_name(apart_from=_FRAMING | {"host"})), WithJsonSchema({"type": "string"})
+]
+DeadlineHeader = Annotated[
+    str | None,
+    PlainValidator(optional(sent_name(apart_from=_FRAMING | _WHENCE))),
+    WithJsonSchema({"type": ["string", "null"]}),
+]
+SentValue = Annotated[bytes, PlainValidator(sent_value), WithJsonSchema({"type": ["string", "number", "boolean"]})]
+_NAMED = {"type": "string", "pattern": "^(client_ip|path|(header|cookie|query):.+)$"}
+HashBy = Annotated[
+    tuple[str, str],
+    PlainValidator(keyed("client_ip", "path", named=("header", "cookie", "query"))),
+    WithJsonSchema(_NAMED),
+]
+SplitBy = Annotated[
+    tuple[str, str],
+    PlainValidator(keyed(named=("cookie", "header"))),
+    WithJsonSchema({"type": "string", "pattern": "^(cookie|header):.+$"}),
+]
+Balancer = Annotated[str, PlainValidator(balancer), WithJsonSchema(words(*BALANCERS))]
+Secret = Annotated[str, PlainValidator(secret), WithJsonSchema({"type": ["string", "null"]})]
 
 
 # -- hosts, paths, addresses -----------------------------------------------------------
@@ -342,13 +512,30 @@ def server_name(value: object) -> str:
 
 def host_policy(value: object) -> str:
     """What Host an upstream gets: `preserve`, `upstream`, or a literal."""
+    return _sent_host(value, "preserve, upstream or a host")
+
+
+def sent_host(value: object) -> str:
+    """A Host to send, with or without a port."""
+    return _sent_host(value, "a host")
+
+
+def _sent_host(value: object, what: str) -> str:
     got = text(value)
     try:
         known = target.host(got.encode("ascii"))
     except (UnicodeEncodeError, BadRequest):
         known = b""
     if not known:
-        raise refused("preserve, upstream or a host", value)
+        raise refused(what, value)
+    return got
+
+
+def one_host(value: object) -> str:
+    """A host as in a URL, without a port."""
+    got = match_host(value)
+    if got.startswith("*."):
+        raise refused("a host without a wildcard", value)
     return got
 
 
@@ -514,6 +701,8 @@ AdminBind = Annotated[str, PlainValidator(admin_bind), WithJsonSchema({"type": "
 BearerToken = Annotated[str, PlainValidator(bearer_token), WithJsonSchema({"type": "string"})]
 ServerName = Annotated[str | None, PlainValidator(optional(server_name)), WithJsonSchema({"type": ["string", "null"]})]
 MatchHost = Annotated[str, PlainValidator(match_host), WithJsonSchema({"type": "string"})]
+OneHost = Annotated[str | None, PlainValidator(optional(one_host)), WithJsonSchema({"type": ["string", "null"]})]
+SentHost = Annotated[str | None, PlainValidator(optional(sent_host)), WithJsonSchema({"type": ["string", "null"]})]
 HostPolicy = Annotated[str, PlainValidator(host_policy), WithJsonSchema({"type": "string"})]
 MatchPath = Annotated[str, PlainValidator(match_path), WithJsonSchema({"type": "string", "pattern": "^/"})]
 Pattern = Annotated[str, PlainValidator(pattern), WithJsonSchema({"type": "string", "format": "regex"})]

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gateway import target
-from gateway.config import kinds
+from gateway import model, target
+from gateway.config import build, kinds
 from gateway.config.document import Node, locate
 from gateway.config.environment import Overrides
-from gateway.config.schema import Document, Match, Rewrite, Route, StaticEndpoint, Upstream
+from gateway.config.schema import Balance, Defaults, Document, Match, Rewrite, Route, StaticEndpoint, Upstream
 from gateway.config.urls import is_address
 from gateway.config.verdict import Path
 
@@ -46,6 +46,12 @@ class Draft:
             if isinstance(route, dict):
                 yield ("routes", number), route
 
+    def raw_upstreams(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        upstreams = self.data.get("upstreams")
+        for name, upstream in (upstreams if isinstance(upstreams, dict) else {}).items():
+            if isinstance(upstream, dict):
+                yield name, upstream
+
     def upstreams(self) -> Iterator[tuple[Path, Upstream]]:
         for name, upstream in self.document.upstreams.items():
             yield ("upstreams", name), upstream
@@ -70,15 +76,54 @@ Breaches = Iterator[Breach]
 
 
 def known_upstreams(draft: Draft) -> Breaches:
-    """A route's upstream exists."""
+    """The upstreams that routes and upstreams name exist."""
     upstreams = draft.data.get("upstreams", {})
     if not isinstance(upstreams, dict):
         return
     known = ", ".join(sorted(upstreams)[:10]) or "none is defined"
+    for path, name in _named_upstreams(draft):
+        if _is_text(name) and name not in upstreams:
+            yield Breach(path, f"there is no upstream {name} (allowed: {known})")
+
+
+def _is_text(value: object) -> bool:
+    """What is none is told by the schema."""
+    return isinstance(value, str) and isinstance(getattr(value, "value", value), str)
+
+
+def _named_upstreams(draft: Draft) -> Iterator[tuple[Path, object]]:
+    for name, upstream in draft.raw_upstreams():
+        yield ("upstreams", name, "fallback"), upstream.get("fallback")
     for path, route in draft.raw_routes():
-        name = route.get("upstream")
-        if isinstance(name, str) and name not in upstreams:
-            yield Breach((*path, "upstream"), f"there is no upstream {name} (allowed: {known})")
+        yield (*path, "upstream"), route.get("upstream")
+        if isinstance(mirror := route.get("mirror"), dict):
+            yield (*path, "mirror", "upstream"), mirror.get("upstream")
+        split = route.get("split")
+        parts = split.get("to") if isinstance(split, dict) else split
+        for number, part in enumerate(parts if isinstance(parts, list) else ()):
+            if isinstance(part, dict):
+                yield (*path, "split", "to", number, "upstream"), part.get("upstream")
+
+
+# Upstreams one after the other: each is a copy of a route, and a try that a client waits for.
+MOST_FALLBACKS = 8
+
+
+def fallbacks_end(draft: Draft) -> Breaches:
+    """Going from fallback to fallback comes to an end, and soon."""
+    after = {name: upstream.get("fallback") for name, upstream in draft.raw_upstreams()}
+    told: set[str] = set()
+    for name in after:
+        way = [name]
+        while (step := after.get(way[-1])) in after and step not in way and len(way) < MOST_FALLBACKS + 2:
+            way.append(step)
+        if step == name and name not in told:
+            # One mistake for a circle, not one for each upstream in it.
+            told.update(way)
+            circle = " -> ".join((*way, name))
+            yield Breach(("upstreams", name, "fallback"), f"leads back to the upstream itself ({circle})")
+        elif len(way) == MOST_FALLBACKS + 2:
+            yield Breach(("upstreams", name, "fallback"), f"has more than {MOST_FALLBACKS} fallbacks behind it")
 
 
 def unique_names(draft: Draft) -> Breaches:
@@ -207,7 +252,132 @@ def allowed_endpoints(draft: Draft) -> Breaches:
                 yield Breach(at, f"{plain} is in {denied}, which discovery.deny forbids")
 
 
+# -- staying up ------------------------------------------------------------------------
+
+
+def _levels(draft: Draft) -> Iterator[tuple[Path, Defaults | Upstream]]:
+    """Where it is said how upstreams are treated."""
+    yield ("defaults",), draft.document.defaults
+    yield from draft.upstreams()
+
+
+def one_balance(draft: Draft) -> Breaches:
+    """Endpoints are picked in one way."""
+    for path, level in _levels(draft):
+        balance = getattr(level, "balance", None)
+        if isinstance(balance, Balance) and (balance.hash is None) == (balance.sticky is None):
+            yield Breach((*path, "balance"), "needs exactly one of hash, sticky")
+
+
+def ejection_times(draft: Draft) -> Breaches:
+    """The first time without requests is not longer than the longest."""
+    if "defaults" not in draft.whole:
+        return
+    base = build.eject(draft.document.defaults, model.Eject())
+    for path, level in _levels(draft):
+        found = build.eject(level, base)
+        if level.eject is None or found is None or found.out_for <= found.max_for:
+            continue
+        written = level.eject.model_fields_set
+        key = "for" if "out_for" in written else "max_for"
+        if key == "for" or key in written:
+            times = f"for {found.out_for:g} s, max_for {found.max_for:g} s"
+            yield Breach((*path, "eject", key), f"for is longer than max_for ({times})", key=True)
+
+
+def one_kind_of_check(draft: Draft) -> Breaches:
+    """A health check asks over HTTP, or it connects only."""
+    for path, level in _levels(draft):
+        if level.health is None:
+            continue
+        written = level.health.model_fields_set
+        if not level.health.status:
+            yield Breach((*path, "health", "status"), "is empty: no answer would be good")
+        for key in build.HTTP_CHECK:
+            if level.health.tcp and key in written:
+                yield Breach((*path, "health", key), "stands beside tcp: true, which asks nothing", key=True)
+
+
+def adaptive_below_limit(draft: Draft) -> Breaches:
+    """A limit that follows the latency has somewhere to begin and to end."""
+    if "defaults" not in draft.whole:
+        return
+    base = build.concurrency(draft.document.defaults, model.Concurrency())
+    for path, level in _levels(draft):
+        found = build.concurrency(level, base)
+        if found.adaptive and not found.limit and "concurrency" in level.model_fields_set:
+            yield Breach((*path, "concurrency"), "adaptive needs a limit, below which it stays", key=True)
+
+
 # -- routes ----------------------------------------------------------------------------
+
+
+ENDS = ("upstream", "split", "redirect", "respond")
+# Keys of a route that say something of what is sent to an upstream.
+_OF_SENDING = ("mirror", "strip_prefix", "rewrite", "timeouts", "retry", "host", "upgrade", "deadline_header")
+
+
+def one_end(draft: Draft) -> Breaches:
+    """A request is forwarded, shared out, sent elsewhere or answered; one of them."""
+    for path, route in draft.routes():
+        given = [key for key in ENDS if getattr(route, key) is not None]
+        if not given:
+            yield Breach(path, f"needs exactly one of {', '.join(ENDS)}", key=True)
+        for key in given[1:]:
+            yield Breach((*path, key), f"stands beside {given[0]} (one of {', '.join(ENDS)})", key=True)
+
+
+def nothing_sent(draft: Draft) -> Breaches:
+    """What the gateway answers itself has no upstream to say things about."""
+    for path, route in draft.routes():
+        answered = next((key for key in ("redirect", "respond") if getattr(route, key) is not None), None)
+        if answered is None:
+            continue
+        for key in _OF_SENDING:
+            if key in route.model_fields_set and getattr(route, key) not in (None, False):
+                yield Breach((*path, key), f"is for what an upstream gets, and {answered} sends nothing", key=True)
+
+
+def fair_split(draft: Draft) -> Breaches:
+    """The requests of a split go somewhere."""
+    for path, route in draft.routes():
+        if route.split is None:
+            continue
+        at = (*path, "split", "to")
+        if not any(part.weight for part in route.split.to):
+            yield Breach(at, "needs an upstream with a weight above 0")
+        seen: set[str] = set()
+        for number, part in enumerate(route.split.to):
+            if part.upstream in seen:
+                yield Breach((*at, number, "upstream"), f"{part.upstream} is in this list already")
+            seen.add(part.upstream)
+
+
+def whole_redirect(draft: Draft) -> Breaches:
+    """A redirect leads elsewhere, in one way."""
+    for path, route in draft.routes():
+        if route.redirect is None:
+            continue
+        at = (*path, "redirect")
+        keys = ("path", "prefix", "scheme", "host", "port")
+        given = [key for key in keys if getattr(route.redirect, key) is not None]
+        if not given:
+            yield Breach(at, "needs at least one of path, prefix, scheme, host, port")
+        if given[:2] == ["path", "prefix"]:
+            yield Breach((*at, "prefix"), "stands beside path (one of them)", key=True)
+        elif "prefix" in given and any(match.path is not None or match.regex is not None for match in route.match):
+            yield Breach((*at, "prefix"), "needs matches by prefix (redirect: {path})", key=True)
+
+
+# RFC 9110 §15.3.5, §15.3.6, §15.4.5.
+_BODILESS = (204, 205, 304)
+
+
+def answer_without_body(draft: Draft) -> Breaches:
+    """Some answers have no body."""
+    for path, route in draft.routes():
+        if route.respond is not None and route.respond.status in _BODILESS and route.respond.body:
+            yield Breach((*path, "respond", "body"), f"an answer {route.respond.status} has none", key=True)
 
 
 def match_paths(path: Path, route: Route) -> Iterator[tuple[Path, Match]]:
@@ -335,6 +505,7 @@ def reachable_readyz(draft: Draft) -> Breaches:
 
 RULES: tuple[Callable[[Draft], Breaches], ...] = (
     known_upstreams,
+    fallbacks_end,
     unique_names,
     unique_headers,
     one_source,
@@ -343,6 +514,15 @@ RULES: tuple[Callable[[Draft], Breaches], ...] = (
     tls_files,
     unique_endpoints,
     allowed_endpoints,
+    one_balance,
+    ejection_times,
+    one_kind_of_check,
+    adaptive_below_limit,
+    one_end,
+    nothing_sent,
+    fair_split,
+    whole_redirect,
+    answer_without_body,
     one_path_condition,
     one_rewriting,
     cuttable_prefix,

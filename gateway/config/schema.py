@@ -9,17 +9,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, PlainValidator, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PlainValidator,
+    WithJsonSchema,
+    WrapValidator,
+)
 from pydantic_core import CoreSchema
 
 from gateway.config import kinds
 from gateway.config.kinds import (
     AdminBind,
+    AnswerHeader,
+    AnswerStatus,
     AsWritten,
     Attempts,
+    Balancer,
     BearerToken,
     BytePattern,
+    CheckHeader,
     Count,
+    DeadlineHeader,
     DeregisterAfter,
     DnsName,
     DnsServer,
@@ -31,39 +45,52 @@ from gateway.config.kinds import (
     Filled,
     Flag,
     Graceful,
+    HashBy,
     HeaderName,
     HeaderValue,
     HostPolicy,
     IdleCount,
+    Interval,
     Kept,
     MatchHost,
     MatchPath,
     Method,
+    Moment,
     Name,
     Network,
+    OneHost,
     OptionalPort,
     OptionalText,
     OptionalToken,
     OwnPrefix,
     Pattern,
+    Percent,
     Poll,
     Priority,
+    RedirectStatus,
     Registry,
     ReportInterval,
+    Secret,
+    SentHost,
     SentPath,
     SentPrefix,
+    SentValue,
+    ServerErrorStatus,
     ServerName,
     Share,
+    ShareAboveZero,
     Size,
+    SplitBy,
+    Statuses,
     Template,
     Text,
+    Times,
+    TimesOrNone,
     Token,
     Trusted,
     UpgradeToken,
     Weight,
 )
-
-BALANCERS_LATER = frozenset({"least_requests", "ewma", "hash", "sticky"})
 
 
 class Section(BaseModel):
@@ -72,10 +99,16 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=True)
     later: ClassVar[frozenset[str]] = frozenset()
 
+    @classmethod
+    def keys(cls) -> list[str]:
+        """The keys as the file has them."""
+        return [field.alias or name for name, field in cls.model_fields.items()]
 
-def key(default: Any, told: str) -> Any:
-    """A key that may be left out; the default is spelt as in the file."""
-    return Field(default, description=told)
+
+def key(default: Any, told: str, *, alias: str | None = None) -> Any:
+    """A key that may be left out; the default is spelt as in the file. `alias`: what it is
+    called there, where Python has that word for itself."""
+    return Field(default, description=told, alias=alias)
 
 
 def inherited(section: Any = lambda: None) -> Any:
@@ -106,6 +139,18 @@ def _with_url(value: object) -> object:
     return {"url": value} if isinstance(value, str) else value
 
 
+class OrParts:
+    """A mapping, or the list that is its one key that is required."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        whole = handler(core)
+        return {"anyOf": [handler.resolve_ref_schema(whole)["properties"]["to"], whole]}
+
+
+def _with_parts(value: object) -> object:
+    return {"to": value} if isinstance(value, list) else value
+
+
 def _no_filters(value: object) -> list[str]:
     if not isinstance(value, list):
         raise kinds.refused("a list", value)
@@ -114,11 +159,6 @@ def _no_filters(value: object) -> list[str]:
     return []
 
 
-Balance = Annotated[
-    str,
-    PlainValidator(kinds.choice("round_robin", later=BALANCERS_LATER)),
-    WithJsonSchema(kinds.words("round_robin")),
-]
 Upgrade = list[UpgradeToken]
 NoFilters = Annotated[list[str], PlainValidator(_no_filters), WithJsonSchema({"type": "array", "maxItems": 0})]
 
@@ -152,6 +192,7 @@ class Server(Section):
     limits: ServerLimits = key({}, "what a request may measure")
     graceful: Graceful = key("25s", "how long a stopping worker may take")
     drain: DurationOrNone = key(0, "how long accepting goes on after SIGTERM")
+    overload: Duration = key("500ms", "how late a worker may be before it refuses requests")
     request_id: Token = key("X-Request-Id", "the header that carries the request id")
     own_prefix: OwnPrefix = key("/-/", "the gateway's own paths")
     via: Annotated[
@@ -260,17 +301,83 @@ class Retry(Section):
     methods: list[Method] = key(["GET", "HEAD", "OPTIONS"], "methods that may reach an upstream twice")
     budget: Share = key("20%", "the share of live traffic that may be retries")
     buffer: Size = key("64KiB", "the largest body kept for another try")
+    backoff: DurationOrNone = key("25ms", "the longest wait before a second try where there is no other endpoint")
+    hedge: Flag = key(False, "ask another endpoint as well when a GET takes longer than 95 of 100 do")
+
+
+class Hash(Section):
+    by: HashBy = Field(description="client_ip, path, header:NAME, cookie:NAME or query:NAME")
+
+
+class Sticky(Section):
+    cookie: Token = Field(description="the name of the cookie that remembers the endpoint")
+    secret: Secret = key(None, "what the cookie is signed with; null: a key of this start of the gateway")
+
+
+class Balance(Section):
+    hash: Hash | None = key(None, "requests with the same value go to the same endpoint")
+    sticky: Sticky | None = key(None, "a client stays with its endpoint")
+
+
+def _balance(value: object, _: object) -> str | Balance:
+    # Which of both was meant is told by its form: a mistake inside is told as one of that.
+    return Balance.model_validate(value) if isinstance(value, dict) else kinds.balancer(value)
+
+
+Balancing = Annotated[Balancer | Balance, WrapValidator(_balance)]
+
+
+class Eject(Section):
+    consecutive: TimesOrNone = key(5, "failures in a row; 0: they are not counted")
+    error_rate: Share = key("50%", "the share of failures; 0%: it is not looked at")
+    min_requests: Times = key(20, "in fewer requests no share is looked at")
+    window: Interval = key("10s", "the time in which they are counted")
+    out_for: Interval = key("10s", "how long an endpoint gets no requests; each time twice as long", alias="for")
+    max_for: Interval = key("5m", "the longest time without requests")
+    max_ejected: Share = key("50%", "the largest share of the endpoints that gets no requests")
+    statuses: list[ServerErrorStatus] = key([], "answers that count as failures")
+
+
+class HealthCheck(Section):
+    path: SentPath = key("/healthz", "asked with GET")
+    tcp: Flag = key(False, "connect only, and ask nothing")
+    interval: Interval = key("10s", "how often an endpoint is asked")
+    timeout: Moment = key("2s", "how long it may take to answer")
+    healthy: Times = key(2, "good answers in a row that bring an endpoint back")
+    unhealthy: Times = key(3, "bad ones in a row that take it out")
+    status: list[Statuses] = key(["200-399"], "good answers: statuses and ranges of them")
+    host: SentHost = key(None, "the Host that is sent; null: the endpoint's own")
+    headers: dict[CheckHeader, SentValue] = key({}, "headers that are sent")
+
+
+class Breaker(Section):
+    error_rate: ShareAboveZero = key("50%", "the share of failures that opens it")
+    min_requests: Times = key(20, "fewer requests do not open it")
+    window: Interval = key("10s", "the time in which they are counted")
+    open_for: Interval = key("5s", "how long there are no requests at all")
+
+
+class Concurrency(Section):
+    limit: Count = key(1024, "requests at once, per upstream and worker")
+    queue: TimesOrNone = key(100, "how many more wait for their turn; 0: none")
+    queue_timeout: Duration = key("1s", "how long they wait")
+    adaptive: Flag = key(False, "the limit follows the upstream's latency, up to limit")
 
 
 class Defaults(Section):
-    later = frozenset({"eject", "health", "breaker", "concurrency", "slow_start"})
     timeouts: Timeouts = key({}, "limits in time of one exchange with an upstream")
     pool: Pool = key({}, "connections, per endpoint and worker")
     retry: Retry = key({}, "when a request may be tried again")
     limits: Limits = key({}, "what an upstream's answer may measure")
     upgrade: Upgrade = key(["websocket"], "protocols of Upgrade that may become a tunnel")
     host: HostPolicy = key("preserve", "the Host that upstreams get: preserve, upstream, or a literal")
-    balance: Balance = key("round_robin", "how an endpoint is picked")
+    balance: Balancing = key("round_robin", "how an endpoint is picked")
+    eject: Eject | None = key({}, "when an endpoint that fails gets no requests for a while; null: never")
+    health: HealthCheck | None = key(None, "endpoints are asked whether they are well; null: they are not")
+    breaker: Breaker | None = key(None, "when an upstream that fails gets no requests for a while; null: never")
+    concurrency: Concurrency | None = key({}, "how many requests there may be at once; null: any number")
+    slow_start: DurationOrNone = key(0, "how long the share of a new endpoint grows to its whole")
+    deadline_header: DeadlineHeader = key(None, "the header that tells upstreams how many milliseconds are left")
 
 
 class Tls(Section):
@@ -287,7 +394,7 @@ class StaticEndpoint(Section):
 
 
 class Upstream(Section):
-    later = Defaults.later | {"wsgi", "fallback"}
+    later = frozenset({"wsgi"})
     consul: Filled | None = key(None, "the service's name in Consul")
     tag: Filled | None = key(None, "only instances with this tag")
     etcd: Filled | None = key(None, "the path in etcd below which each key is one endpoint")
@@ -308,7 +415,14 @@ class Upstream(Section):
     limits: Limits = inherited(Limits)
     upgrade: Upgrade = inherited()
     host: HostPolicy = inherited()
-    balance: Balance = inherited()
+    balance: Balancing = inherited()
+    eject: Eject | None = inherited()
+    health: HealthCheck | None = inherited()
+    breaker: Breaker | None = inherited()
+    concurrency: Concurrency | None = inherited()
+    slow_start: DurationOrNone = inherited()
+    deadline_header: DeadlineHeader = inherited()
+    fallback: Name | None = key(None, "the upstream that is asked when this one has no endpoint")
 
 
 # -- routes ----------------------------------------------------------------------------
@@ -331,14 +445,53 @@ class Rewrite(Section):
     to: Template | None = key(None, "the new path, \\1 for groups")
 
 
+class Part(Section):
+    upstream: Name = Field(description="the name of an upstream")
+    weight: Weight = key(1, "its share of the requests; 0: none")
+
+
+class Split(Section):
+    by: SplitBy | None = key(None, "cookie:NAME or header:NAME, whose values stay together; null: by chance")
+    to: list[Part] = Field(description="upstreams and their weights")
+
+
+class Mirror(Section):
+    upstream: Name = Field(description="the name of an upstream; its answers are thrown away")
+    percent: Percent = key(100, "how many of the requests are copied")
+
+
+class Redirect(Section):
+    status: RedirectStatus = key(302, "301, 302, 303, 307 or 308")
+    path: SentPrefix | None = key(None, "in place of the whole path")
+    prefix: SentPrefix | None = key(None, "in place of the prefix that matched")
+    scheme: Annotated[
+        str | None,
+        PlainValidator(kinds.optional(kinds.choice("http", "https"))),
+        WithJsonSchema(kinds.words("http", "https")),
+    ] = key(None, "http or https; null: as it was asked for")
+    host: OneHost = key(None, "null: as it was asked for")
+    port: OptionalPort = key(None, "null: as it was asked for; with scheme or host, that scheme's own")
+
+
+class Respond(Section):
+    status: AnswerStatus = key(200, "200 to 599")
+    body: Text = key("", "what is answered, in UTF-8")
+    headers: dict[AnswerHeader, SentValue] = key({}, "headers of the answer")
+
+
 class Route(Section):
-    later = frozenset({"split", "mirror", "redirect", "respond"})
     name: Name = Field(description="unique; in logs, metrics and errors")
     match: Annotated[list[Match], BeforeValidator(_many), OneOrMany()] = key(
         [{}], "conditions that must all hold, or a list of them: any"
     )
     priority: Priority = key(0, "higher wins before anything else")
-    upstream: Name = Field(description="the name of an upstream")
+    upstream: Name | None = key(None, "the name of an upstream")
+    split: Annotated[Split, BeforeValidator(_with_parts), OrParts()] | None = key(
+        None, "upstreams that share the requests: a list, or {by, to}"
+    )
+    redirect: Redirect | None = key(None, "send clients elsewhere")
+    respond: Respond | None = key(None, "answer with what stands here")
+    mirror: Mirror | None = key(None, "copy requests to another upstream")
     strip_prefix: Flag = key(False, "take off the prefix that matched")
     rewrite: Rewrite | None = key(None, "change the path that is forwarded")
     filters: NoFilters = key([], "policies, in order")
@@ -346,6 +499,7 @@ class Route(Section):
     retry: Retry = inherited(Retry)
     host: HostPolicy = inherited()
     upgrade: Upgrade = inherited()
+    deadline_header: DeadlineHeader = inherited()
 
 
 class Document(Section):

@@ -22,6 +22,11 @@ _USUAL_KEEPALIVE = 75.0
 _BEFORE_GRACEFUL = 2.0
 
 
+def _branches(whole: Whole) -> Iterator[Route]:
+    """Each route as it is for each of its upstreams; nobody waits for mirrors."""
+    return (branch for route in whole.config.routes for branch in route.branches)
+
+
 def _levels(whole: Whole, route: Route) -> Iterator[tuple[Path, Any]]:
     """Where a route's settings may be written, the nearest first."""
     document = whole.draft.document
@@ -55,7 +60,7 @@ def multiplied_timeouts(whole: Whole) -> Breaches:
     """Tries after `timeout` each wait anew."""
 
     def found() -> Iterator[tuple[Path | None, str]]:
-        for route in whole.config.routes:
+        for route in _branches(whole):
             retry, response, total = route.retry, route.timeouts.response, route.timeouts.total
             if retry.attempts < 2 or "timeout" not in retry.when or response is None:
                 continue
@@ -74,7 +79,7 @@ def connect_within_total(whole: Whole) -> Breaches:
     """`connect` is there to leave a dead endpoint for another one."""
 
     def found() -> Iterator[tuple[Path | None, str]]:
-        for route in whole.config.routes:
+        for route in _branches(whole):
             connect, total = route.timeouts.connect, route.timeouts.total
             if connect is None or total is None or route.retry.attempts < 2 or "connect" not in route.retry.when:
                 continue
@@ -90,7 +95,7 @@ def graceful_in_time(whole: Whole) -> Breaches:
     server = whole.config.server
     if "graceful" not in whole.draft.document.server.model_fields_set:
         return
-    limits = ((route.timeouts.response, route.timeouts.total) for route in whole.config.routes)
+    limits = ((route.timeouts.response, route.timeouts.total) for route in _branches(whole))
     longest = max((min(one for one in pair if one is not None) for pair in limits if any(pair)), default=0.0)
     left = max(server.graceful - _BEFORE_GRACEFUL, 0.0)
     if longest > left:
@@ -100,7 +105,7 @@ def graceful_in_time(whole: Whole) -> Breaches:
 
 def idle_for_long(whole: Whole) -> Breaches:
     def found() -> Iterator[tuple[Path | None, str]]:
-        for route in whole.config.routes:
+        for route in _branches(whole):
             idle = whole.config.upstreams[route.upstream].pool.idle_timeout
             if idle is None or idle >= _USUAL_KEEPALIVE:
                 told = f"most servers close idle connections after {_USUAL_KEEPALIVE:g} s or sooner: ours will be stale"
@@ -109,11 +114,24 @@ def idle_for_long(whole: Whole) -> Breaches:
     yield from _once(found())
 
 
+_OF_RETRIES = ("when", "statuses", "methods", "budget", "buffer", "backoff", "hedge")
+
+
 def retries_without_tries(whole: Whole) -> Breaches:
+    # What is written for several upstreams may be of use to another one.
+    useful = {
+        (*path, "retry", key)
+        for route in _branches(whole)
+        if route.retry.attempts > 1
+        for path, level in _levels(whole, route)
+        for key in level.retry.model_fields_set
+    }
+
     def found() -> Iterator[tuple[Path | None, str]]:
-        for route in whole.config.routes:
+        for route in _branches(whole):
             if route.retry.attempts == 1:
-                yield _written_beside(whole, route), "has no effect: retry.attempts is 1"
+                place = _written_beside(whole, route)
+                yield None if place in useful else place, "has no effect: retry.attempts is 1"
 
     yield from _once(found())
 
@@ -122,7 +140,7 @@ def _written_beside(whole: Whole, route: Route) -> Path | None:
     """What is written about retries at the level that switches them off, or nearer."""
     for path, level in _levels(whole, route):
         written = level.retry.model_fields_set
-        for key in ("when", "statuses", "methods", "budget", "buffer"):
+        for key in _OF_RETRIES:
             if key in written:
                 return (*path, "retry", key)
         if "attempts" in written:

@@ -30,13 +30,7 @@ def mistake_at(root: Node, path: Path, message: str, *, key: bool = False, missi
 def of_schema(error: ValidationError, root: Node) -> list[tuple[Path, Mistake]]:
     """The mistakes in a pydantic error, each with the path that pydantic gave."""
     found = error.errors(include_url=False, include_input=False)
-    # A section that asks for what is not there yet need not hold what this version requires.
-    reserved = {one["loc"][:-1] for one in found if one["type"] == "extra_forbidden" and _is_later(one["loc"])}
-    return [
-        (one["loc"], _mistake(one, root))
-        for one in found
-        if not (one["type"] == "missing" and one["loc"][:-1] in reserved)
-    ]
+    return [(one["loc"], _mistake(one, root)) for one in found]
 
 
 def _mistake(one: Any, root: Node) -> Mistake:
@@ -58,15 +52,10 @@ def _mistake(one: Any, root: Node) -> Mistake:
             return mistake_at(root, path, one["msg"])
 
 
-def _is_later(path: Path) -> bool:
-    section = section_at(path[:-1])
-    return section is not None and path[-1] in section.later
-
-
 def _unknown(path: Path) -> str:
     section = section_at(path[:-1])
     assert section is not None, "only sections forbid keys"
-    allowed = list(section.model_fields)
+    allowed = section.keys()
     if path[-1] in section.later:
         return f"is not in this version (allowed: {', '.join(allowed)})"
     near = difflib.get_close_matches(str(path[-1]), allowed, n=1)

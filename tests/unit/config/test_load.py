@@ -150,7 +150,7 @@ def test_all_mistakes_at_once_in_the_order_of_the_file() -> None:
           - {name: a, upstream: nope, match: {prefix: /a, methods: [get]}}
           - {name: a, upstream: users, match: {prefix: /b}}
           - {name: b, upstream: users, match: {prefix: /b/}}
-          - {name: c, upstream: users, split: []}
+          - {name: c, upstream: users, split: [{upstream: users}]}
         server:
           timeouts: {header: 5, header: 6s}
           drain: ${WAIT}

@@ -19,13 +19,13 @@ PAGE = (Path(__file__).resolve().parents[3] / "docs" / "configuration.md").read_
 ROW = re.compile(r"^\| `([a-z_.\[\]A-Z]+)` \| (.*?) \| .* \|$", re.MULTILINE)
 INHERITED = "as above"
 # `match` is one mapping or a list of them, so that it is written without brackets.
-BELOW = {"upstreams": ".NAME.", "routes": "[].", "endpoints": "[].", "match": "."}
+BELOW = {"upstreams": ".NAME.", "routes": "[].", "endpoints": "[].", "match": ".", "to": "[]."}
 
 
 def keys(cls: type[schema.Section], path: tuple[str | int, ...] = (), told: str = "") -> Iterator[tuple[str, str]]:
     """Every key below a section as the page writes it, with its default."""
     for name, field in cls.model_fields.items():
-        at = f"{told}{name}"
+        at = f"{told}{field.alias or name}"
         section = section_at((*path, name))
         plain = inspect.isclass(field.annotation) and section is not None and field.default_factory is None
         if not plain:

@@ -40,10 +40,13 @@ def test_the_schema_spells_the_model_s_defaults() -> None:
         (document.defaults.timeouts, model.Timeouts()),
         (document.defaults.pool, model.PoolSettings()),
         (document.defaults.limits, model.AnswerLimits()),
+        (schema.Breaker(), model.Breaker()),
+        (schema.Concurrency(), model.Concurrency()),
         (schema.Tls(), model.TlsSettings()),
     ]
     for section, settings in pairs:
         assert section.model_dump() == dataclasses.asdict(settings)
+    assert schema.Eject().model_dump() == dataclasses.asdict(model.Eject()) | {"statuses": []}
     retry = document.defaults.retry.model_dump() | {"methods": {"GET", "HEAD", "OPTIONS"}}
     policy = dataclasses.asdict(model.RetryPolicy())
     assert {key: set(value) if isinstance(value, list) else value for key, value in retry.items()} == policy | {
@@ -70,6 +73,10 @@ def sections() -> Iterator[tuple[str, str, type[schema.Section]]]:
         "defaults.pool",
         "defaults.retry",
         "defaults.limits",
+        "defaults.eject",
+        "defaults.health",
+        "defaults.breaker",
+        "defaults.concurrency",
     ):
         cls = schema.Document
         for part in path.split("."):
@@ -99,6 +106,19 @@ def sections() -> Iterator[tuple[str, str, type[schema.Section]]]:
     yield "routes[0].match", with_route("match: {KEY: 1}"), schema.Match
     yield "routes[0].match[1]", with_route("match: [{}, {KEY: 1}]"), schema.Match
     yield "routes[0].rewrite", with_route("rewrite: {KEY: 1}"), schema.Rewrite
+    yield "routes[0].mirror", with_route("mirror: {upstream: u, KEY: 1}"), schema.Mirror
+    for name, given, cls in (
+        ("split", "{to: [{upstream: u}], KEY: 1}", schema.Split),
+        ("split[0]", "[{upstream: u, KEY: 1}]", schema.Part),
+        ("split.to[0]", "{to: [{upstream: u, KEY: 1}]}", schema.Part),
+        ("redirect", "{KEY: 1}", schema.Redirect),
+        ("respond", "{KEY: 1}", schema.Respond),
+    ):
+        key = name.partition("[")[0].partition(".")[0]
+        yield f"routes[0].{name}", with_route(f"{key}: {given}").replace("upstream: u, ", "", 1), cls
+    for name, given, cls in (("hash", "{by: path, KEY: 1}", schema.Hash), ("sticky", "{cookie: c, KEY: 1}", schema.Sticky)):
+        yield f"defaults.balance.{name}", f"version: 1\ndefaults: {{balance: {{{name}: {given}}}}}\n", cls
+    yield "defaults.balance", "version: 1\ndefaults: {balance: {KEY: 1}}\n", schema.Balance
     registration = "version: 1\ndiscovery: {consul: {registration: {KEY: 1}}}\n"
     yield "discovery.consul.registration", registration, schema.Registration
     yield "admin", "version: 1\nadmin: {KEY: 1}\n", schema.Admin
@@ -135,7 +155,7 @@ def test_unknown_keys_are_told_with_those_that_are_known(path: str, text: str, c
     told = mistake(text)
     line, col = text[: text.index("colour")].count("\n") + 1, text.split("colour")[0][::-1].find("\n") + 1
     key = f"{path}.colour".removeprefix(".")
-    assert told == f"f:{line}:{col}: {key}: unknown key (allowed: {', '.join(cls.model_fields)})"
+    assert told == f"f:{line}:{col}: {key}: unknown key (allowed: {', '.join(cls.keys())})"
 
 
 LATER = [(path, text, key) for path, text, cls in SECTIONS for key in sorted(cls.later)]
@@ -149,35 +169,8 @@ def test_what_is_not_there_yet_is_refused_by_name(path: str, text: str, key: str
 
 
 def test_what_interface_reserves_is_in_later() -> None:
-    assert schema.Upstream.later == {
-        "wsgi",
-        "fallback",
-        "eject",
-        "health",
-        "breaker",
-        "concurrency",
-        "slow_start",
-    }
-    assert schema.Defaults.later == {"eject", "health", "breaker", "concurrency", "slow_start"}
-    assert schema.Discovery.later == set()
-    assert schema.Route.later == {"split", "mirror", "redirect", "respond"}
-
-
-@pytest.mark.parametrize("key", ["split: []", "redirect: {path: /x}", "respond: {status: 200}"])
-def test_a_route_that_is_not_there_yet_need_not_have_an_upstream(key: str) -> None:
-    told = mistake(f"version: 1\nroutes: [{{name: r, {key}}}]\n")
-    assert f"routes[0].{key.split(':')[0]}: is not in this version" in told
-
-
-@pytest.mark.parametrize("balancer", ["least_requests", "ewma", "{hash: {by: path}}", "{sticky: {cookie: gw}}"])
-def test_other_balancers_are_refused_by_name(balancer: str) -> None:
-    name = balancer.strip("{").split(":")[0]
-    told = mistake(f"version: 1\ndefaults: {{balance: {balancer}}}\n")
-    assert told == f"f:2:21: defaults.balance: {name} is not in this version (round_robin)"
-
-
-def test_a_balancer_that_never_was_is_not_merely_late() -> None:
-    assert "must be round_robin" in mistake("version: 1\ndefaults: {balance: random}\n")
+    later = {cls: cls.later for _, _, cls in SECTIONS if cls.later}
+    assert later == {schema.Upstream: {"wsgi"}}
 
 
 @pytest.mark.parametrize(
@@ -211,7 +204,17 @@ DURATIONS = [
     ),
     ("defaults: {pool: {idle_timeout: %s}}", "defaults.pool.idle_timeout"),
     ("defaults: {pool: {queue_timeout: %s}}", "defaults.pool.queue_timeout"),
+    ("defaults: {concurrency: {queue_timeout: %s}}", "defaults.concurrency.queue_timeout"),
+    ("defaults: {slow_start: %s}", "defaults.slow_start"),
+    ("defaults: {retry: {backoff: %s}}", "defaults.retry.backoff"),
+    ("defaults: {breaker: {window: %s}}", "defaults.breaker.window"),
+    ("defaults: {breaker: {open_for: %s}}", "defaults.breaker.open_for"),
+    ("defaults: {eject: {window: %s}}", "defaults.eject.window"),
+    ("defaults: {eject: {max_for: %s, for: 1s}}", "defaults.eject.max_for"),
+    ("defaults: {health: {interval: %s}}", "defaults.health.interval"),
+    ("defaults: {health: {timeout: %s}}", "defaults.health.timeout"),
     ("server: {drain: %s}", "server.drain"),
+    ("server: {overload: %s}", "server.overload"),
     ("server: {graceful: %s}", "server.graceful"),
     ("discovery: {wait: %s}", "discovery.wait"),
     ("discovery: {consul: {poll: %s}}", "discovery.consul.poll"),
@@ -231,6 +234,7 @@ COUNTS = [
     ("defaults: {limits: {headers: %s}}", "defaults.limits.headers"),
     ("defaults: {pool: {max_connections: %s}}", "defaults.pool.max_connections"),
     ("defaults: {pool: {max_idle: %s}}", "defaults.pool.max_idle"),
+    ("defaults: {concurrency: {limit: %s}}", "defaults.concurrency.limit"),
 ]
 
 
@@ -264,10 +268,10 @@ def test_durations(text: str, key: str) -> None:
 
 @pytest.mark.parametrize(("text", "key"), DURATIONS)
 def test_durations_that_are_off(text: str, key: str) -> None:
-    off = {"half_close": (0.0, None), "drain": (0.0, 0.0), "wait": (0.0, 0.0)}
+    off = {"half_close": (0.0, None)} | dict.fromkeys(("drain", "wait", "slow_start", "backoff"), (0.0, 0.0))
     name = key.rsplit(".", 1)[-1]
-    if name in ("graceful", "poll"):
-        for written in ("0", "null", "0s", "1ms"):
+    if name in ("graceful", "poll", "window", "open_for", "max_for", "interval", "timeout"):
+        for written in ("0", "null", "0s", "0.5ms"):
             assert "must be a duration of at least" in refusal(text, key, written)
     else:
         zero, null = off.get(name, (None, None))
@@ -778,14 +782,14 @@ def test_json_schema_is_json_and_refers_only_to_itself() -> None:
 
 def test_json_schema_describes_every_key() -> None:
     found = schema.json_schema()
-    inherited = {"timeouts", "pool", "retry", "limits", "upgrade", "host", "balance"}
+    inherited = set(schema.Defaults.model_fields)
     for name, section in {**found["$defs"], "": found}.items():
         assert section["additionalProperties"] is False
         for key, about in section["properties"].items():
             assert "description" in about or (name in ("Upstream", "Route") and key in inherited), (name, key)
 
 
-@pytest.mark.parametrize("name", ["Timeouts", "ServerTimeouts", "Pool", "Limits", "ServerLimits", "Retry"])
+@pytest.mark.parametrize("name", ["Timeouts", "ServerTimeouts", "Pool", "Limits", "ServerLimits", "Retry", "Eject", "HealthCheck", "Breaker", "Concurrency"])
 def test_the_defaults_in_the_json_schema_are_what_the_file_may_say(name: str) -> None:
     cls = getattr(schema, name)
     said = {key: about["default"] for key, about in schema.json_schema()["$defs"][name]["properties"].items()}

@@ -353,7 +353,7 @@ def test_mistakes_of_both_name_their_document(joined: Joined, theirs: Registry, 
     joined.turn()
     theirs.tell[0](b"version: 1\nroutes: [{name: r}]\n", "")
     joined.rest()
-    assert joined.told[-1].startswith("consul://h:1/k:2:10: routes[0].upstream: is required")
+    assert joined.told[-1].startswith("consul://h:1/k:2:10: routes[0]: needs exactly one of upstream, ")
     (tmp_path / "local.yaml").write_text("version: 1\nroutes: []\n")
     joined.rest()
     assert joined.told[-1] == f"{tmp_path}/local.yaml:2:1: routes: stands in consul://h:1/k, and not here"
