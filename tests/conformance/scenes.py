@@ -111,7 +111,8 @@ upstreams:
   pair: {endpoints: ["$main", "$other"], retry: {budget: 100%, when: [connect, stale, reset, timeout], statuses: [503]}, timeouts: {response: 500ms}}
   once: {endpoints: ["$main"], retry: {attempts: 1}}
   puts: {endpoints: ["$main"], retry: {methods: [GET, PUT], buffer: 1KiB, budget: 100%}}
-defaults: {retry: {budget: 100%}}
+# Each test breaks endpoints that the next one needs.
+defaults: {retry: {budget: 100%}, eject: null}
 routes:
   - {name: main, match: {prefix: /}, upstream: main}
   - {name: half, match: {prefix: /half}, upstream: half}
@@ -144,6 +145,34 @@ routes:
   - {name: main, match: {prefix: /}, upstream: main}
 """
 
+# An upstream for each test: what one has learnt of its endpoints, another would meet.
+STAYING_UP = """
+version: 1
+server: {name: gw}
+defaults: {retry: {attempts: 1}}
+upstreams:
+  outlier: {endpoints: ["$refused", "$main"], eject: {consecutive: 2, error_rate: 0%, for: 1h, max_for: 1h}}
+  status: {endpoints: ["$main", "$other"], eject: {consecutive: 2, error_rate: 0%, for: 1h, max_for: 1h, statuses: [500]}}
+  lonely: {endpoints: ["$refused"], eject: {consecutive: 1}}
+  returning: {endpoints: ["$main", "$other"], eject: {consecutive: 2, error_rate: 0%, for: 300ms}}
+  breaking: {endpoints: ["$main"], eject: null, breaker: {error_rate: 50%, min_requests: 4, window: 10s, open_for: 500ms}}
+  one: {endpoints: ["$main"], concurrency: {limit: 1, queue: 0}}
+  queue: {endpoints: ["$main"], concurrency: {limit: 1, queue: 1, queue_timeout: 400ms}}
+  told: {endpoints: ["$main"], deadline_header: X-Time-Left, timeouts: {response: 7s}}
+  hedged: {endpoints: ["$main", "$other"], retry: {attempts: 2, hedge: true, budget: 100%}}
+routes:
+  - {name: outlier, match: {prefix: /outlier}, upstream: outlier}
+  - {name: status, match: {prefix: /status}, upstream: status}
+  - {name: lonely, match: {prefix: /lonely}, upstream: lonely}
+  - {name: returning, match: {prefix: /returning}, upstream: returning}
+  - {name: breaking, match: {prefix: /breaking}, upstream: breaking}
+  - {name: one, match: {prefix: /one}, upstream: one}
+  - {name: queue, match: {prefix: /queue}, upstream: queue}
+  - {name: told, match: {prefix: /told}, upstream: told}
+  - {name: told-total, match: {prefix: /told/total}, upstream: told, timeouts: {total: 3s}}
+  - {name: hedged, match: {prefix: /hedged}, upstream: hedged}
+"""
+
 # name: (configuration, the FakeUpstreams in it)
 SCENES: dict[str, tuple[str, tuple[str, ...]]] = {
     "standard": (STANDARD, ("main",)),
@@ -152,4 +181,5 @@ SCENES: dict[str, tuple[str, tuple[str, ...]]] = {
     "retries": (RETRIES, ("main", "other")),
     "limits": (LIMITS, ("main",)),
     "impatient": (IMPATIENT, ("main",)),
+    "staying-up": (STAYING_UP, ("main", "other")),
 }
