@@ -95,13 +95,12 @@ class Forwarder:
             trial = outliers.trial(again, monotonic()) if outliers.due else None
             while True:
                 candidate = trial or state.balancer.pick(left, request)
-                trial = None
                 try:
                     fresh = attempts is not None and attempts.fresh
-                    if policy.hedge and attempts is None and len(left) > 1 and _may_hedge(request):
+                    if policy.hedge and attempts is None and trial is None and len(left) > 1 and _may_hedge(request):
                         response, candidate = self._hedged(request, asked, candidate, left, deadline)
                     else:
-                        response = self._try(request, asked, candidate, again, fresh, deadline)
+                        response = self._try(request, asked, candidate, again, fresh, deadline, trial is not None)
                 except GatewayError as error:
                     attempts = attempts or Attempts(policy, again)
                     left = _others(left, candidate) or outliers.usable
@@ -125,6 +124,7 @@ class Forwarder:
                     kept = response, candidate
                     request.cause = f"{candidate.endpoint.address} answered {response.status}, tried again"
                     left = _others(left, candidate) or outliers.usable
+                trial = None
                 attempts.again()
                 request.attempts = attempts.made
                 self._pause(attempts, candidate, left, deadline)
@@ -149,15 +149,22 @@ class Forwarder:
         return response
 
     def _try(
-        self, request: Request, asked: Asked, candidate: Candidate, again: bool, fresh: bool, deadline: float | None
+        self,
+        request: Request,
+        asked: Asked,
+        candidate: Candidate,
+        again: bool,
+        fresh: bool,
+        deadline: float | None,
+        trial: bool = False,
     ) -> Response:
         """One attempt, counted in flight until its body ends. `again`: the request may be sent
-        twice. `fresh`: only a new connection will do."""
+        twice. `fresh`: only a new connection will do. `trial`: it tries an endpoint that was out."""
         route, upstream, target, normal, asked_host = asked
         state = candidate.state
         state.in_flight += 1
         tracked = False
-        began = monotonic() if upstream.watchers else 0.0
+        began = monotonic()
         try:
             endpoint = request.endpoint = candidate.endpoint
             head = self._outbound.head(
@@ -174,13 +181,13 @@ class Forwarder:
             now = monotonic()
             request.first_byte_s = now - request.started
             if response.status >= 500:
-                upstream.answered_badly(candidate, response.status, now)
+                upstream.answered_badly(candidate, response.status, began, now, trial)
             else:
                 state.answered += 1
                 if upstream.breaker is not None:
                     upstream.breaker.answered()
-            if state.on_trial:
-                upstream.outliers.answered(candidate, now)
+                if trial:
+                    upstream.outliers.answered(candidate, now)
             for watch in upstream.watchers:
                 watch(candidate, request, response, now - began)
             rest = response.stream or response.tunnel
@@ -190,12 +197,12 @@ class Forwarder:
         except GatewayError as error:
             # A deadline that other tries have used up says nothing of this one.
             if error.blames and not (request.attempts > 1 and isinstance(error, DeadlineExceeded)):
-                upstream.failed(candidate, error, request, began, monotonic())
+                upstream.failed(candidate, error, request, began, monotonic(), trial)
             raise
         finally:
             if not tracked:
                 state.in_flight -= 1
-            if state.on_trial:
+            if trial:
                 upstream.outliers.undecided(candidate)
         return response
 

@@ -126,22 +126,26 @@ class Outliers:
         self.recheck = -inf
 
     def undecided(self, candidate: Candidate) -> None:
-        """A trial is over, and says nothing: there will be another."""
-        candidate.state.on_trial = False
-        self.recheck = -inf
+        """A trial is over; if nothing was said of it, there will be another."""
+        if candidate.state.on_trial:
+            candidate.state.on_trial = False
+            self.recheck = -inf
 
-    def failed(self, candidate: Candidate, now: float, why: str) -> None:
-        """A try failed by the endpoint's fault."""
+    def failed(self, candidate: Candidate, began: float, now: float, why: str, trial: bool) -> None:
+        """A try that began at `began` failed by the endpoint's fault."""
         state = candidate.state
-        if state.on_trial:
+        if trial:
             state.on_trial = False
             self._eject(candidate, now, f"{why} when it was tried again")
+            return
+        if state.out_until or began < state.returned_at:
+            # It has been judged for that: what hung before it came back says nothing of it now.
             return
         if state.answered != state.streak_at:
             state.streak, state.streak_at = 0, state.answered
         state.streak += 1
         eject = self.eject
-        if eject is None or state.out_until:
+        if eject is None:
             return
         told = self._verdict(state, eject, now)
         if told:

@@ -112,20 +112,24 @@ class UpstreamState:
         self.decisions["retry_over_budget"] += 1
         return False
 
-    def answered_badly(self, candidate: Candidate, status: int, now: float) -> None:
-        """An answer of 5xx: a failure for the breaker, and for passive health where
-        `eject.statuses` names it; else an answer like any other."""
+    def answered_badly(self, candidate: Candidate, status: int, began: float, now: float, trial: bool) -> None:
+        """An answer of 5xx to a try that began at `began`: a failure for the breaker, and for
+        passive health where `eject.statuses` names it; else an answer like any other."""
         if self.breaker is not None:
             self.breaker.failed(now, f"{candidate.endpoint.address} answered {status}")
         eject = self.outliers.eject
         if eject is not None and status in eject.statuses:
-            self.outliers.failed(candidate, now, f"it answered {status}")
-        else:
-            candidate.state.answered += 1
+            self.outliers.failed(candidate, began, now, f"it answered {status}", trial)
+            return
+        candidate.state.answered += 1
+        if trial:
+            self.outliers.answered(candidate, now)
 
-    def failed(self, candidate: Candidate, error: GatewayError, request: Request, began: float, now: float) -> None:
-        """A try failed by the endpoint's fault; it began at `began`, where there are watchers."""
-        self.outliers.failed(candidate, now, error.reason)
+    def failed(
+        self, candidate: Candidate, error: GatewayError, request: Request, began: float, now: float, trial: bool
+    ) -> None:
+        """A try that began at `began` failed by the endpoint's fault."""
+        self.outliers.failed(candidate, began, now, error.reason, trial)
         if self.breaker is not None:
             self.breaker.failed(now, f"{candidate.endpoint.address}: {error.reason}")
         for watch in self.watchers:

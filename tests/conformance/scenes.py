@@ -158,6 +158,7 @@ upstreams:
   breaking: {endpoints: ["$main"], eject: null, breaker: {error_rate: 50%, min_requests: 4, window: 10s, open_for: 500ms}}
   one: {endpoints: ["$main"], concurrency: {limit: 1, queue: 0}}
   queue: {endpoints: ["$main"], concurrency: {limit: 1, queue: 1, queue_timeout: 400ms}}
+  turn: {endpoints: ["$main"], concurrency: {limit: 1, queue: 1, queue_timeout: 10s}}
   told: {endpoints: ["$main"], deadline_header: X-Time-Left, timeouts: {response: 7s}}
   hedged: {endpoints: ["$main", "$other"], retry: {attempts: 2, hedge: true, budget: 100%}}
 routes:
@@ -168,6 +169,7 @@ routes:
   - {name: breaking, match: {prefix: /breaking}, upstream: breaking}
   - {name: one, match: {prefix: /one}, upstream: one}
   - {name: queue, match: {prefix: /queue}, upstream: queue}
+  - {name: turn, match: {prefix: /turn}, upstream: turn}
   - {name: told, match: {prefix: /told}, upstream: told}
   - {name: told-total, match: {prefix: /told/total}, upstream: told, timeouts: {total: 3s}}
   - {name: hedged, match: {prefix: /hedged}, upstream: hedged}

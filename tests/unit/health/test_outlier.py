@@ -19,6 +19,8 @@ class World:
 
     def __init__(self, number: int = 4, *, slow_start: float = 0.0, eject: Eject | None = Eject()) -> None:  # noqa: B008
         self.now = 1000.0
+        # Those that a request tries now, after they were out.
+        self.trying: set[int] = set()
         self.decisions: Counter[str] = Counter()
         self.upstream = Upstream("u", StaticSource(()), eject=eject, slow_start=slow_start)
         self.outliers = Outliers(self.upstream, self.decisions, wall=lambda: 7.0)
@@ -35,22 +37,32 @@ class World:
         self.look()
         return [self.all.index(candidate) for candidate in self.outliers.usable]
 
-    def fail(self, index: int, times: int = 1, why: str = "connect_refused") -> None:
+    def fail(self, index: int, times: int = 1, why: str = "connect_refused", *, took: float = 0.0) -> None:
         for _ in range(times):
             self.look()
-            self.outliers.failed(self.all[index], self.now, why)
+            trial = index in self.trying
+            self.trying.discard(index)
+            self.outliers.failed(self.all[index], self.now - took, self.now, why, trial)
 
     def answer(self, index: int, times: int = 1) -> None:
         for _ in range(times):
             candidate = self.all[index]
             candidate.state.answered += 1
-            if candidate.state.on_trial:
+            if index in self.trying:
+                self.trying.discard(index)
                 self.outliers.answered(candidate, self.now)
 
     def trial(self, again: bool = True) -> int | None:
         self.look()
         found = self.outliers.trial(again, self.now)
-        return None if found is None else self.all.index(found)
+        if found is None:
+            return None
+        self.trying.add(self.all.index(found))
+        return self.all.index(found)
+
+    def undecided(self, index: int) -> None:
+        self.trying.discard(index)
+        self.outliers.undecided(self.all[index])
 
     def states(self) -> list[str]:
         return [candidate.state.state for candidate in self.all]
@@ -165,8 +177,32 @@ class TestReturn:
         world = self.out()
         world.now += 10.0
         assert world.trial() == 1
-        world.outliers.undecided(world.all[1])
+        world.undecided(1)
         assert world.trial() == 1
+
+    def test_what_began_before_it_came_back_says_nothing(self) -> None:
+        """Requests that hung with it end long after it answers again."""
+        world = self.out()
+        world.now += 10.0
+        world.trial()
+        world.answer(1)
+        world.now += 5.0
+        world.fail(1, 50, took=5.1)
+        assert world.usable == [0, 1, 2, 3]
+        world.fail(1, 5, took=4.9)
+        assert world.usable == [0, 2, 3]
+
+    def test_others_do_not_decide_a_trial(self) -> None:
+        world = self.out()
+        world.now += 10.0
+        world.trial()
+        trying, world.trying = world.trying, set()
+        world.fail(1)
+        world.answer(1)
+        assert world.states()[1] == "trial"
+        world.trying = trying
+        world.answer(1)
+        assert world.states()[1] == "up"
 
     def test_what_may_not_be_sent_twice_tries_it_only_when_nothing_else_comes(self) -> None:
         world = self.out()
@@ -386,4 +422,4 @@ def test_nobody_that_is_out_is_picked_but_in_panic(number: int, seed: int, steps
             case 1:
                 world.fail(index, chance.randrange(1, 4))
             case _ if tried is not None:
-                world.outliers.undecided(world.all[index])
+                world.undecided(index)
