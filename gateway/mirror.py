@@ -112,7 +112,11 @@ class Copies:
         """The pool of an endpoint for copies."""
         if self._transport is None:
             self._transport = Transport(b"", self._traffic)
-        self._known.add(pool_key(upstream, endpoint))
+        key = pool_key(upstream, endpoint)
+        if key not in self._known:
+            self._known.add(key)
+            # A copy may belong to a snapshot that is in force no more.
+            self._seen = None
         return self._transport.pool(upstream, endpoint)
 
     def sweep(self, snapshot: Snapshot) -> None:
@@ -120,19 +124,15 @@ class Copies:
         if self._transport is None:
             return
         self._transport.expire()
+        for name in [name for name, lane in self._lanes.items() if name not in snapshot.groups and not lane.busy]:
+            del self._lanes[name]
         if snapshot is self._seen:
             return
         self._seen = snapshot
-        named = {
-            pool_key(group.upstream, candidate.endpoint)
-            for name in {key[0] for key in self._known}
-            if (group := snapshot.groups.get(name)) is not None
-            for candidate in group.candidates
-        }
+        groups = [snapshot.groups[name] for name in {key[0] for key in self._known} if name in snapshot.groups]
+        named = {pool_key(group.upstream, candidate.endpoint) for group in groups for candidate in group.candidates}
         self._transport.drop(self._known - named)
         self._known &= named
-        for name in [name for name, lane in self._lanes.items() if not lane.busy and name not in snapshot.groups]:
-            del self._lanes[name]
 
     def stop(self) -> None:
         """Drop what waits, end what is under way."""
