@@ -42,9 +42,11 @@ from gateway.health.overload import RETRY_AFTER, Overload
 from gateway.health.state import UpstreamState
 from gateway.hedge import race
 from gateway.listeners import Listeners
+from gateway.mirror import Copies
 from gateway.model import AccessLogSettings, Config, ConsulSettings, Endpoint, Upstream
 from gateway.retry import Budget
 from gateway.router import Router
+from gateway.shaping import Shaper
 from gateway.snapshot import Group, Snapshot
 from gateway.store import Store
 from gateway.telemetry.access_log import AccessLog
@@ -105,6 +107,8 @@ class Gateway(Flask):
         self._outbound = Outbound(config.server, name, Trust(config.server.trusted_proxies), _RequestIds())
         self._forwarder = Forwarder(self._outbound, race)
         self.transport = Transport(self._hop(name))
+        self._copies = Copies(self._outbound, self.transport)
+        self._shaper = Shaper(self._outbound, self._forwarder.forward, self._copies.copy, random.random)
         self._states: dict[str, UpstreamState] = {}
         # Upstreams with endpoints that are gone but for the requests that still use them.
         self._leaving: set[str] = set()
@@ -190,6 +194,7 @@ class Gateway(Flask):
         self._greenlets.clear()
         self._saving.close()
         self.overload.stop()
+        self._copies.stop()
         self.transport.close()
         if self._access_log is not None:
             self._access_log.stop()
@@ -219,6 +224,7 @@ class Gateway(Flask):
         while True:
             gevent.sleep(SWEEP)
             self.transport.expire()
+            self._copies.sweep(self.store.current)
             self._forget(self.store.current)
             # Left alone, what watching a thousand services leaves gathers until the collector
             # holds the hub for tens of milliseconds.
@@ -360,6 +366,8 @@ class Gateway(Flask):
                 raise NotReady("there is no configuration yet")
             raise NoRoute(f"no route for {host.decode('latin-1')} {path[:200].decode('latin-1')}")
         request.route = route
+        if not route.plain:
+            return self._shaper.answer(request, route, snapshot, asked, path, host, asked_host)
         group = snapshot.groups[route.upstream]
         request.upstream = group.upstream
         return self._forwarder.forward(request, route, group, asked, path, asked_host)

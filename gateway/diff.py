@@ -155,7 +155,9 @@ def _flat(value: object, key: str) -> Flat:
         return {key: (value, shown)}
     found: Flat = {}
     for field in fields(value):
-        found |= _flat(getattr(value, field.name), f"{key}.{field.name}" if key else field.name)
+        # What is worked out of others says nothing of its own.
+        if field.init:
+            found |= _flat(getattr(value, field.name), f"{key}.{field.name}" if key else field.name)
     return found
 
 

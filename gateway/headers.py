@@ -29,6 +29,9 @@ _REQUEST_ID, _CDN_LOOP, _COOKIE, _MAX_FORWARDS, _AUTH, _TRACEPARENT = range(10, 
 _LENGTH, _TRANSFER, _KEEP_ALIVE, _GATEWAY_ERROR, _UPGRADE = range(20, 25)
 _UNDERSCORE = -1
 
+# Says that a request is a copy, and of which route; a client's own word for it is dropped.
+MIRROR = b"Gateway-Mirror"
+
 _REQUEST_KINDS = {
     b"host": _DROP,  # written anew, from what the request asked for
     b"keep-alive": _DROP,
@@ -43,6 +46,7 @@ _REQUEST_KINDS = {
     b"http2-settings": _DROP,
     b"expect": _DROP,
     b"gateway-error": _DROP,
+    MIRROR.lower(): _DROP,  # copies get theirs behind this (gateway.mirror)
     b"connection": _CONNECTION,
     b"x-forwarded-for": _XFF,
     b"x-forwarded-host": _XFH,
@@ -290,6 +294,14 @@ class Outbound:
             request.request_id = given
         else:
             request.request_id = self._new_id()
+
+    def scheme(self, request: Request) -> str:
+        """http or https as the client sees it: a trusted peer's word, else the connection's."""
+        if self._trust.trusts(request.peer):
+            given = (request.header(b"x-forwarded-proto") or b"").partition(b",")[0].strip().lower()
+            if given in (b"http", b"https"):
+                return given.decode()
+        return request.scheme
 
     def head(
         self,

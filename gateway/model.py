@@ -351,6 +351,12 @@ class Route:
     fallback: Route | None = None
     index: int = 0
     line: int = 0
+    # Nothing but `upstream` says what becomes of a request: what most routes are.
+    plain: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        shaped = self.split or self.mirror or self.redirect or self.respond or self.fallback
+        object.__setattr__(self, "plain", shaped is None)
 
     @property
     def upstreams(self) -> tuple[str, ...]:

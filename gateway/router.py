@@ -97,6 +97,20 @@ class Router:
                     break
         return None if best is None else best.route
 
+    def after(
+        self, passed: Sequence[Route], method: bytes, host: bytes, path: bytes, query: bytes | None, headers: Headers
+    ) -> Route | None:
+        """The route that would serve a request if those in `passed` were not there."""
+        asked = _Asked(method, query, headers)
+        met = [
+            candidate
+            for table in self._by_host.get(host) or self._beyond(host)
+            for candidates in table.find(path)
+            for candidate in candidates
+            if all(candidate.route is not one for one in passed) and (candidate.plain or asked.meets(candidate))
+        ]
+        return min(met, key=lambda candidate: candidate.order).route if met else None
+
     def _beyond(self, host: bytes) -> tuple[_Paths, ...]:
         """The tables behind that of the exact host: longer wildcards first."""
         if not self._wildcards:

@@ -211,14 +211,19 @@ def outbound(route: Route, endpoint: Endpoint, target: Target, normal: bytes) ->
         return target.raw
     path, query = target.path, target.query
     if rewrite is not None:
-        path, _, added = _rewritten(rewrite, route, path, normal).partition(b"?")
-        query = _joined_query(added, query)
+        path, query = rewritten(rewrite, route, target, normal)
     elif route.strip_prefix:
         path = path[_cut(matched_prefix(route, normal), path, normal) :] or b"/"
     if endpoint.base_path:
         path = endpoint.base_path.removesuffix(b"/") + path
     query = _joined_query(endpoint.query, query)
     return path if query is None else b"%b?%b" % (path, query)
+
+
+def rewritten(rewrite: Rewrite, route: Route, target: Target, normal: bytes) -> tuple[bytes, bytes | None]:
+    """Path and query as `rewrite` makes them of those that were asked for."""
+    path, _, added = _rewritten(rewrite, route, target.path, normal).partition(b"?")
+    return path, _joined_query(added, target.query)
 
 
 def stripped(route: Route, normal: bytes) -> bytes:

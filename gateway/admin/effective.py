@@ -53,7 +53,7 @@ def _plain(value: Any, mask: Mask) -> Any:
         case list() | tuple():
             return [_plain(one, mask) for one in value]
     assert is_dataclass(value), type(value)
-    return {field.name: _field(field.name, getattr(value, field.name), mask) for field in fields(value)}
+    return {field.name: _field(field.name, getattr(value, field.name), mask) for field in fields(value) if field.init}
 
 
 def _field(name: str, value: Any, mask: Mask) -> Any:

@@ -30,7 +30,14 @@ def shadowed_matches(whole: Whole) -> Breaches:
         if over is not None:
             told = f"never wins: route {over.name} in line {over.line} comes before it and takes all that it matches"
             yield Breach(("routes", route.index, "match", number), told)
-        earlier.setdefault((extent.host, *_path(extent)), []).append((route, extent))
+        if not _may_be_passed(route):
+            earlier.setdefault((extent.host, *_path(extent)), []).append((route, extent))
+
+
+def _may_be_passed(route: Route) -> bool:
+    """A redirect to what was asked for leaves the request to the next route: https to https."""
+    redirect = route.redirect
+    return redirect is not None and redirect.path is None and redirect.prefix is None
 
 
 def _path(extent: Extent) -> tuple[str, object]:

@@ -32,12 +32,14 @@ def _tls(upstream: Upstream) -> TlsSettings | None:
 
 
 class Transport(PoolManager):
-    """urllib3's PoolManager with our pools plugged in. `hop` is our entry for Via in answers."""
+    """urllib3's PoolManager with our pools plugged in. `hop` is our entry for Via in answers.
+    `beside`: one with pools of its own, whose TLS contexts this one uses."""
 
-    def __init__(self, hop: bytes) -> None:
+    def __init__(self, hop: bytes, beside: Transport | None = None) -> None:
         super().__init__(num_pools=1)
         self.pool_classes_by_scheme = {"http": EndpointPool, "https": TlsEndpointPool}
         self._hop = hop
+        self._beside = beside
         # urllib3's own container drops the least recently used pool; ours are dropped by
         # `drop` alone.
         self._by_endpoint: dict[PoolKey, EndpointPool] = {}
@@ -56,6 +58,8 @@ class Transport(PoolManager):
             self._context(upstream.name, settings)
 
     def _context(self, upstream: str, settings: TlsSettings) -> Any:
+        if self._beside is not None:
+            return self._beside._context(upstream, settings)
         key = (upstream, settings)
         if key not in self._contexts:
             self._contexts[key] = tls.context(settings)

@@ -173,13 +173,14 @@ class GatewayProcess:
         found: list[dict[str, Any]] = []
 
         def there() -> bool:
-            found[:] = [record for record in self._records() if record["target"] == target and where(record)]
+            found[:] = [record for record in self.records() if record["target"] == target and where(record)]
             return bool(found)
 
         self._await(there, f"the record of {target} in\n{self.log_path.read_text()[-2000:]}", PATIENCE)
         return found[-1]
 
-    def _records(self) -> Iterator[dict[str, Any]]:
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The access log as far as it is written."""
         if self.log_path.exists():
             text = self.log_path.read_text()
             yield from map(json.loads, text[: text.rfind("\n") + 1].splitlines())

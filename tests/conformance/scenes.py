@@ -175,6 +175,38 @@ routes:
   - {name: hedged, match: {prefix: /hedged}, upstream: hedged}
 """
 
+SHAPING = """
+version: 1
+server: {name: gw}
+upstreams:
+  main: {endpoints: ["$main"]}
+  other: {endpoints: ["$other"]}
+  refused: {endpoints: ["$refused"]}
+  empty: {endpoints: [{url: "$refused", weight: 0}]}
+  covered: {endpoints: [{url: "$refused", weight: 0}], fallback: empty-too}
+  empty-too: {endpoints: [{url: "$refused", weight: 0}], fallback: main}
+routes:
+  - {name: main, match: {prefix: /}, upstream: main}
+  - {name: moved-301, match: {path: /301}, redirect: {path: /new, status: 301}}
+  - {name: moved-302, match: {path: /302}, redirect: {path: /new}}
+  - {name: moved-303, match: {path: /303}, redirect: {path: /new, status: 303}}
+  - {name: moved-307, match: {path: /307}, redirect: {path: /new, status: 307}}
+  - {name: moved-308, match: {path: /308}, redirect: {path: /new, status: 308}}
+  - {name: moved-prefix, match: {prefix: /old}, redirect: {prefix: /new, status: 308}}
+  - {name: moved-port, match: {prefix: /port}, redirect: {port: 8443, scheme: https}}
+  - {name: to-https, match: {host: secure.test}, priority: 1, redirect: {scheme: https, status: 301}}
+  - {name: secure, match: {host: secure.test}, upstream: main}
+  - {name: tea, match: {path: /tea}, respond: {status: 418, body: short and stout, headers: {Content-Type: text/plain}}}
+  - {name: nothing, match: {path: /nothing}, respond: {status: 204}}
+  - {name: split, match: {prefix: /split}, split: {by: "cookie:user", to: [{upstream: main, weight: 1}, {upstream: other, weight: 1}]}}
+  - {name: drained, match: {prefix: /drained}, split: [{upstream: main, weight: 0}, {upstream: other, weight: 1}]}
+  - {name: empty, match: {prefix: /empty}, upstream: empty}
+  - {name: covered, match: {prefix: /covered}, upstream: covered, strip_prefix: true}
+  - {name: mirror, match: {prefix: /mirror}, upstream: main, mirror: {upstream: other}, strip_prefix: true}
+  - {name: mirror-refused, match: {prefix: /mirror-refused}, upstream: main, mirror: {upstream: refused}}
+  - {name: mirror-none, match: {prefix: /mirror-none}, upstream: main, mirror: {upstream: other, percent: 0}}
+"""
+
 # name: (configuration, the FakeUpstreams in it)
 SCENES: dict[str, tuple[str, tuple[str, ...]]] = {
     "standard": (STANDARD, ("main",)),
@@ -184,4 +216,5 @@ SCENES: dict[str, tuple[str, tuple[str, ...]]] = {
     "limits": (LIMITS, ("main",)),
     "impatient": (IMPATIENT, ("main",)),
     "staying-up": (STAYING_UP, ("main", "other")),
+    "shaping": (SHAPING, ("main", "other")),
 }

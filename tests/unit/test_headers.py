@@ -141,6 +141,23 @@ def test_an_untrusted_peers_claims_are_replaced() -> None:
     assert values(fields, b"x-forwarded-tls-client-cert") == []
 
 
+@pytest.mark.parametrize("trusted", [{}, TRUSTING])
+def test_nobody_else_says_that_a_request_is_a_copy(trusted: dict[str, Any]) -> None:
+    fields = sent([(b"gateway-MIRROR", b"shadow"), (b"X-A", b"1")], outbound(**trusted))
+    assert values(fields, b"gateway-mirror") == []
+    assert values(fields, b"x-a") == [b"1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(b"https", "https"), (b" HTTPS , http", "https"), (b"http", "http"), (b"wss", "http"), (b"", "http")],
+)
+def test_the_scheme_that_the_client_sees(given: bytes, expected: str) -> None:
+    asked = request([(b"X-Forwarded-Proto", given)])
+    assert outbound(**TRUSTING).scheme(asked) == expected
+    assert outbound().scheme(asked) == "http"
+
+
 def test_a_trusted_peers_claims_are_kept_and_extended() -> None:
     fields = sent(
         [

@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "router": VALUES | {"target"},
     "snapshot": VALUES | {"router", "target", "health"},
     "forwarder": EXCHANGE | {"headers", "target", "router", "retry", "snapshot", "balancers", "filters", "health"},
+    "shaping": EXCHANGE | {"headers", "problem", "target", "snapshot"},
     # what commands tell, of the same functions
     "wording": VALUES,
     "asking": EXCHANGE | {"target", "router", "headers", "wording"},
@@ -45,6 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "tunnel": EXCHANGE | {"stream"},
     "hedge": set(),
     "transport": EXCHANGE | {"headers", "stream", "tunnel"},
+    "mirror": EXCHANGE | {"forwarder", "hedge", "headers", "health", "snapshot", "target", "transport"},
     "wsgi": EXCHANGE,
     "server": EXCHANGE | {"stream", "target", "headers", "problem"},
     # gunicorn reads this one: it needs to know what the file says
@@ -76,7 +78,7 @@ ALLOWED: dict[str, set[str]] = {
 
 # They take all they need as arguments: no clock, no socket, no framework.
 PURE = {"errors", "model", "trust", "target", "exchange", "retry", "headers", "problem", "router", "snapshot"}
-PURE |= {"wording", "asking", "explain", "overlap", "diff"}
+PURE |= {"shaping", "wording", "asking", "explain", "overlap", "diff"}
 BANNED_IN_PURE = {"urllib3", "flask", "gevent", "gunicorn", "os", "socket", "time", "ssl", "threading", "subprocess"}
 
 # It reads the clock, and is otherwise like them: the transport is an argument.
@@ -101,6 +103,7 @@ OWNERS: dict[str, set[str]] = {
         "tunnel",
         "hedge",
         "transport",
+        "mirror",
         "server",
         "registries",
         "providers",

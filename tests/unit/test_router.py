@@ -93,6 +93,27 @@ def test_table(table: Table, case: Case) -> None:
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_after_goes_down_the_same_order(table: Table) -> None:
+    """Without the routes that came before, the next is found as if they were not in the file."""
+    routes = [as_route(dict(spec), index) for index, spec in enumerate(table.routes)]
+    router = Router(routes)
+    for case in table.cases:
+        if case.refused is not None:
+            continue
+        first, parsed, path = ask(router, case)
+        headers = [(name.encode(), value.encode()) for name, value in case.headers]
+        host = targets.host(case.host.encode("latin-1") if parsed.authority is None else parsed.authority)
+        asked = (case.method.encode(), host, path, parsed.query, headers)
+        assert router.after([], *asked) is first
+        passed: list[Route] = []
+        while first is not None:
+            passed.append(first)
+            first = router.after(passed, *asked)
+            rest = Router([one for one in routes if one not in passed])
+            assert first is rest.match(*asked)
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_every_route_of_a_table_serves_something(table: Table) -> None:
     assert {spec["name"] for spec in table.routes} == {case.route for case in table.cases} - {None}
 

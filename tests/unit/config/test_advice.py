@@ -166,6 +166,15 @@ def test_matches_that_may_win(first: str, second: str) -> None:
     assert warnings(routed(first, second)) == []
 
 
+@pytest.mark.parametrize(
+    ("redirect", "warned"),
+    [("scheme: https", 0), ("host: www.a.b", 0), ("port: 8443", 0), ("path: /new", 1), ("prefix: /new, scheme: https", 1)],
+)
+def test_a_redirect_to_itself_leaves_requests_to_others(redirect: str, warned: int) -> None:
+    text = routed("match: {prefix: /}, priority: 1", "match: {prefix: /a}")
+    assert len(warnings(text.replace("upstream: u", f"redirect: {{{redirect}}}", 1))) == warned
+
+
 def test_one_of_several_matches_never_wins() -> None:
     text = routed("match: {prefix: /a}, priority: 1", "match: [{prefix: /b}, {prefix: /a/b}]")
     assert [one.split(": ")[1] for one in warnings(text)] == ["routes[1].match[1]"]
