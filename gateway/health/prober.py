@@ -157,7 +157,7 @@ class Prober:
         now = self._clock()
         self._follow(now)
         board = self._board
-        if self._targets and (board is None or self._leads(board, now) or board.silence() > SILENCE):
+        if self._targets and (board is None or board.lead() or board.silence() > SILENCE):
             self._begin(now)
             self._start_due(now)
         elif board is None or not board.leading:
@@ -165,23 +165,12 @@ class Prober:
             if board is not None:
                 self._take(board, now)
         if board is not None and board.leading:
+            if now - self._beaten >= BEAT:
+                self._beaten = now
+                board.beat()
             self._tell(board, now)
             if not self._targets and not self._changed:
                 board.resign()
-
-    def _leads(self, board: Board, now: float) -> bool:
-        """Whether it is this worker that checks for all."""
-        before = board.leading
-        if not board.lead():
-            return False
-        if not before:
-            # The last words of who did, and then all of it is told anew.
-            self._begin(now)
-            self._changed.update(self._verdicts)
-        if now - self._beaten >= BEAT:
-            self._beaten = now
-            board.beat()
-        return True
 
     # -- which endpoints ----------------------------------------------------------------
 
@@ -245,6 +234,7 @@ class Prober:
         if self.checking:
             return
         if self._board is not None:
+            # The last words of whoever did before.
             self._take(self._board, now)
         self.checking = True
         before, self._verdicts = self._verdicts, {name: {} for name in self._targets}
