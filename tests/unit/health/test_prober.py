@@ -349,6 +349,31 @@ class TestTwo:
         run(service, 40.0, two[1])
         assert two[1].checked() == [False, True, True]
 
+    def test_a_successor_knows_the_last_words_and_forgets_what_is_not_there(
+        self, service: Service, two: list[Worker], tmp_path: Path
+    ) -> None:
+        two[0].have().have("other").start()
+        two[1].have().start()
+        service.answers["10.0.0.1"] = 503
+        run(service, 5.0, two[0])
+        two[0].prober.stop()
+        service.answers = {one.host: Event() for one in endpoints(3)}
+        run(service, 2 * LOOK, two[1])
+        assert two[1].checked() == [True, False, True]
+        board = Board(str(tmp_path))
+        assert {name: len(verdicts) for name, verdicts in board.read().items()} == {"u": 3}
+        board.close()
+
+    def test_the_others_are_told_once_a_look(self, service: Service, two: list[Worker]) -> None:
+        two[0].have(number=50, check=replace(CHECK, healthy=1, unhealthy=1, interval=0.1)).start()
+        service.answers["10.0.0.1"] = 503
+        told: list[float] = []
+        board = two[0].prober._board
+        assert board is not None
+        write, board.write = board.write, lambda *given: (told.append(service.now), write(*given))  # type: ignore[method-assign,func-returns-value]
+        run(service, 1.0, two[0], step=0.01)
+        assert 1 < len(told) <= 11
+
     def test_a_successor_keeps_to_the_interval(self, service: Service, two: list[Worker]) -> None:
         for worker in two:
             worker.have(number=100).start()
