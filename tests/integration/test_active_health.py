@@ -124,13 +124,13 @@ def running() -> Iterator[Running]:
 
 
 def test_what_is_asked(running: Running) -> None:
-    running.fakes["told"].wait(1)
+    running.fakes["told"].wait(1, 20.0)
     request = running.fakes["told"].requests[0]
     assert (request.method, request.target) == (b"GET", b"/deep?x=1")
     assert request.values(b"host") == [b"check.example"]
     assert request.values(b"x-check") == [b"1"]
     assert request.values(b"connection") == [b"close"]
-    running.fakes["a"].wait(1)
+    running.fakes["a"].wait(1, 20.0)
     assert running.fakes["a"].requests[0].values(b"host") == [running.fakes["a"].authority.encode()]
     assert not [fake.violations for fake in running.fakes.values() if fake.violations]
 
@@ -169,7 +169,7 @@ def test_checks_that_are_slower_than_their_interval_do_not_pile_up(running: Runn
     assert "no answer from" in running.endpoint("slow")["why"]
     fake = running.fakes["slow"]
     for _ in range(3):
-        fake.wait_aborted(len(fake.aborted) + 1)
+        fake.wait_aborted(len(fake.aborted) + 1, 20.0)
         # Each one that was begun has ended, but for the last perhaps.
         assert len(fake.requests) - len(fake.aborted) <= 1
 
