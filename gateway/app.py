@@ -17,6 +17,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
@@ -39,6 +40,7 @@ from gateway.forwarder import Forwarder
 from gateway.headers import Outbound, check_max_forwards
 from gateway.health.candidate import Candidate
 from gateway.health.overload import RETRY_AFTER, Overload
+from gateway.health.prober import Prober
 from gateway.health.state import UpstreamState
 from gateway.hedge import race
 from gateway.listeners import Listeners
@@ -50,7 +52,7 @@ from gateway.shaping import Shaper
 from gateway.snapshot import Group, Snapshot
 from gateway.store import Store
 from gateway.telemetry.access_log import AccessLog
-from gateway.transport import Transport
+from gateway.transport import Transport, probe
 from gateway.transport.pool import EndpointPool
 from gateway.transport.transport import PoolKey, pool_key
 from gateway.trust import Trust
@@ -120,6 +122,7 @@ class Gateway(Flask):
         self._configured = Event()
         self._saving = saved.Saving(off_hub)
         self.store = Store(config, self._join, self._swapped)
+        self.prober = Prober(lambda: self.store.current.groups, partial(probe.ask, self.transport))
         self._access_log: AccessLog | None = None
         self.overload = Overload(config.server.overload)
         self.admin = Admin(self, config.admin) if config.admin is not None else None
@@ -161,6 +164,7 @@ class Gateway(Flask):
             self.store.restore(self._saved(self.settings))
         self._greenlets.append(gevent.spawn(self._save))
         self.store.start()
+        self.prober.start(self.run_directory)
         wait = self.settings.discovery.wait
         if not self.settings.version and not self._configured.wait(max(0.0, began + wait - time.monotonic())):
             log.warning("no configuration yet from %s after %s s: everything is answered 503", self.settings.path, wait)
@@ -190,6 +194,7 @@ class Gateway(Flask):
         if self._registration is not None:
             self._registration.stop()
         self.store.stop()
+        self.prober.stop()
         gevent.killall(self._greenlets, block=False)
         self._greenlets.clear()
         self._saving.close()

@@ -90,7 +90,9 @@ class Admin:
         try:
             if not self._folder:
                 self._private = tempfile.TemporaryDirectory(prefix="wsgi-gateway-alone-")
-            self.metrics = Metrics(self._folder or self._private_folder(), slot, self._in_use)
+            self.metrics = Metrics(
+                self._folder or self._private_folder(), slot, self._in_use, decided=self._decided
+            )
         except OSError as error:
             log.error("no metrics: %s", error)
         self._peers = Peers(self._folder, slot, self._told)
@@ -254,6 +256,12 @@ class Admin:
             gevent.sleep(0)
         config = snapshot.config
         return {route.name for route in config.routes}, config.upstreams.keys(), endpoints
+
+    def _decided(self) -> Iterator[tuple[str, str, int]]:
+        yield "", "shed", self._gateway.overload.shed
+        for name, group in self._gateway.store.current.groups.items():
+            for word, number in status.decisions(group.state).items():
+                yield name, word, number
 
 
 # -- on a native thread ----------------------------------------------------------------

@@ -53,6 +53,18 @@ def _of_workers(workers: list[Part], now: float) -> Iterator[Metric]:
     yield each("gateway_requests_in_flight", "Requests that an upstream has.", "in_flight")
     yield each("gateway_tunnels_open", "Upgraded connections.", "tunnels")
     yield _family(
+        "gateway_overloaded",
+        "1: new requests are refused, as the hub is late.",
+        label,
+        ((slot, float(worker["overload"]["shedding"])) for slot, worker in by_slot),
+    )
+    yield _family(
+        "gateway_hub_lag_seconds",
+        "How late the hub was at the last look.",
+        label,
+        ((slot, worker["overload"]["lag_s"]) for slot, worker in by_slot),
+    )
+    yield _family(
         "gateway_connections",
         "Client connections of the data listeners.",
         label,
@@ -112,6 +124,39 @@ def _of_upstreams(upstreams: dict[str, Part]) -> Iterator[Metric]:
             ((name,), sum(1 for one in told["discovery"] if one["error"]))
             for name, told in upstreams.items()
             if told["discovery"]
+        ),
+    )
+    yield _family(
+        "gateway_upstream_breaker_open",
+        "Workers whose circuit is open or half open; none without a breaker.",
+        label,
+        (
+            ((name,), sum(1 for one in told["breaker"] if one["state"] != "closed"))
+            for name, told in upstreams.items()
+            if told["breaker"]
+        ),
+    )
+    yield _family(
+        "gateway_upstream_panic",
+        "Workers for which no endpoint works, so that all are tried.",
+        label,
+        (((name,), len(told["panic"])) for name, told in upstreams.items()),
+    )
+    for key, what in (("in_flight", "that have a place"), ("queued", "that wait for one")):
+        yield _family(
+            f"gateway_upstream_{key}",
+            f"Requests to the upstream {what}.",
+            label,
+            (((name,), sum(one[key] for one in told["gate"])) for name, told in upstreams.items()),
+        )
+    yield _family(
+        "gateway_upstream_limit",
+        "How many requests may have a place, of all workers together; none where there is no limit.",
+        label,
+        (
+            ((name,), sum(one["limit"] for one in told["gate"]))
+            for name, told in upstreams.items()
+            if all(one["limit"] is not None for one in told["gate"])
         ),
     )
     by_endpoint = ("upstream", "endpoint")

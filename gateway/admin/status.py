@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Protocol
 
+from gateway.health.state import UpstreamState
 from gateway.model import ConsulSource, DnsSrvSource, EtcdSource, Source, StaticSource
 from gateway.snapshot import Group
 from gateway.tunnel import Pump
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from gateway.app import Gateway
 
 Part = dict[str, Any]
+
+# What an endpoint may be, from good to bad.
+STATES = ("up", "drained", "trial", "ejected", "unhealthy")
 
 
 class Hosting(Protocol):
@@ -51,6 +57,13 @@ def of_worker(gateway: Gateway, slot: int | str, hosting: Hosting | None, starte
         "connections": getattr(hosting, "open_connections", None),
         "in_flight": gateway.in_flight(),
         "tunnels": Pump.running,
+        # Whether it is this one that asks endpoints whether they are well.
+        "checks_health": gateway.prober.checking,
+        "overload": {
+            "shedding": gateway.overload.shedding,
+            "lag_s": round(gateway.overload.lag, 3),
+            "shed": gateway.overload.shed,
+        },
         "access_log": {"dropped": dropped, "lost": lost},
     }
 
@@ -67,19 +80,58 @@ def of_upstreams(gateway: Gateway) -> Iterator[Part]:
             success = provider.status.last_success
             age = None if success is None else round(max(now - success, 0.0), 3)
             part["discovery"] = {"age_s": age, "error": provider.status.last_error}
+        part |= _of_state(group.state)
         part["endpoints"] = list(_endpoints(group))
         yield part
 
 
+def _of_state(state: UpstreamState) -> Part:
+    """What protects the upstream, and what was decided so far."""
+    gate, breaker = state.gate, state.breaker
+    return {
+        "breaker": None if breaker is None else breaker.state,
+        "panic": state.outliers.panic,
+        "gate": {
+            "limit": round(gate.limit) if isfinite(gate.limit) else None,
+            "in_flight": gate.in_flight,
+            "queued": gate.queued,
+        },
+        "decisions": decisions(state),
+    }
+
+
+def decisions(state: UpstreamState) -> dict[str, int]:
+    """How often what was decided, since the worker began; a word for each decision."""
+    found, gate, breaker = dict(state.decisions), state.gate, state.breaker
+    if gate.waited:
+        found["queued"] = gate.waited
+    if gate.refused:
+        found["over_limit"] = gate.refused
+    if breaker is not None:
+        found |= {"circuit_opened": breaker.opened, "circuit_refused": breaker.refused}
+    return found
+
+
 def _endpoints(group: Group) -> Iterator[list[Any]]:
-    """Address, weight, requests in flight, state; those that differ in their path alone as one."""
+    """Address, weight, requests in flight, state, why and since when (None: it was never another
+    one). Those that differ in their path alone as one, in the worst of their states."""
     found: dict[str, list[Any]] = {}
     for endpoint in group.endpoints:
-        row = found.setdefault(endpoint.address, [endpoint.address, 0, 0, "up"])
+        row = found.setdefault(endpoint.address, [endpoint.address, 0, 0, "drained", "weight 0", None])
         row[1] += endpoint.weight
+        if not endpoint.weight and (drained := group.state.endpoints.get(endpoint.key)) is not None:
+            row[2] += drained.in_flight
     for candidate in group.candidates:
-        found[candidate.endpoint.address][2] += candidate.state.in_flight
+        row, state = found[candidate.endpoint.address], candidate.state
+        row[2] += state.in_flight
+        # Where one of them gets requests, the address is not drained.
+        if row[3] == "drained" or _worse(state.state, row[3]):
+            row[3:] = state.state, state.why, state.since or None
     yield from found.values()
+
+
+def _worse(state: str, than: str) -> bool:
+    return STATES.index(state) > STATES.index(than)
 
 
 _WORDS: dict[type[Source], str] = {
@@ -103,25 +155,54 @@ def merged(answers: Iterable[list[Part]]) -> Part:
         workers.append(own)
         for part in parts:
             _add(upstreams, part, own["slot"])
-    workers.sort(key=lambda worker: (isinstance(worker["slot"], str), worker["slot"]))
+    workers.sort(key=_by_slot)
     for told in upstreams.values():
-        told["endpoints"] = [told["endpoints"][address] for address in sorted(told["endpoints"])]
+        told["endpoints"] = [_settled(told["endpoints"][address]) for address in sorted(told["endpoints"])]
     return {"workers": workers, "upstreams": dict(sorted(upstreams.items()))}
 
 
+def _by_slot(one: Part) -> tuple[bool, Any]:
+    return isinstance(one["slot"], str), one["slot"]
+
+
 def _add(upstreams: dict[str, Part], part: Part, slot: int | str) -> None:
-    told = upstreams.setdefault(
-        part["upstream"], {"source": part["source"], "waiting": [], "discovery": [], "endpoints": {}}
-    )
+    told = upstreams.get(part["upstream"])
+    if told is None:
+        told = upstreams[part["upstream"]] = {
+            "source": part["source"],
+            "waiting": [],
+            "discovery": [],
+            "breaker": [],
+            "panic": [],
+            "gate": [],
+            "decisions": Counter(),
+            "endpoints": {},
+        }
     if part["waiting"]:
         told["waiting"].append(slot)
     if "discovery" in part:
         told["discovery"].append({"slot": slot, **part["discovery"]})
-    for address, weight, in_flight, state in part["endpoints"]:
+    if part["breaker"] is not None:
+        told["breaker"].append({"slot": slot, "state": part["breaker"]})
+    if part["panic"]:
+        told["panic"].append(slot)
+    told["gate"].append({"slot": slot, **part["gate"]})
+    told["decisions"].update(part["decisions"])
+    for address, weight, in_flight, state, why, since in part["endpoints"]:
         # Fewer workers than there are: they do not agree, or not yet.
-        fresh = {"address": address, "weight": weight, "in_flight": 0, "state": state, "workers": 0}
+        fresh = {"address": address, "weight": weight, "in_flight": 0, "workers": 0, "states": []}
         endpoint = told["endpoints"].setdefault(address, fresh)
         endpoint["workers"] += 1
         endpoint["in_flight"] += in_flight
-        if state != "up":
-            endpoint["state"] = state
+        endpoint["states"].append({"slot": slot, "state": state, "why": why, "since": since})
+
+
+def _settled(endpoint: Part) -> Part:
+    """An endpoint in the worst state that a worker has it in, as the first of those has it; all of
+    them where they are not of one mind."""
+    states = sorted(endpoint.pop("states"), key=_by_slot)
+    worst = max(states, key=lambda one: STATES.index(one["state"]))
+    endpoint |= {key: worst[key] for key in ("state", "why", "since")}
+    if any(one["state"] != worst["state"] for one in states):
+        endpoint["states"] = states
+    return endpoint

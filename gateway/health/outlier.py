@@ -227,6 +227,15 @@ class Outliers:
         state.checked = healthy
         self.recheck = -inf
 
+    def unchecked(self, candidate: Candidate) -> None:
+        """Active health says nothing of it (any more)."""
+        state = candidate.state
+        if state.checked is False:
+            self._tell(state, "it is not checked any more")
+        if state.checked is not None:
+            state.checked = None
+            self.recheck = -inf
+
     def warm_up(self, state: EndpointState, now: float) -> None:
         """Let its share grow."""
         if self._slow_start:

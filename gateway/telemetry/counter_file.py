@@ -84,7 +84,7 @@ class CounterFile:
         if len(self._keys) >= MOST:
             # Only what a hostile upstream or a storm of new routes can reach.
             labels = tuple(
-                value if name in ("le", "method", "status", "reason") else OTHER
+                value if name in ("le", "method", "status", "reason", "decision") else OTHER
                 for name, value in zip(names, labels, strict=True)
             )
         key = mmap_dict.mmap_key(series.name, sample, list(names), list(labels), series.told)

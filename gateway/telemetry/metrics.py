@@ -16,7 +16,7 @@ import logging
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -50,6 +50,11 @@ ENDPOINTS = Series(
     ("upstream", "endpoint", "status"),
 )
 TUNNELS = Series("gateway_tunnels", "Upgraded connections that have ended.", ("route",))
+DECISIONS = Series(
+    "gateway_decisions",
+    "What was decided to keep requests away from what fails, or to try again; empty upstream: for the whole gateway.",
+    ("upstream", "decision"),
+)
 DROPPED = Series("gateway_access_log_dropped", "Records that found the access log's queue full.", ())
 LOST = Series("gateway_access_log_lost", "Lines of the access log that could not be written.", ())
 DURATION = Series(
@@ -60,11 +65,13 @@ _BUCKET, _SUM = f"{DURATION.name}_bucket", f"{DURATION.name}_sum"
 # By the name that a value is written under.
 _COUNTERS: Final = {
     f"{series.name}_total": series
-    for series in (REQUESTS, ERRORS, BYTES_IN, BYTES_OUT, RETRIES, ENDPOINTS, TUNNELS, DROPPED, LOST)
+    for series in (REQUESTS, ERRORS, BYTES_IN, BYTES_OUT, RETRIES, ENDPOINTS, TUNNELS, DECISIONS, DROPPED, LOST)
 }
 
 # What is in use: routes, upstreams, and (upstream, endpoint).
 InUse = Callable[[], tuple[Collection[str], Collection[str], Collection[tuple[str, str]]]]
+# What was decided since the worker began: upstream, decision, how often.
+Decided = Callable[[], Iterable[tuple[str, str, int]]]
 
 
 class _Cell:
@@ -84,12 +91,19 @@ class _Cell:
 
 
 class Metrics:
-    """The counters of one worker, in `folder`. `in_use` is asked when the files are made anew."""
+    """The counters of one worker, in `folder`. `in_use` is asked when the files are made anew,
+    `decided` before each write."""
 
     def __init__(
-        self, folder: str, slot: int | str, in_use: InUse, clock: Callable[[], float] = time.monotonic
+        self,
+        folder: str,
+        slot: int | str,
+        in_use: InUse,
+        clock: Callable[[], float] = time.monotonic,
+        decided: Decided = tuple,
     ) -> None:
         self._in_use = in_use
+        self._decided = decided
         self._clock = clock
         self._counters = CounterFile(Path(folder, f"counter_gateway-{slot}.db"))
         self._histogram = CounterFile(Path(folder, f"histogram_gateway-{slot}.db"))
@@ -97,6 +111,7 @@ class Metrics:
         self._cells: dict[tuple[int, int, int, bytes, int, str], _Cell] = {}
         self._log = (0, 0)
         self._log_told = (0, 0)
+        self._decided_told: dict[tuple[str, str], int] = {}
         self._flushed = clock()
         self._failing = False
         # Writing takes turns with requests, and so may be begun twice.
@@ -150,6 +165,7 @@ class Metrics:
                 if now > before:
                     counts[name, ()] += now - before
             self._log_told = self._log
+            self._add_decisions(counts)
             for number, ((name, labels), amount) in enumerate(counts.items(), 1):
                 self._counters.add(_COUNTERS[name], name, labels, amount)
                 pause(number)
@@ -158,6 +174,16 @@ class Metrics:
                     self._begin(labels[0])
                 self._histogram.add(DURATION, name, labels, amount)
                 pause(number)
+
+    def _add_decisions(self, counts: _Totals) -> None:
+        """What was decided since the last write. The files hold what was before this worker."""
+        before = self._decided_told
+        told = self._decided_told = {(upstream, word): number for upstream, word, number in self._decided()}
+        for key, number in told.items():
+            # An upstream that went and came back counts from the beginning.
+            more = number - before.get(key, 0)
+            if more:
+                counts["gateway_decisions_total", key] += more if more > 0 else number
 
     def close(self) -> None:
         self.flush()

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from urllib3 import PoolManager
 
 from gateway.model import Endpoint, TlsSettings, Upstream
 from gateway.transport import tls
+from gateway.transport.connection import Connection
 from gateway.transport.pool import EndpointPool, TlsEndpointPool
 
 PoolKey = tuple[str, tuple[str, str, int, bytes], str | None, TlsSettings | None]
@@ -91,6 +92,10 @@ class Transport(PoolManager):
         if found is not None:
             found.configure(upstream)
         return found
+
+    def fresh(self, upstream: Upstream, endpoint: Endpoint) -> Connection:
+        """A connection like those of the endpoint's pool, which no pool has; not open yet."""
+        return cast("Connection", self._make(upstream, endpoint, pool_key(upstream, endpoint)[3])._new_conn())
 
     def drop(self, keys: Iterable[PoolKey]) -> None:
         """Retire the pools of endpoints that no snapshot names any more."""

@@ -1,4 +1,4 @@
-"""Which test shows which case of discovery and of reloading, as data.
+"""Which test shows which case of discovery, of checks of health and of reloading, as data.
 
 The cases are behaviours that suites of other gateways, RFCs and registries' manuals ask for; docstrings of
 other tests use the same numbers. Rule: every case names the tests that show it, and those exist.
@@ -22,6 +22,8 @@ DISCOVERED, OUTAGES = "integration/test_discovered.py", "integration/test_outage
 STORE, APP, WATCH = "unit/test_store.py", "unit/test_app.py", "unit/config/test_watch.py"
 RELOAD, LOAD = "integration/test_reload.py", "integration/test_reload_under_load.py"
 LEAVING = "integration/test_worker_leaving.py"
+ACTIVE, PROBE = "integration/test_active_health.py", "integration/test_probe.py"
+CHECK, PROBER = "unit/health/test_check.py", "unit/health/test_prober.py"
 
 # Number and name of a case -> its tests.
 CASES: dict[tuple[int, str], tuple[str, ...]] = {
@@ -142,6 +144,31 @@ CASES: dict[tuple[int, str], tuple[str, ...]] = {
     (256, "case, trailing dot and search list of a name"): (
         f"{DNS}::test_case_and_the_trailing_dot_do_not_matter",
         f"{DNS}::test_names_are_absolute",
+    ),
+    (311, "a check's path, port, host, headers and method are as configured"): (
+        f"{ACTIVE}::test_what_is_asked",
+        f"{PROBE}::test_what_is_asked",
+        f"{CHECK}::TestQuestion::test_host_is_the_configured_one_or_the_endpoint_s_own",
+    ),
+    (313, "a check that is slower than its timeout, and one whose timeout is longer than its interval: no pile-up"): (
+        f"{ACTIVE}::test_checks_that_are_slower_than_their_interval_do_not_pile_up",
+        f"{PROBER}::TestOne::test_a_slow_check_is_not_joined_by_a_second",
+        f"{PROBE}::test_what_is_no_answer",
+    ),
+    (314, "thresholds: so many failures take it out, so many successes bring it back"): (
+        f"{CHECK}::TestTally::test_so_many_in_a_row",
+        f"{PROBER}::TestOne::test_so_many_bad_ones_take_it_out_and_good_ones_bring_it_back",
+        f"{ACTIVE}::test_one_that_fails_gets_no_requests_until_it_is_good_again",
+    ),
+    (319, "two addresses behind one name are told apart"): (
+        f"{PROBER}::TestOne::test_two_addresses_are_told_apart",
+        f"{ACTIVE}::test_one_that_fails_gets_no_requests_until_it_is_good_again",
+    ),
+    (325, "an endpoint is checked once, however many workers there are"): (
+        f"{ACTIVE}::test_two_workers_do_not_ask_twice",
+        f"{ACTIVE}::test_the_one_that_checks_is_killed",
+        f"{PROBER}::TestTwo::test_one_asks_and_both_know",
+        f"{PROBER}::TestOne::test_so_many_at_a_time",
     ),
     (328, "an invalid configuration changes nothing and is told"): (
         f"{RELOAD}::test_every_worker_follows_a_file",

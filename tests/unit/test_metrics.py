@@ -116,6 +116,36 @@ def test_what_clients_and_upstreams_say_makes_no_labels(counted: Metrics, tmp_pa
     assert labels == {("other", "r", "other", "u")}
 
 
+def test_decisions_go_on_where_a_worker_before_stopped(tmp_path: Path) -> None:
+    totals: dict[tuple[str, str], int] = {}
+
+    def made() -> Metrics:
+        return Metrics(str(tmp_path), 0, InUse(), decided=lambda: ((*key, number) for key, number in totals.items()))
+
+    first = made()
+    for ejected in (2, 2, 5):
+        totals["u", "ejected"] = ejected
+        totals["", "shed"] = 0
+        first.flush()
+    assert values(tmp_path)["gateway_decisions_total", "ejected", "u"] == 5
+    assert ("gateway_decisions_total", "shed", "") not in values(tmp_path)
+    # The upstream went, and another one of its name came.
+    totals.clear()
+    first.flush()
+    totals["u", "ejected"] = 1
+    first.flush()
+    # Or both between two writes.
+    totals["u", "ejected"] = 3
+    first.flush()
+    totals["u", "ejected"] = 2
+    first.close()
+    assert values(tmp_path)["gateway_decisions_total", "ejected", "u"] == 5 + 3 + 2
+    # Killed, and replaced by one that counts from the beginning.
+    totals["u", "ejected"] = 1
+    made().close()
+    assert values(tmp_path)["gateway_decisions_total", "ejected", "u"] == 11
+
+
 def test_nothing_is_written_until_it_is_time(counted: Metrics, tmp_path: Path, now: list[float]) -> None:
     counted.observe([record()])
     counted.tick(0, 0)

@@ -24,10 +24,12 @@ def counters() -> dict[str, set[str]]:
 def told() -> dict[str, set[str]]:
     config = {"version": "v", "path": "", "loaded_at": 1.0, "error": "", "error_at": None}
     worker = {"slot": 0, "uptime_s": 1.0, "config": config, "ready": True, "draining": False, "connections": 1}
-    worker |= {"in_flight": 0, "tunnels": 0}
+    worker |= {"in_flight": 0, "tunnels": 0, "overload": {"shedding": False, "lag_s": 0.0}}
     discovery = {"age_s": 1.0, "error": ""}
-    endpoints = [["h:1", 1, 0, "up"]]
+    endpoints = [["h:1", 1, 0, "up", "", None]]
+    state = {"breaker": "closed", "panic": False, "gate": {"limit": 1, "in_flight": 0, "queued": 0}, "decisions": {}}
     upstream = {"upstream": "u", "source": "consul", "waiting": False, "discovery": discovery, "endpoints": endpoints}
+    upstream |= state
     found = gauges.of_status(status.merged([[worker, upstream]]), 2.0)
     return {metric.name: set(metric.samples[0].labels) for metric in found}
 

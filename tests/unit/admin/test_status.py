@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 
@@ -13,6 +14,8 @@ from gateway.admin import gauges, status
 from gateway.app import Gateway
 from gateway.model import (
     AccessLogSettings,
+    Breaker,
+    Concurrency,
     Config,
     ConsulSource,
     DnsSrvSource,
@@ -30,12 +33,17 @@ from gateway.telemetry.metrics import Metrics
 def worker(slot: int, **more: Any) -> dict[str, Any]:
     config = {"version": "v1", "path": "f", "loaded_at": 100.0, "error": "", "error_at": None}
     found: dict[str, Any] = {"slot": slot, "pid": 1000 + slot, "uptime_s": 5.0, "config": config, "ready": True}
-    found |= {"draining": False, "connections": 3, "in_flight": 2, "tunnels": 1}
+    found |= {"draining": False, "connections": 3, "in_flight": 2, "tunnels": 1, "checks_health": False}
+    found["overload"] = {"shedding": False, "lag_s": 0.002, "shed": 0}
     return found | more
 
 
 def upstream(name: str, *endpoints: list[Any], **more: Any) -> dict[str, Any]:
-    return {"upstream": name, "source": "consul", "waiting": False, "endpoints": list(endpoints), **more}
+    """`endpoints`: address, weight, in flight, state, and perhaps why and since when."""
+    rows = [[*row, "", None][:6] for row in endpoints]
+    gate = {"limit": 1024, "in_flight": 0, "queued": 0}
+    state = {"breaker": None, "panic": False, "gate": gate, "decisions": {}}
+    return {"upstream": name, "source": "consul", "waiting": False, **state, "endpoints": rows, **more}
 
 
 def samples(metrics: list[Metric]) -> dict[str, float]:
@@ -59,8 +67,8 @@ def test_workers_stand_by_slot_and_endpoints_are_added_up() -> None:
     assert [each["slot"] for each in found["workers"]] == [0, 1]
     assert list(found["upstreams"]) == ["a", "b"]
     assert found["upstreams"]["b"]["endpoints"] == [
-        {"address": "10.0.0.1:80", "weight": 3, "in_flight": 3, "state": "up", "workers": 2},
-        {"address": "10.0.0.2:80", "weight": 1, "in_flight": 4, "state": "up", "workers": 1},
+        {"address": "10.0.0.1:80", "weight": 3, "in_flight": 3, "workers": 2, "state": "up", "why": "", "since": None},
+        {"address": "10.0.0.2:80", "weight": 1, "in_flight": 4, "workers": 1, "state": "up", "why": "", "since": None},
     ]
 
 
@@ -76,15 +84,60 @@ def test_whom_discovery_fails_is_told_by_slot() -> None:
     assert told["discovery"] == [{"slot": 0, "age_s": 3.0, "error": ""}, {"slot": 1, "age_s": None, "error": "refused"}]
 
 
-def test_an_endpoint_that_any_worker_keeps_away_from_is_not_up() -> None:
+def test_an_endpoint_is_what_it_is_for_the_worker_that_has_it_worst() -> None:
     answers = [
-        [worker(0), upstream("a", ["h:1", 1, 0, "up"])],
-        [worker(1), upstream("a", ["h:1", 1, 0, "ejected"])],
-        [worker(2), upstream("a", ["h:1", 1, 0, "up"])],
+        [worker(2), upstream("a", ["h:1", 1, 0, "ejected", "refused", 7.0], ["h:2", 0, 0, "drained", "weight 0"])],
+        [worker(0), upstream("a", ["h:1", 1, 0, "up"], ["h:2", 0, 0, "drained", "weight 0"])],
+        [worker(1), upstream("a", ["h:1", 1, 0, "ejected", "reset", 8.0], ["h:2", 0, 0, "drained", "weight 0"])],
     ]
     found = status.merged(answers)
-    assert found["upstreams"]["a"]["endpoints"][0]["state"] == "ejected"
-    assert samples(list(gauges.of_status(found, 0.0)))['gateway_endpoint_up{endpoint="h:1",upstream="a"}'] == 0.0
+    first, second = found["upstreams"]["a"]["endpoints"]
+    assert (first["state"], first["why"], first["since"]) == ("ejected", "reset", 8.0)
+    assert first["states"] == [
+        {"slot": 0, "state": "up", "why": "", "since": None},
+        {"slot": 1, "state": "ejected", "why": "reset", "since": 8.0},
+        {"slot": 2, "state": "ejected", "why": "refused", "since": 7.0},
+    ]
+    # They are of one mind.
+    assert second["state"] == "drained"
+    assert "states" not in second
+    up = samples(list(gauges.of_status(found, 0.0)))
+    assert up['gateway_endpoint_up{endpoint="h:1",upstream="a"}'] == 0.0
+    assert up['gateway_endpoint_up{endpoint="h:2",upstream="a"}'] == 0.0
+
+
+@pytest.mark.parametrize("worst", range(1, len(status.STATES)))
+def test_each_state_is_worse_than_those_before_it(worst: int) -> None:
+    rows = [["h:1", 1, 0, state] for state in status.STATES[: worst + 1]]
+    answers = [[worker(slot), upstream("a", row)] for slot, row in enumerate(reversed(rows))]
+    assert status.merged(answers)["upstreams"]["a"]["endpoints"][0]["state"] == status.STATES[worst]
+
+
+def test_what_protects_an_upstream_is_told_by_worker_and_added_up() -> None:
+    gates = [{"limit": 10, "in_flight": 10, "queued": 3}, {"limit": 20, "in_flight": 1, "queued": 0}]
+    found = status.merged(
+        [
+            [worker(0), upstream("a", breaker="open", panic=True, gate=gates[0], decisions={"ejected": 2, "panic": 1})],
+            [worker(1), upstream("a", breaker="closed", gate=gates[1], decisions={"ejected": 1}), upstream("b")],
+        ]
+    )
+    told = found["upstreams"]["a"]
+    assert told["breaker"] == [{"slot": 0, "state": "open"}, {"slot": 1, "state": "closed"}]
+    assert told["panic"] == [0]
+    assert told["gate"] == [{"slot": 0, **gates[0]}, {"slot": 1, **gates[1]}]
+    assert told["decisions"] == {"ejected": 3, "panic": 1}
+    json.dumps(found)
+    counted = samples(list(gauges.of_status(found, 0.0)))
+    of_a = {"breaker_open": 1, "panic": 1, "in_flight": 11, "queued": 3, "limit": 30}
+    assert {key: counted[f'gateway_upstream_{key}{{upstream="a"}}'] for key in of_a} == of_a
+    assert 'gateway_upstream_breaker_open{upstream="b"}' not in counted
+
+
+def test_no_limit_has_no_series() -> None:
+    gate = {"limit": None, "in_flight": 1, "queued": 0}
+    counted = samples(list(gauges.of_status(status.merged([[worker(0), upstream("a", gate=gate)]]), 0.0)))
+    assert 'gateway_upstream_limit{upstream="a"}' not in counted
+    assert counted['gateway_upstream_in_flight{upstream="a"}'] == 1.0
 
 
 def test_a_worker_that_does_not_answer_is_named() -> None:
@@ -142,10 +195,53 @@ def test_a_gateway_tells_of_itself() -> None:
     parts = {part["upstream"]: part for part in status.of_upstreams(gateway)}
     assert [parts[name]["source"] for name in upstreams] == ["endpoints", "consul", "dns_srv", "etcd"]
     assert [parts[name]["waiting"] for name in upstreams] == [False, True, True, True]
-    assert parts["file"]["endpoints"] == [["10.0.0.1:80", 3, 0, "up"], ["10.0.0.2:80", 0, 0, "up"]]
+    assert parts["file"]["endpoints"] == [
+        ["10.0.0.1:80", 3, 0, "up", "", None],
+        ["10.0.0.2:80", 0, 0, "drained", "weight 0", None],
+    ]
+    assert parts["file"]["gate"] == {"limit": 1024, "in_flight": 0, "queued": 0}
+    assert (parts["file"]["breaker"], parts["file"]["panic"], parts["file"]["decisions"]) == (None, False, {})
     assert "discovery" not in parts["file"]
     assert parts["consul"]["discovery"] == {"age_s": None, "error": ""}
     json.dumps([own, *parts.values()])
+
+
+def test_states_of_a_gateway_s_endpoints() -> None:
+    endpoints = (
+        Endpoint("http", "10.0.0.1", 80, base_path=b"/a"),
+        Endpoint("http", "10.0.0.1", 80, base_path=b"/b"),
+        Endpoint("http", "10.0.0.2", 80, weight=0),
+        Endpoint("http", "10.0.0.2", 80, base_path=b"/b"),
+    )
+    upstream = Upstream("u", StaticSource(endpoints), breaker=Breaker(), concurrency=Concurrency(limit=0))
+    gateway = Gateway(Config("v1", {"u": upstream}, (), access_log=AccessLogSettings(path=None)))
+    group = gateway.store.current.groups["u"]
+    bad = group.candidates[1]
+    group.state.outliers.check(bad, False, "it said 503", 1.0)
+    bad.state.in_flight = 2
+    assert group.state.breaker is not None
+    group.state.gate.waited, group.state.gate.refused, group.state.breaker.opened = 3, 2, 1
+    (part,) = status.of_upstreams(gateway)
+    first, second = part["endpoints"]
+    assert first == ["10.0.0.1:80", 2, 2, "unhealthy", "it said 503", bad.state.since]
+    assert second == ["10.0.0.2:80", 1, 0, "up", "", None]
+    assert part["gate"]["limit"] is None
+    assert part["breaker"] == "closed"
+    assert part["decisions"] == {
+        "unhealthy": 1, "queued": 3, "over_limit": 2, "circuit_opened": 1, "circuit_refused": 0,
+    }  # fmt: skip
+
+
+def test_one_that_drains_is_told_with_its_requests() -> None:
+    def config(weight: int) -> Config:
+        endpoints = (Endpoint("http", "10.0.0.1", 80, weight=weight), Endpoint("http", "10.0.0.2", 80))
+        return Config(f"v{weight}", {"u": Upstream("u", StaticSource(endpoints))}, (), access_log=None)
+
+    gateway = Gateway(config(1))
+    gateway.store.current.groups["u"].candidates[0].state.in_flight = 2
+    gateway.store.reconfigure(config(0))
+    (part,) = status.of_upstreams(gateway)
+    assert part["endpoints"][0] == ["10.0.0.1:80", 0, 2, "drained", "weight 0", None]
 
 
 def test_counters_of_endpoints_that_are_gone_are_left_out(tmp_path: Path) -> None:
