@@ -12,11 +12,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote_to_bytes
 
 from gateway.errors import ClientError, ConfigError
+from gateway.target import decoded, written, written_prefix
 from gateway.target import host as normal_host
-from gateway.target import written, written_prefix
 
 if TYPE_CHECKING:
     from gateway.exchange import Headers
@@ -267,9 +266,5 @@ def _parameters(query: bytes | None) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
     for pair in (query or b"").split(b"&"):
         name, _, value = pair.partition(b"=")
-        found.setdefault(_decoded(name), _decoded(value))
+        found.setdefault(decoded(name), decoded(value))
     return found
-
-
-def _decoded(text: bytes) -> bytes:
-    return unquote_to_bytes(text.replace(b"+", b" "))

@@ -13,6 +13,7 @@ import re
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 from gateway.errors import BadPath, BadRequest
 
@@ -198,6 +199,11 @@ def written(path: str) -> bytes:
 def written_prefix(path: str) -> bytes:
     """The same for a prefix, whose trailing slash means nothing; `/` becomes empty."""
     return written(path).removesuffix(b"/")
+
+
+def decoded(text: bytes) -> bytes:
+    """What a name or a value in a query means, as forms write it: `+` is a space."""
+    return unquote_to_bytes(text.replace(b"+", b" "))
 
 
 # -- what an upstream gets --------------------------------------------------------------

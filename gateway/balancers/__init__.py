@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from gateway.balancers.ewma import PeakEwma
+from gateway.balancers.hash import Hash
+from gateway.balancers.least_requests import LeastRequests
 from gateway.balancers.round_robin import RoundRobin
+from gateway.balancers.sticky import Sticky, shared_key
 from gateway.exchange import Request
 from gateway.health.candidate import Candidate
 from gateway.model import Balance, Upstream
@@ -25,6 +29,10 @@ class Balancer(Protocol):
 # What makes each; `random` gives a float in [0, 1).
 BALANCERS: dict[str, Callable[[Balance, Callable[[], float]], Balancer]] = {
     "round_robin": lambda balance, random: RoundRobin(random),
+    "least_requests": lambda balance, random: LeastRequests(random),
+    "ewma": lambda balance, random: PeakEwma(random),
+    "hash": Hash,
+    "sticky": lambda balance, random: Sticky(balance.name, balance.secret or shared_key(), random),
 }
 
 
@@ -33,4 +41,4 @@ def balancer(upstream: Upstream, random: Callable[[], float]) -> Balancer:
     return BALANCERS[upstream.balance.policy](upstream.balance, random)
 
 
-__all__ = ["BALANCERS", "Balancer", "RoundRobin", "balancer"]
+__all__ = ["BALANCERS", "Balancer", "balancer"]

@@ -1,51 +1,45 @@
 """One after the other, as often as the weights say, and evenly spread.
 
-Rule: nginx's smooth weighted round robin: at each pick everybody's credit grows by its
-weight, the largest credit wins and pays the sum of all. With equal weights that is a plain
+Rule: smooth weighted round robin (`Weights.smooth`). With equal weights that is a plain
 rotation, which costs nothing. The first pick is random, so that workers started together
-do not all begin with the same endpoint. A credit stands with what is known of its endpoint:
-one that is left out (a retry asks among the others) has it when it is a candidate again.
+do not all begin with the same endpoint.
+
+A second try is no turn: it goes to one of the others by chance. Else a rotation of two of
+which one fails would offer every request to that one first, the second try having used the
+other's turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import inf
 
+from gateway.balancers.weights import Weights
 from gateway.exchange import Request
 from gateway.health.candidate import Candidate
 
 
 class RoundRobin:
-    __slots__ = ("_equal", "_next", "_of", "_random")
+    __slots__ = ("_next", "_of", "_others", "_weights")
 
     def __init__(self, random: Callable[[], float]) -> None:
-        self._random = random
         self._next = int(random() * 1_000_000)
-        # The candidates that the next is about.
+        # The candidates that merely take turns.
         self._of: Sequence[Candidate] = ()
-        self._equal = True
+        self._weights = Weights(random)
+        self._others = Weights(random)
 
     def pick(self, candidates: Sequence[Candidate], request: Request) -> Candidate:
-        if candidates is not self._of:
-            self._of = candidates
-            self._equal = len({candidate.endpoint.weight for candidate in candidates}) == 1
-        if self._equal:
+        if candidates is self._of:
             self._next += 1
             return candidates[self._next % len(candidates)]
-        return self._weighted(candidates)
-
-    def _weighted(self, candidates: Sequence[Candidate]) -> Candidate:
-        total = sum([candidate.endpoint.weight for candidate in candidates])
-        best = candidates[0]
-        most = -inf
-        for candidate in candidates:
-            state = candidate.state
-            if state.credit is None:
-                # A newcomer starts somewhere between the best and the worst placed.
-                state.credit = (self._random() - 0.5) * total
-            state.credit += candidate.endpoint.weight
-            if state.credit > most:
-                best, most = candidate, state.credit
-        best.state.credit = most - total
-        return best
+        if request.attempts > 1:
+            self._others.look(candidates, request.started)
+            return candidates[self._others.one()]
+        weights = self._weights
+        weights.look(candidates, request.started)
+        if not weights.equal:
+            self._of = ()
+            return weights.smooth()
+        self._of = candidates if weights.settled else ()
+        self._next += 1
+        return candidates[self._next % len(candidates)]

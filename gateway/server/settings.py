@@ -12,6 +12,7 @@ monkey.patch_all()
 import gc
 import logging
 import os
+import secrets
 import signal
 import sys
 from typing import Any
@@ -49,6 +50,11 @@ except ConfigError as _error:
     sys.exit(str(_error))
 
 globals().update(_current)
+
+# All workers read one another's cookies: they inherit it by being forked (balancers.sticky,
+# which is theirs to import).
+_STICKY_KEY = "GATEWAY_STICKY_KEY"
+os.environ.setdefault(_STICKY_KEY, secrets.token_hex(32))
 
 
 def on_starting(server: Any) -> None:
@@ -117,6 +123,7 @@ def pre_exec(server: Any) -> None:
     if arguments[1].endswith(os.path.join("gunicorn", "__main__.py")):
         # Begun as `python -m gunicorn`. As a script it would take gunicorn's own `http` for Python's.
         arguments[1:2] = ["-m", "gunicorn"]
+    server.cfg.env_orig[_STICKY_KEY] = os.environ[_STICKY_KEY]
     server.cfg.env_orig.pop(_admin_listener.HANDED_OVER, None)
     told = _admin.hand_over()
     if told is not None:

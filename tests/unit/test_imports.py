@@ -63,7 +63,7 @@ ALLOWED: dict[str, set[str]] = {
     "listeners": VALUES | {"providers"},
     "registration": VALUES | {"registries", "providers"},
     # what hangs on a route or an upstream
-    "balancers": EXCHANGE | {"health"},
+    "balancers": EXCHANGE | {"health", "target"},
     "filters": EXCHANGE,
     "health": EXCHANGE,
     "telemetry": EXCHANGE,

@@ -1,0 +1,63 @@
+"""What of a request says where it belongs: read from it as it came.
+
+Rule: a key is bytes; of several values the first counts, and an empty one is none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from gateway.exchange import Request
+from gateway.target import decoded, parse
+
+Key = Callable[[Request], bytes]
+
+
+def key(by: str, name: str) -> Key:
+    """Reads the key of a request (model.Balance): empty where it has none."""
+    if by == "client_ip":
+        return _client
+    if by == "path":
+        return _path
+    return {"header": header, "cookie": cookie, "query": query}[by](name)
+
+
+def _client(request: Request) -> bytes:
+    return request.client.encode("latin-1")
+
+
+def _path(request: Request) -> bytes:
+    target = request.target
+    return target.partition(b"?")[0] if target.startswith(b"/") else parse(target).path
+
+
+def header(name: str) -> Key:
+    wanted = name.encode("latin-1")
+    return lambda request: request.header(wanted) or b""
+
+
+def cookie(name: str) -> Key:
+    # RFC 6265 §4.2.1: pairs behind "; ". Servers read them with less or more white space, too.
+    find = re.compile(rb"(?:\A|;)[ \t]*" + re.escape(name.encode("latin-1")) + rb"=([^;]*)").search
+
+    def value(request: Request) -> bytes:
+        for field, pairs in request.headers:
+            if len(field) == 6 and field.lower() == b"cookie" and (found := find(pairs)):
+                return found[1].strip(b" \t")
+        return b""
+
+    return value
+
+
+def query(name: str) -> Key:
+    wanted = name.encode()
+
+    def value(request: Request) -> bytes:
+        for pair in request.target.partition(b"?")[2].split(b"&"):
+            given, _, text = pair.partition(b"=")
+            if decoded(given) == wanted:
+                return decoded(text)
+        return b""
+
+    return value
