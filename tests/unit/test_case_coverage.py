@@ -1,4 +1,4 @@
-"""Which test shows which case of discovery, of checks of health and of reloading, as data.
+"""Which test shows which case of discovery, of balancing, of checks of health and of reloading, as data.
 
 The cases are behaviours that suites of other gateways, RFCs and registries' manuals ask for; docstrings of
 other tests use the same numbers. Rule: every case names the tests that show it, and those exist.
@@ -24,6 +24,9 @@ RELOAD, LOAD = "integration/test_reload.py", "integration/test_reload_under_load
 LEAVING = "integration/test_worker_leaving.py"
 ACTIVE, PROBE = "integration/test_active_health.py", "integration/test_probe.py"
 CHECK, PROBER = "unit/health/test_check.py", "unit/health/test_prober.py"
+BALANCERS, FORWARDED = "unit/balancers/test_balancers.py", "unit/balancers/test_forwarded.py"
+TURNS, LEAST, HASH = (f"unit/balancers/test_{name}.py" for name in ("round_robin", "least_requests", "hash"))
+BALANCING = "integration/test_balancing.py"
 
 # Number and name of a case -> its tests.
 CASES: dict[tuple[int, str], tuple[str, ...]] = {
@@ -145,6 +148,17 @@ CASES: dict[tuple[int, str], tuple[str, ...]] = {
         f"{DNS}::test_case_and_the_trailing_dot_do_not_matter",
         f"{DNS}::test_names_are_absolute",
     ),
+    (307, "weighted round robin is smooth from the first request"): (
+        f"{TURNS}::test_it_is_smooth_from_the_first_request",
+        f"{TURNS}::test_eleven_to_three_wherever_it_begins",
+    ),
+    (308, "weight 0 gets nothing; all zero is a 503"): (
+        f"{BALANCERS}::test_weight_0_gets_nothing",
+        f"{STORE}::test_weight_0_gets_nothing_but_is_known",
+    ),
+    (310, "who recovers is back, and the split is even again"): (
+        f"{BALANCERS}::test_who_comes_back_gets_its_share_again",
+    ),
     (311, "a check's path, port, host, headers and method are as configured"): (
         f"{ACTIVE}::test_what_is_asked",
         f"{PROBE}::test_what_is_asked",
@@ -163,6 +177,17 @@ CASES: dict[tuple[int, str], tuple[str, ...]] = {
     (319, "two addresses behind one name are told apart"): (
         f"{PROBER}::TestOne::test_two_addresses_are_told_apart",
         f"{ACTIVE}::test_one_that_fails_gets_no_requests_until_it_is_good_again",
+    ),
+    (320, "least connections: a slow one gets fewer; the count falls when a body, a client or a tunnel ends"): (
+        f"{LEAST}::test_a_slow_one_gets_fewer",
+        f"{FORWARDED}::test_who_is_still_sending_gets_nothing_until_that_ends",
+        f"{FORWARDED}::test_a_client_that_leaves_before_the_head_leaves_nothing_behind",
+    ),
+    (322, "hash by header, query, path; no key; stable when one leaves"): (
+        f"{HASH}::test_the_same_key_is_the_same_endpoint",
+        f"{HASH}::test_without_the_key_they_take_turns",
+        f"{HASH}::test_when_one_leaves_its_keys_alone_move_and_to_all_others",
+        f"{BALANCING}::test_all_workers_send_a_key_and_a_cookie_to_the_same_endpoint",
     ),
     (325, "an endpoint is checked once, however many workers there are"): (
         f"{ACTIVE}::test_two_workers_do_not_ask_twice",

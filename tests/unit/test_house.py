@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
+import os
 import resource
 import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -289,3 +292,27 @@ def test_the_shipped_settings_name_nothing_of_gunicorns_by_accident(
     hooks |= {"pre_exec", "on_exit", "worker_int"}
     expected = set(hosting.gunicorn_settings(SERVER, {})) | hooks | {"worker_class"}
     assert settings_of(settings) == expected
+
+
+def test_workers_and_the_next_master_share_a_key_for_cookies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = tmp_path / "gateway.yaml"
+    document.write_text('version: 1\nupstreams: {a: {endpoints: ["http://127.0.0.1:1"]}}\nroutes: []\n')
+    monkeypatch.setenv("GATEWAY_CONFIG", str(document))
+    from gateway.balancers.sticky import SHARED_KEY, shared_key
+    from gateway.server import settings
+
+    # What was there before is there again afterwards.
+    monkeypatch.setenv(SHARED_KEY, "")
+    monkeypatch.delenv(SHARED_KEY)
+    importlib.reload(settings)
+    key = os.environ[SHARED_KEY]
+    assert len(bytes.fromhex(key)) == 32
+    assert shared_key() == key
+    passed_on: dict[str, str] = {}
+    settings.pre_exec(SimpleNamespace(START_CTX={"args": ["python", "gunicorn"]}, cfg=SimpleNamespace(env_orig=passed_on)))
+    assert passed_on == {SHARED_KEY: key}
+    # That one keeps it.
+    importlib.reload(settings)
+    assert os.environ[SHARED_KEY] == key

@@ -56,7 +56,7 @@ def test_it_looks_again_only_when_there_is_something_to_see() -> None:
     found.look(among, NOW + 1000)
     assert found.shares is before
     among[0].state.warm_from, among[0].state.warm_until = NOW, NOW + 10
-    again = tuple(list(among))
+    again = (*among,)
     found.look(again, NOW)
     assert found.shares == pytest.approx([0.1 / 1.1, 1 / 1.1])
     found.look(again, NOW + 0.05)
