@@ -7,7 +7,7 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.balancers.ewma import PeakEwma
@@ -154,6 +154,16 @@ def test_a_newcomer_is_tried_soon_but_not_by_everyone_at_once() -> None:
     assert got.count(4) < 40
 
 
+def test_a_second_try_asks_with_the_time_of_its_request() -> None:
+    """What was measured since then is as it was measured, not more than that."""
+    world = Measured(1, 1)
+    world.answer(1, 0.04)
+    world.now += 29.0
+    world.answer(0, 0.05)
+    world.among[1].state.in_flight = 1
+    assert set(picks(world.balancer, world.among, 50, ask(now=NOW - 1.0, attempts=2))) == {0}
+
+
 def test_after_a_quiet_night_a_burst_is_spread() -> None:
     """Who was measured last is no hundred times faster than who was a minute before."""
     world = Measured(1, 1, 1, 1)
@@ -166,6 +176,7 @@ def test_after_a_quiet_night_a_burst_is_spread() -> None:
     assert all(45 <= each.state.in_flight <= 55 for each in world.among)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.0, 60.0), min_size=1, max_size=12), st.floats(-100, 100), st.randoms(use_true_random=False))
 def test_any_latency_at_any_time(latencies: list[float], later: float, chance: Random) -> None:
     """Second tries come with the time at which their request began, before what was measured since."""

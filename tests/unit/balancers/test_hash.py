@@ -145,6 +145,7 @@ def test_nothing_moves_but_to_who_gained_or_from_who_lost(weights: list[int], da
     assert {here for here, there in zip(after, before, strict=True) if here != there} <= {which}
 
 
+@settings(deadline=None)
 @given(st.permutations(range(8)))
 def test_the_order_of_candidates_plays_no_part(order: list[int]) -> None:
     among = candidates(*[1] * 8)

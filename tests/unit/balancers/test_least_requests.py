@@ -21,6 +21,7 @@ def busy(*in_flight: int, weights: tuple[int, ...] = ()) -> tuple[Candidate, ...
     return among
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 50), st.integers(1, 9)), min_size=1, max_size=8),
     st.randoms(use_true_random=False),
@@ -32,6 +33,7 @@ def test_up_to_eight_it_is_idle_or_the_least_loaded(loads: list[tuple[int, int]]
     assert picked.state.in_flight == 0 or load[number(picked)] == pytest.approx(min(load))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.randoms(use_true_random=False))
 def test_with_equal_weights_it_is_exactly_one_with_the_fewest(loads: list[int], chance: Random) -> None:
     picked = LeastRequests(chance.random).pick(busy(*loads), ask())

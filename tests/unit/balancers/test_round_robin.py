@@ -6,7 +6,7 @@ from collections import Counter
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.balancers.round_robin import RoundRobin
@@ -14,6 +14,7 @@ from gateway.health.candidate import EndpointState
 from tests.unit.balancers.picking import NOW, ask, candidates, likelihood, number, others, picks
 
 
+@settings(deadline=None)
 @given(st.integers(1, 8), st.floats(0, 0.999))
 def test_equal_weights_rotate(endpoints: int, start: float) -> None:
     chosen = picks(RoundRobin(lambda: start), candidates(*[3] * endpoints), endpoints * 4)
@@ -21,6 +22,7 @@ def test_equal_weights_rotate(endpoints: int, start: float) -> None:
     assert chosen[:endpoints] * 4 == chosen
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=6))
 def test_weights_are_kept_exactly_over_a_round(weights: list[int]) -> None:
     balancer = RoundRobin(lambda: 0.5)
@@ -30,6 +32,7 @@ def test_weights_are_kept_exactly_over_a_round(weights: list[int]) -> None:
         assert abs(counts[which] - weight * 3) <= (0 if len(set(weights)) == 1 else 1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 1000), min_size=2, max_size=8), st.randoms(use_true_random=False))
 def test_it_is_smooth_from_the_first_request(weights: list[int], chance: Random) -> None:
     """Case 307: after any number of requests, the first included, nobody is two ahead or behind."""
@@ -65,6 +68,8 @@ def test_workers_that_start_together_begin_everywhere() -> None:
     chance = Random(3)
     firsts = Counter(picks(RoundRobin(chance.random), candidates(1, 1, 1, 1, 1), 1)[0] for _ in range(5000))
     assert likelihood(firsts, dict.fromkeys(range(5), 1)) > 0.001
+    weighted = Counter(picks(RoundRobin(chance.random), candidates(3, 2, 2), 1)[0] for _ in range(200))
+    assert min(weighted[which] for which in range(3)) > 20
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1), (1, 2, 3)])
@@ -133,6 +138,7 @@ def test_a_newcomer_does_not_get_everything() -> None:
     assert abs(counts[2] - 20) <= 1
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.integers(1, 1000), min_size=3, max_size=3), min_size=2, max_size=5),
     st.integers(1, 30),
@@ -186,4 +192,8 @@ def test_it_grows_with_the_same_candidates_and_ends_in_a_rotation() -> None:
 
 def test_all_of_them_warming_alike_rotate() -> None:
     among = candidates(1, 1, known=[warming(EndpointState()), warming(EndpointState())])
-    assert Counter(picks(RoundRobin(lambda: 0.0), among, 10)) == {0: 5, 1: 5}
+    balancer = RoundRobin(Random(1).random)
+    assert Counter(picks(balancer, among, 10)) == {0: 5, 1: 5}
+    # But for so long only as they do.
+    among[1].state.warm_until = NOW + 20
+    assert Counter(picks(balancer, among, 300, ask(now=NOW + 8)))[1] == pytest.approx(100, abs=2)

@@ -6,7 +6,7 @@ from collections import Counter
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.balancers.weights import Weights
@@ -34,6 +34,7 @@ def test_another_is_one_of_the_others_by_their_weights(first: int) -> None:
     assert likelihood(got, {each: weight for each, weight in enumerate(weights) if each != first}) > 0.001
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 65535), min_size=1, max_size=30), st.floats(0, 1, exclude_max=True))
 def test_there_is_always_one(weights: list[int], chance: float) -> None:
     found = Weights(lambda: chance)
