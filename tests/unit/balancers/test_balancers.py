@@ -84,7 +84,7 @@ class World:
                 for watch in self.state.watchers:
                     watch(candidate, request, Response(200, b"", []), self.chance.uniform(0.005, 0.015))
                 break
-            self.state.failed(candidate, ConnectRefused("refused"), request, now - 0.01, now)
+            self.state.failed(candidate, ConnectRefused("refused"), request, now - 0.01, now, False)
             left = others(left, candidate) or self.usable()
         return sent
 
