@@ -218,6 +218,8 @@ class Forwarder:
         # The copy learns what becomes of its try; what the client sees first comes from one of them.
         copied, second = copy.copy(request), first
         copied.interim = None
+        # It is no first try to a balancer either.
+        copied.attempts = 2
 
         def another() -> Callable[[], Response] | None:
             nonlocal second
@@ -225,7 +227,7 @@ class Forwarder:
             if not state.take_retry(route.retry):
                 return None
             state.decisions["hedged"] += 1
-            request.attempts = copied.attempts = 2
+            request.attempts = 2
             return lambda: self._try(copied, asked, second, True, False, deadline)
 
         is_second, response = self._race(
