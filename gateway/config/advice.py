@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from gateway.config import shadows, timing
+from gateway.config import resilience, shadows, timing
 from gateway.config.rules import Breach, Breaches, Draft, endpoint_paths, match_paths
-from gateway.config.schema import Retry
+from gateway.config.schema import Balance, Retry
 from gateway.config.urls import is_address
 from gateway.config.verdict import Path
 from gateway.config.whole import Whole
@@ -28,12 +28,22 @@ def head_beside_get(whole: Whole) -> Breaches:
 
 
 def dropped_headers(whole: Whole) -> Breaches:
+    told = "header names with _ are dropped"
+    for path, level in (("defaults",), whole.draft.document.defaults), *whole.draft.upstreams():
+        balance = getattr(level, "balance", None)
+        if isinstance(balance, Balance) and balance.hash is not None and _is_dropped(balance.hash.by):
+            yield Breach((*path, "balance", "hash", "by"), f"no request has it: {told}")
     for path, route in whole.draft.routes():
         for at, match in match_paths(path, route):
             for name in match.headers:
                 if "_" in name:
-                    told = "never matches: header names with _ are dropped"
-                    yield Breach((*at, "headers"), f"{name} {told}")
+                    yield Breach((*at, "headers"), f"{name} never matches: {told}")
+        if route.split is not None and route.split.by is not None and _is_dropped(route.split.by):
+            yield Breach((*path, "split", "by"), f"no request has it: {told}")
+
+
+def _is_dropped(by: tuple[str, str]) -> bool:
+    return by[0] == "header" and "_" in by[1]
 
 
 def _everything_sent(whole: Whole) -> Iterator[Route]:
@@ -110,9 +120,17 @@ ADVICE: tuple[Callable[[Whole], Breaches], ...] = (
     shadows.shadowed_matches,
     shadows.impossible_matches,
     shadows.useless_strip,
+    shadows.useless_redirect,
     timing.multiplied_timeouts,
     timing.connect_within_total,
     timing.graceful_in_time,
     timing.idle_for_long,
     timing.retries_without_tries,
+    resilience.forgotten_cookies,
+    resilience.checks_that_overlap,
+    resilience.opened_by_one,
+    resilience.ejected_to_the_last,
+    resilience.queue_without_limit,
+    resilience.deadline_unknown,
+    resilience.hedged_once,
 )

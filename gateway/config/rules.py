@@ -446,13 +446,21 @@ def _twin(route: Route, match: Match) -> Twin:
     return (route.priority, match.host, kind, value, frozenset(match.methods), headers, query)
 
 
+def _lets_pass(route: Route) -> bool:
+    """Requests that have come to where a redirect leads are for the next route: those of
+    https, say, behind `redirect: {scheme: https}`."""
+    return route.redirect is not None and route.redirect.path is None and route.redirect.prefix is None
+
+
 def distinct_routes(draft: Draft) -> Breaches:
     """No route is hidden for ever by one that matches the very same requests."""
     seen: dict[Twin, Path] = {}
     for path, route in draft.routes():
         for at, match in match_paths(path, route):
             twin = _twin(route, match)
-            first = seen.setdefault(twin, path)
+            first = seen.get(twin, path)
+            if first == path and not _lets_pass(route):
+                seen[twin] = path
             if first != path:
                 other = draft.data["routes"][first[1]]["name"]
                 where = f"route {other} in line {draft.line(first)}"

@@ -1,4 +1,4 @@
-"""Advice: matches that no request can ever win, and rewriting that does nothing.
+"""Advice: matches that no request can ever win, and rewriting and redirects that do nothing.
 
 Rule: only what is certain is said. Each match is looked up by its host and path among those
 that come before it, so that the cost does not grow with the square of the routes.
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from gateway.config.rules import Breach, Breaches, match_paths
 from gateway.config.whole import Whole
-from gateway.model import Route
+from gateway.model import Match, Route
 from gateway.overlap import Extent
 from gateway.router import precedence
 
@@ -26,7 +26,7 @@ def shadowed_matches(whole: Whole) -> Breaches:
     placed = [(route, number, match) for route in whole.config.routes for number, match in enumerate(route.matches)]
     for route, number, match in sorted(placed, key=lambda one: precedence(one[0], one[2])):
         extent = Extent.of(match)
-        over = next((other for other in _covering(earlier, extent) if other is not route), None)
+        over = next((one for one in _covering(earlier, extent) if one is not route and not _passed(one, extent)), None)
         if over is not None:
             told = f"never wins: route {over.name} in line {over.line} comes before it and takes all that it matches"
             yield Breach(("routes", route.index, "match", number), told)
@@ -38,6 +38,16 @@ def _may_be_passed(route: Route) -> bool:
     """A redirect to what was asked for leaves the request to the next route: https to https."""
     redirect = route.redirect
     return redirect is not None and redirect.path is None and redirect.prefix is None
+
+
+def _passed(route: Route, extent: Extent) -> bool:
+    """The same of one to a path, for requests that may be for that path."""
+    redirect = route.redirect
+    if redirect is None or (redirect.path is None and redirect.prefix is None):
+        return False
+    if redirect.path is None:
+        return any(_written_as(match.prefix, redirect.prefix or b"") for match in route.matches)
+    return not extent.apart(Extent.of(Match(path=redirect.path.decode("latin-1"))))
 
 
 def _path(extent: Extent) -> tuple[str, object]:
@@ -74,3 +84,18 @@ def useless_strip(whole: Whole) -> Breaches:
     for path, route in whole.draft.routes():
         if route.strip_prefix and all(match.prefix is None and match.path is None for match in route.match):
             yield Breach((*path, "strip_prefix"), "does nothing: no match has a prefix", key=True)
+
+
+def useless_redirect(whole: Whole) -> Breaches:
+    """Only where the target is certainly what was asked for."""
+    for path, route in whole.draft.routes():
+        to = route.redirect
+        if to is None or to.scheme is not None or to.host is not None or to.port is not None:
+            continue
+        key, place = ("path", to.path) if to.path is not None else ("prefix", to.prefix)
+        if place is not None and all(_written_as(getattr(match, key), place) for match in route.match):
+            yield Breach((*path, "redirect", key), "does nothing: it leads to what was asked for", key=True)
+
+
+def _written_as(wanted: str | None, place: bytes) -> bool:
+    return wanted is not None and wanted.encode() == place

@@ -19,7 +19,7 @@ from gateway.config.whole import Whole
 from gateway.model import Config, Route
 from gateway.overlap import Extent
 from gateway.router import Router
-from tests.unit.config.reading import at, read, server, with_route, with_upstream
+from tests.unit.config.reading import at, mistake, read, server, with_route, with_upstream
 from tests.unit.test_router import HOSTS, PATHS, some_routes
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -117,6 +117,46 @@ def test_everybody_is_trusted(everybody: str) -> None:
 
 
 # -- routes that never win -------------------------------------------------------------------
+
+
+def test_a_header_that_nothing_is_found_by() -> None:
+    told = "no request has it: header names with _ are dropped"
+    text = with_upstream("{consul: s, balance: {hash: {by: 'header:X_A'}}}")
+    assert warnings(text) == [f"{at(text, chr(39) + 'header')}: upstreams.u.balance.hash.by: {told}"]
+    text = with_route("split: {by: 'header:X_A', to: [{upstream: u}]}").replace("upstream: u, ", "", 1)
+    assert warnings(text) == [f"{at(text, chr(39) + 'header')}: routes[0].split.by: {told}"]
+    for by in ("cookie:a_b", "header:X-A"):
+        assert warnings(text.replace("header:X_A", by)) == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "upstream: a",
+        "split: [{upstream: a}]",
+        "upstream: b, mirror: {upstream: a}",
+        "upstream: c",
+        "split: [{upstream: b, weight: 1}, {upstream: c, weight: 0}]",
+    ],
+)
+def test_ways_to_an_upstream(given: str) -> None:
+    head = "version: 1\nupstreams:\n  a: {consul: s}\n  b: {consul: s}\n  c: {consul: s, fallback: a}\nroutes:\n"
+    unused = {one.split(": ")[1] for one in warnings(f"{head}  - {{name: r, {given}}}\n")}
+    assert "upstreams.a" not in unused
+    assert unused <= {"upstreams.b", "upstreams.c"}
+    answered = warnings(f"{head}  - {{name: r, respond: {{}}}}\n")
+    assert [one.split(": ")[1] for one in answered] == ["upstreams.a", "upstreams.b", "upstreams.c"]
+
+
+def test_the_client_s_host_over_tls_in_every_way() -> None:
+    for way in ("split: [{upstream: u}]", "upstream: v, mirror: {upstream: u}", "upstream: w"):
+        text = (
+            "version: 1\nupstreams:\n  u: {endpoints: [https://b]}\n  v: {consul: s}\n"
+            f"  w: {{consul: s, fallback: u}}\nroutes:\n  - {{name: r, {way}}}\n"
+        )
+        assert [one for one in warnings(text) if "upstreams.u." in one] == [
+            "f:3:19: upstreams.u.endpoints[0]: gets the client's Host, not b (host: upstream if it serves by name)"
+        ]
 
 
 def routed(*routes: str) -> str:
@@ -247,6 +287,29 @@ def test_strip_prefix_without_a_prefix() -> None:
         assert warnings(with_route(f"{match}strip_prefix: true")) == []
 
 
+@pytest.mark.parametrize("given", ["match: {path: /a}, redirect: {path: /a}", "match: {prefix: /a}, redirect: {prefix: /a}"])
+def test_a_redirect_to_where_one_is(given: str) -> None:
+    text = f"version: 1\nroutes:\n  - {{name: r, {given}}}\n"
+    key = "path" if "path" in given else "prefix"
+    told = "does nothing: it leads to what was asked for"
+    assert warnings(text) == [f"f:3:{text.splitlines()[2].rindex(key) + 1}: routes[0].redirect.{key}: {told}"]
+    for other in ("redirect: {path: /a}", given.replace("redirect: {", "redirect: {scheme: https, ")):
+        assert warnings(f"version: 1\nroutes:\n  - {{name: r, {other}}}\n") == []
+
+
+def test_what_a_redirect_lets_pass_is_for_the_next_route() -> None:
+    secure = "  - {name: https, priority: 1, redirect: {scheme: https}}\n"
+    app = "  - {name: app, upstream: u}\n"
+    head = "version: 1\nupstreams: {u: {consul: s}}\nroutes:\n"
+    assert warnings(head + secure + app) == []
+    # Of two with the same matches the first is asked first.
+    assert warnings(head + secure.replace("priority: 1, ", "") + app) == []
+    told = mistake(head + app + secure.replace("priority: 1, ", ""))
+    assert told.startswith("f:5:5: routes[1]: can never be told apart from route app in line 4")
+    moved = "  - {name: moved, redirect: {path: /x}}\n"
+    assert "can never be told apart" in mistake(head + moved + app)
+
+
 # -- time limits that do not fit each other ------------------------------------------------------
 
 
@@ -316,7 +379,7 @@ def test_connections_that_are_kept_for_long(idle: str) -> None:
     assert [one.split(": ")[1] for one in warnings(with_route("") + above)] == ["defaults.pool.idle_timeout"]
 
 
-@pytest.mark.parametrize("key", ["when: [reset]", "statuses: [503]", "methods: [GET]", "budget: 5%", "buffer: 1KiB"])
+@pytest.mark.parametrize("key", ["when: [reset]", "statuses: [503]", "methods: [GET]", "budget: 5%", "buffer: 1KiB", "backoff: 1s"])
 def test_retries_that_never_happen(key: str) -> None:
     text = with_route(f"retry: {{attempts: 1, {key}}}")
     name = key.partition(":")[0]
@@ -324,6 +387,107 @@ def test_retries_that_never_happen(key: str) -> None:
     assert warnings(with_route(f"retry: {{attempts: 2, {key}}}")) == []
     # Switched off for one route: what is written above is for the others.
     assert warnings(with_route("retry: {attempts: 1}") + f"defaults: {{retry: {{{key}}}}}\n") == []
+
+
+def test_retries_that_happen_for_another_upstream() -> None:
+    head = "version: 1\nupstreams:\n  a: {consul: s, retry: {attempts: 1}}\n  b: {consul: s}\nroutes:\n"
+    split = "  - {name: r, split: [{upstream: a}, {upstream: b}], retry: {statuses: [503]}}\n"
+    assert warnings(head + split) == []
+    assert len(warnings(head.replace("b: {consul: s}", "b: {consul: s, retry: {attempts: 1}}") + split)) == 1
+    # A hedged try is paid for out of the budget.
+    text = with_route("retry: {attempts: 1, budget: 5%, hedge: true}")
+    assert [one.split(": ")[1] for one in warnings(text)] == ["routes[0].retry.hedge"]
+
+
+def test_nobody_waits_for_a_mirror() -> None:
+    text = (
+        "version: 1\nupstreams:\n  a: {consul: s}\n  b: {consul: s, timeouts: {response: 1h}, retry: {attempts: 9, when: [timeout]}}\n"
+        "routes:\n  - {name: r, upstream: a, mirror: {upstream: b}}\nserver: {graceful: 33s}\n"
+    )
+    assert warnings(text) == []
+    assert len(warnings(text.replace("upstream: a, mirror: {upstream: b}", "split: [{upstream: a}, {upstream: b}]"))) == 2
+
+
+# -- worse days -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "told"),
+    [
+        (
+            "balance: {sticky: {cookie: c}}",
+            "balance.sticky",
+            "has no secret: its cookies are worth nothing after a restart, nor to other gateways",
+        ),
+        (
+            "health: {timeout: 10s}",
+            "health.timeout",
+            "timeout is not shorter than health.interval (10 s, 10 s)",
+        ),
+        (
+            "health: {interval: 1s}",
+            "health.interval",
+            "timeout is not shorter than health.interval (2 s, 1 s)",
+        ),
+        (
+            "breaker: {min_requests: 2}",
+            "breaker.min_requests",
+            "a single failure among 2 requests closes the upstream to everybody",
+        ),
+        (
+            "breaker: {error_rate: 5%}",
+            "breaker.error_rate",
+            "a single failure among 20 requests closes the upstream to everybody",
+        ),
+        ("eject: {max_ejected: 100%}", "eject.max_ejected", "all requests may end up on the last endpoint that is left"),
+        (
+            "deadline_header: X-Left, timeouts: {response: 0}",
+            "deadline_header",
+            "tells nothing: neither timeouts.response nor timeouts.total is set",
+        ),
+        (
+            "retry: {attempts: 1, hedge: true}",
+            "retry.hedge",
+            "sends a GET to a second endpoint though retry.attempts is 1",
+        ),
+    ],
+)
+def test_settings_for_worse_days(given: str, key: str, told: str) -> None:
+    text = with_upstream(f"{{consul: s, {given}}}")
+    last = key.rpartition(".")[2]
+    assert warnings(text) == [f"{at(text, last + ':')}: upstreams.u.{key}: {told}"]
+    shared = f"version: 1\ndefaults: {{{given}}}\nupstreams:\n  u: {{consul: s}}\n  v: {{consul: s}}\n"
+    routes = "routes:\n  - {name: r, upstream: u}\n  - {name: s, upstream: v, match: {path: /a}}\n"
+    assert [one.split(": ", 1)[1] for one in warnings(shared + routes)] == [f"defaults.{key}: {told}"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "balance: {sticky: {cookie: c, secret: s}}",
+        "health: {interval: 2500ms}",
+        "health: {}",
+        "breaker: {}",
+        "breaker: {min_requests: 3}",
+        "eject: {max_ejected: 90%}",
+        "eject: null",
+        "deadline_header: X-Left",
+        "deadline_header: X-Left, timeouts: {response: 0, total: 5s}",
+        "retry: {hedge: true}",
+        "concurrency: null",
+        "concurrency: {queue: 0}",
+    ],
+)
+def test_settings_that_make_sense(given: str) -> None:
+    assert warnings(with_upstream(f"{{consul: s, {given}}}")) == []
+
+
+def test_a_queue_without_a_limit() -> None:
+    text = with_upstream("{consul: s, concurrency: {limit: 0, queue: 5}}")
+    told = "does nothing: without concurrency.limit nobody waits"
+    assert warnings(text) == [f"{at(text, 'queue')}: upstreams.u.concurrency.queue: {told}"]
+    above = "defaults: {concurrency: {queue: 5}}\n"
+    assert warnings(with_upstream("{consul: s, concurrency: null}") + above) == []
 
 
 # -- no false alarms ------------------------------------------------------------------------------
@@ -362,4 +526,4 @@ def test_warnings_do_not_make_configurations_differ() -> None:
 
 
 def test_every_advice_is_given() -> None:
-    assert len(ADVICE) == len({advise.__name__ for advise in ADVICE}) == 16
+    assert len(ADVICE) == len({advise.__name__ for advise in ADVICE}) == 24

@@ -1,0 +1,114 @@
+"""Advice: settings for worse days that do less than they seem to, or more.
+
+Rule: as in `timing`: only what somebody wrote is criticised, at the place where it stands;
+settings that upstreams share are told once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from gateway.config.rules import Breaches
+from gateway.config.timing import branches, once, written
+from gateway.config.verdict import Path
+from gateway.config.whole import Whole
+from gateway.model import Upstream
+
+# Where something may stand below an upstream or `defaults`: a section, or a key of it.
+_Keys = tuple[str, ...]
+
+
+def _place(whole: Whole, upstream: Upstream, *keys: _Keys) -> Path | None:
+    """Where the first of these that is written stands, the nearest level first."""
+    document = whole.draft.document
+    levels: tuple[tuple[Path, Any], ...] = (
+        (("upstreams", upstream.name), document.upstreams[upstream.name]),
+        (("defaults",), document.defaults),
+    )
+    for path, level in levels:
+        for some in keys:
+            if _stands(level, some):
+                return (*path, *some)
+    return None
+
+
+def _stands(level: Any, keys: _Keys) -> bool:
+    for key in keys:
+        if key not in getattr(level, "model_fields_set", ()):
+            return False
+        level = getattr(level, key)
+    return True
+
+
+def _upstreams(whole: Whole) -> Iterator[Upstream]:
+    return iter(whole.config.upstreams.values())
+
+
+def forgotten_cookies(whole: Whole) -> Breaches:
+    told = "has no secret: its cookies are worth nothing after a restart, nor to other gateways"
+    yield from once(
+        (_place(whole, one, ("balance", "sticky")), told)
+        for one in _upstreams(whole)
+        if one.balance.policy == "sticky" and not one.balance.secret
+    )
+
+
+def checks_that_overlap(whole: Whole) -> Breaches:
+    def found() -> Iterator[tuple[Path | None, str]]:
+        for one in _upstreams(whole):
+            check = one.health
+            if check is not None and check.timeout >= check.interval:
+                told = f"is not shorter than health.interval ({check.timeout:g} s, {check.interval:g} s)"
+                # It is told of the one that was written; both mean the same.
+                yield _place(whole, one, ("health", "timeout"), ("health", "interval")), f"timeout {told}"
+
+    yield from once(found())
+
+
+def opened_by_one(whole: Whole) -> Breaches:
+    def found() -> Iterator[tuple[Path | None, str]]:
+        for one in _upstreams(whole):
+            breaker = one.breaker
+            if breaker is not None and breaker.error_rate * breaker.min_requests <= 1:
+                told = f"a single failure among {breaker.min_requests} requests closes the upstream to everybody"
+                yield _place(whole, one, ("breaker", "min_requests"), ("breaker", "error_rate"), ("breaker",)), told
+
+    yield from once(found())
+
+
+def ejected_to_the_last(whole: Whole) -> Breaches:
+    told = "all requests may end up on the last endpoint that is left"
+    yield from once(
+        (_place(whole, one, ("eject", "max_ejected")), told)
+        for one in _upstreams(whole)
+        if one.eject is not None and one.eject.max_ejected == 1.0
+    )
+
+
+def queue_without_limit(whole: Whole) -> Breaches:
+    told = "does nothing: without concurrency.limit nobody waits"
+    for one in _upstreams(whole):
+        if not one.concurrency.limit:
+            # What stands in defaults may be for others.
+            place = _place(whole, one, ("concurrency", "queue"), ("concurrency", "queue_timeout"))
+            if place is not None and place[0] == "upstreams":
+                yield from once([(place, told)])
+
+
+def deadline_unknown(whole: Whole) -> Breaches:
+    told = "tells nothing: neither timeouts.response nor timeouts.total is set"
+    yield from once(
+        (written(whole, route, None, ("deadline_header",)), told)
+        for route in branches(whole)
+        if route.deadline_header is not None and route.timeouts.response is None and route.timeouts.total is None
+    )
+
+
+def hedged_once(whole: Whole) -> Breaches:
+    told = "sends a GET to a second endpoint though retry.attempts is 1"
+    yield from once(
+        (written(whole, route, "retry", ("hedge",)), told)
+        for route in branches(whole)
+        if route.retry.hedge and route.retry.attempts == 1
+    )
