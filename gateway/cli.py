@@ -271,7 +271,7 @@ def _row(route: Route, match: Match) -> tuple[str, ...]:
         ",".join(sorted(match.methods)) or "*",
         "; ".join((*headers, *query)) or "-",
         route.name,
-        route.upstream,
+        wording.told_end(route) + ("" if route.mirror is None else f", {wording.told_mirror(route.mirror)}"),
     )
 
 

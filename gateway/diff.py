@@ -10,18 +10,41 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 
 from gateway import target as targets
 from gateway.asking import Answered, asked
 from gateway.errors import BadPath, GatewayError, NoRoute
 from gateway.exchange import Request
-from gateway.model import Config, Endpoint, Match, Rewrite, Route, StaticSource, Upstream
+from gateway.model import (
+    Balance,
+    Breaker,
+    Config,
+    Eject,
+    Endpoint,
+    HealthCheck,
+    Match,
+    Rewrite,
+    Route,
+    StaticSource,
+    Upstream,
+)
 from gateway.overlap import Extent
 from gateway.router import Router
 from gateway.telemetry.redact import MASK
-from gateway.wording import columns, text, told_match, told_rewrite, told_source, told_value
+from gateway.wording import (
+    columns,
+    text,
+    told_balance,
+    told_end,
+    told_match,
+    told_mirror,
+    told_rewrite,
+    told_source,
+    told_value,
+    values,
+)
 
 # Sections that stay as they are until the workers are replaced (`Gateway.reconfigure`).
 AT_START = frozenset({"server", "admin", "access_log"})
@@ -110,15 +133,43 @@ def _routes(old: Config, new: Config) -> Iterator[Change]:
         if was is None:
             yield Change("added", "route", name, "", "", _told_route(route))
             continue
-        inherited = _inherited(old.upstreams[was.upstream], new.upstreams[route.upstream])
-        for key, one, other in _unequal(_flat_route(was), _flat_route(route)):
+        for key, one, other in (*_unequal(_flat_route(was), _flat_route(route)), *_resettled(old, new, was, route)):
+            yield Change("changed", "route", name, key, one, other)
+
+
+def _resettled(old: Config, new: Config, was: Route, route: Route) -> Iterator[tuple[str, str, str]]:
+    """What holds now for the upstreams of a route; with their names where it is not all of them."""
+    pairs = list(_pairs(_heads(was), _heads(route)))
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for before, after in pairs:
+        same = before.upstream == after.upstream
+        inherited = _inherited(old.upstreams[before.upstream], new.upstreams[after.upstream]) if same else {}
+        for key, one, other in _unequal(_flat_settings(before), _flat_settings(after)):
             # What follows from the upstream's own change is told there.
-            if inherited.get(key) != (one, other) or was.upstream != route.upstream:
-                yield Change("changed", "route", name, key, one, other)
+            if inherited.get(key) != (one, other):
+                found.setdefault((key, one, other), []).append(after.upstream)
+    for (key, one, other), upstreams in found.items():
+        yield key if len(upstreams) == len(pairs) else f"{key} ({', '.join(upstreams)})", one, other
+
+
+def _heads(route: Route) -> tuple[Route, ...]:
+    """The route as it is for each of its upstreams, fallbacks left out."""
+    if route.split is not None:
+        return tuple(share.route for share in route.split.shares)
+    return (route,) if route.upstream else ()
+
+
+def _pairs(old: Sequence[Route], new: Sequence[Route]) -> Iterator[tuple[Route, Route]]:
+    """Those of the same upstream; where each side has one upstream, these."""
+    if len(old) == len(new) == 1:
+        yield old[0], new[0]
+        return
+    before = {one.upstream: one for one in old}
+    yield from ((before[one.upstream], one) for one in new if one.upstream in before)
 
 
 def _told_route(route: Route) -> str:
-    return f"{_told_matches(route.matches)} to {route.upstream}"
+    return f"{_told_matches(route.matches)} {'to ' if route.upstreams else ''}{told_end(route)}"
 
 
 def _told_matches(matches: tuple[Match, ...]) -> str:
@@ -149,6 +200,12 @@ Flat = dict[str, tuple[object, str]]
 
 def _flat(value: object, key: str) -> Flat:
     """A section of the model, key by key."""
+    if isinstance(value, Balance):
+        return {key: (value, told_balance(value))}
+    if isinstance(value, Eject | HealthCheck | Breaker):
+        keys = {f"{key}.{name}": (one, told) for name, one, told in values(value)}
+        whole = ", ".join(f"{name.rpartition('.')[2]}: {told}" for name, (_, told) in keys.items())
+        return {key: (True, f"{{{whole}}}"), **keys}
     if isinstance(value, Rewrite) or not is_dataclass(value):
         last = key.rpartition(".")[2]
         shown = ("***" if value else "none") if last in _SECRETS else told_value(last, value)
@@ -162,11 +219,29 @@ def _flat(value: object, key: str) -> Flat:
 
 
 def _flat_route(route: Route) -> Flat:
-    found = _flat(route, "")
-    for key in ("name", "index", "line", "matches"):
-        del found[key]
-    rewrite = "none" if route.rewrite is None else told_rewrite(route)
-    return found | {"match": (route.matches, _told_matches(route.matches)), "rewrite": (_plain(route.rewrite), rewrite)}
+    """What a route says for all of its upstreams."""
+    split, mirror = route.split, route.mirror
+    end: object = route.upstream or route.redirect or route.respond
+    kind = "upstream" if route.upstream else "redirect" if route.redirect is not None else "respond"
+    if split is not None:
+        kind, end = "split", (split.by, split.name, [(share.route.upstream, share.weight) for share in split.shares])
+    copied = None if mirror is None else (mirror.route.upstream, mirror.percent)
+    return {
+        "match": (route.matches, _told_matches(route.matches)),
+        "priority": (route.priority, str(route.priority)),
+        kind: (end, told_end(route)),
+        "mirror": (copied, "none" if mirror is None else told_mirror(mirror)),
+        "strip_prefix": (route.strip_prefix, told_value("strip_prefix", route.strip_prefix)),
+        "rewrite": (_plain(route.rewrite), "none" if route.rewrite is None else told_rewrite(route)),
+    }
+
+
+def _flat_settings(route: Route) -> Flat:
+    """What holds for one upstream of a route."""
+    found: Flat = {}
+    for key in ("host", "timeouts", "retry", "upgrade", "deadline_header"):
+        found |= _flat(getattr(route, key), key)
+    return found
 
 
 def _plain(rewrite: Rewrite | None) -> object:
@@ -184,6 +259,10 @@ def _unequal(old: Flat, new: Flat) -> Iterator[tuple[str, str, str]]:
     """Keys whose values differ, with both as they are told."""
     nothing = (None, "(unset)")
     for key in {**old, **new}:
+        section = key.rpartition(".")[0]
+        if section in old and section in new and old[section][0] != new[section][0]:
+            # Switched off or on as a whole.
+            continue
         (was, told), (now, retold) = old.get(key, nothing), new.get(key, nothing)
         if was != now or (key in old) != (key in new):
             yield key, told, retold if told != retold else f"{retold} (another)"
@@ -253,7 +332,7 @@ class _Side:
     def __init__(self, config: Config) -> None:
         self._server = config.server
         self._router = Router(config.routes)
-        self._told = {route.name: f"{route.name} ({route.upstream})" for route in config.routes}
+        self._told = {route.name: f"{route.name} ({told_end(route)})" for route in config.routes}
 
     def outcome(self, request: Request) -> _Outcome:
         try:

@@ -95,6 +95,25 @@ def test_routes_in_the_order_of_precedence(good: Path) -> None:
     assert gateway("routes", GATEWAY_CONFIG=str(good)).stdout == found.stdout
 
 
+def test_routes_tell_what_becomes_of_requests(tmp_path: Path) -> None:
+    path = tmp_path / "shaped.yaml"
+    path.write_text(
+        "version: 1\nupstreams: {a: {consul: a}, b: {consul: b}}\nroutes:\n"
+        "  - {name: split, match: {path: /1}, split: [{upstream: a, weight: 95}, {upstream: b, weight: 5}]}\n"
+        "  - {name: copied, match: {path: /2}, upstream: a, mirror: {upstream: b, percent: 10}}\n"
+        "  - {name: moved, match: {path: /3}, redirect: {path: /new, status: 301}}\n"
+        "  - {name: fixed, match: {path: /4}, respond: {status: 200}}\n"
+    )
+    found = gateway("routes", "-c", path)
+    head, *lines = found.stdout.splitlines()
+    assert [line[head.index("UPSTREAM") :] for line in lines] == [
+        "a 95%, b 5%",
+        "a, 10% copied to b",
+        "-> 301 /new",
+        "200 fixed",
+    ]
+
+
 def test_routes_of_a_bad_file(bad: Path) -> None:
     assert gateway("routes", "--config", bad).exit_code == 1
 

@@ -122,6 +122,96 @@ def test_a_rewriting_by_the_same_expression_is_the_same() -> None:
     assert changed((r"'/\1'", r"'/x\1'"), base=base)[0][2] == "rewrite"
 
 
+# -- what becomes of requests, and worse days ---------------------------------------------------
+
+SHAPED = """\
+version: 1
+upstreams:
+  a: {endpoints: [http://10.0.0.1]}
+  b: {consul: b-svc, timeouts: {response: 5s}}
+routes:
+  - {name: r, match: {prefix: /r}, split: [{upstream: a, weight: 95}, {upstream: b, weight: 5}]}
+  - {name: s, match: {path: /s}, redirect: {path: /t}}
+  - {name: t, match: {path: /t}, respond: {body: one}}
+  - {name: u, match: {path: /u}, upstream: a, mirror: {upstream: b, percent: 10}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("weight: 5}", "weight: 0}", ("route r", "split", "a 95%, b 5%", "a 100%, b 0%")),
+        ("split: [", "split: {by: cookie:x, to: [", ("route r", "split", "a 95%, b 5%", "a 95%, b 5% by cookie:x")),
+        ("5}]", "5}], timeouts: {total: 9s}", ("route r", "timeouts.total", "off", "9s")),
+        ("5}]", "5}], timeouts: {response: 30s}", ("route r", "timeouts.response (b)", "5s", "30s")),
+        ("response: 5s", "response: 6s", ("upstream b", "timeouts.response", "5s", "6s")),
+        ("{path: /t}}", "{path: /u}}", ("route s", "redirect", "-> 302 /t", "-> 302 /u")),
+        ("{body: one}", "{body: two}", ("route t", "respond", "200 fixed", "200 fixed (another)")),
+        ("{body: one}", "{status: 410}", ("route t", "respond", "200 fixed", "410 fixed")),
+        ("percent: 10", "percent: 20", ("route u", "mirror", "10% copied to b", "20% copied to b")),
+        (", mirror: {upstream: b, percent: 10}", "", ("route u", "mirror", "10% copied to b", "none")),
+        ("b-svc", "b-svc, fallback: a", ("upstream b", "fallback", "off", "a")),
+        ("b-svc", "b-svc, balance: {sticky: {cookie: c, secret: x}}", ("upstream b", "balance", "round_robin", "sticky by cookie:c")),
+        ("b-svc", "b-svc, eject: {for: 11s}", ("upstream b", "eject.for", "10s", "11s")),
+        ("b-svc", "b-svc, eject: null", (
+            "upstream b", "eject",
+            "{consecutive: 5, error_rate: 50%, min_requests: 20, window: 10s, for: 10s, max_for: 300s, max_ejected: 50%, statuses: []}",
+            "off",
+        )),
+        ("b-svc", "b-svc, health: {tcp: true}", (
+            "upstream b", "health", "off", "{tcp: true, interval: 10s, timeout: 2s, healthy: 2, unhealthy: 3}"
+        )),
+        ("b-svc", "b-svc, concurrency: {limit: 5}", ("upstream b", "concurrency.limit", "1024", "5")),
+        ("b-svc", "b-svc, slow_start: 30s", ("upstream b", "slow_start", "0s", "30s")),
+        ("b-svc", "b-svc, deadline_header: X-Left", ("upstream b", "deadline_header", "off", "X-Left")),
+        ("b-svc", "b-svc, retry: {hedge: true}", ("upstream b", "retry.hedge", "false", "true")),
+    ],
+)  # fmt: skip
+def test_one_change_of_what_becomes_of_requests_is_told_once(old: str, new: str, expected: tuple[str, ...]) -> None:
+    if new.startswith("split: {"):
+        edits = ((old, new), ("5}]", "5}]}"))
+    else:
+        edits = ((old, new),)
+    assert changed(*edits, base=SHAPED) == [("changed", *expected)]
+
+
+def test_an_upstream_that_becomes_a_split() -> None:
+    base = SHAPED.replace("split: [{upstream: a, weight: 95}, {upstream: b, weight: 5}]", "upstream: a")
+    found = [one[2:] for one in changes_between(base, SHAPED)]
+    assert found == [("upstream", "a", "(unset)"), ("split", "(unset)", "a 95%, b 5%")]
+    # What holds for the upstream that both have is compared all the same.
+    more = SHAPED.replace("5}]", "5}], host: x")
+    found = [one[2:] for one in changes_between(base, more)]
+    assert found[-1] == ("host", "preserve", "x")
+    nothing = SHAPED.replace("split: [{upstream: a, weight: 95}, {upstream: b, weight: 5}]", "respond: {}")
+    assert len(changes_between(SHAPED, nothing)) == 2
+
+
+def changes_between(old: str, new: str) -> list[tuple[str, ...]]:
+    found = changes(read(old), read(new))
+    return [(one.kind, f"{one.of} {one.name}".rstrip(), one.key, one.old, one.new) for one in found]
+
+
+def test_secrets_and_headers_are_compared_and_not_shown() -> None:
+    given = "b-svc, balance: {sticky: {cookie: c, secret: hush}}, health: {headers: {X-Key: hush}}"
+    base = SHAPED.replace("b-svc", given)
+    found = changed(("secret: hush", "secret: hushed"), ("X-Key: hush}", "X-Key: hushed}"), base=base)
+    assert found == [
+        ("changed", "upstream b", "balance", "sticky by cookie:c", "sticky by cookie:c (another)"),
+        ("changed", "upstream b", "health.headers", "[X-Key]", "[X-Key] (another)"),
+    ]
+
+
+def test_routes_that_come_and_go_are_told_by_their_ends() -> None:
+    head = "version: 1\nupstreams:\n  a: {endpoints: [http://10.0.0.1]}\n  b: {consul: b-svc, timeouts: {response: 5s}}\n"
+    assert [one[-1] for one in changes_between(head, SHAPED)] == [
+        "* /r to a 95%, b 5%",
+        "* = /s -> 302 /t",
+        "* = /t 200 fixed",
+        "* = /u to a",
+    ]
+
+
 # -- the order ------------------------------------------------------------------------------
 
 ORDER = """\
@@ -207,6 +297,15 @@ def test_where_requests_would_go() -> None:
         ("s (b)", "s (b), another target", 1, ("GET h.example /s/x?y: /x?y -> /s/x?y",)),
     ]
     assert "4 of 6 requests go elsewhere" in list(told(Difference((), found)))
+
+
+def test_requests_that_are_shared_out_or_answered() -> None:
+    new = SHAPED.replace("weight: 5}", "weight: 15}").replace("path: /s}, redirect: {path: /t}", "path: /s}, upstream: b")
+    found = replay(read(SHAPED), read(new), [line("/r/1", "r"), line("/s", "s"), line("/t", "t"), line("/u", "u")])
+    assert [(group.old, group.new) for group in found.groups] == [
+        ("r (a 95%, b 5%)", "r (a 86.36%, b 13.64%)"),
+        ("s (-> 302 /t)", "s (b)"),
+    ]
 
 
 def test_the_same_configuration_moves_nothing() -> None:

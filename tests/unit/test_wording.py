@@ -7,19 +7,39 @@ import re
 import pytest
 
 from gateway.model import (
+    Balance,
+    Breaker,
     ConsulSource,
     DnsSrvSource,
+    Eject,
     Endpoint,
     EtcdSource,
+    HealthCheck,
     Match,
+    Mirror,
+    Redirect,
+    Respond,
     RetryPolicy,
     Rewrite,
     Route,
+    Share,
     Source,
+    Split,
     StaticSource,
     Timeouts,
 )
-from gateway.wording import columns, told_match, told_rewrite, told_source, told_value, told_values
+from gateway.wording import (
+    columns,
+    told_balance,
+    told_end,
+    told_match,
+    told_mirror,
+    told_rewrite,
+    told_share,
+    told_source,
+    told_value,
+    told_values,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +81,72 @@ def test_matches(match: Match, told: str) -> None:
 )
 def test_rewritings(rewrite: Rewrite, told: str) -> None:
     assert told_rewrite(Route("r", "u", rewrite=rewrite)) == told
+
+
+def shares(**weights: int) -> tuple[Share, ...]:
+    return tuple(Share(Route("r", name), weight) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize(
+    ("route", "told"),
+    [
+        (Route("r", "users"), "users"),
+        (Route("r", split=Split(shares(orders=95, legacy=5))), "orders 95%, legacy 5%"),
+        (Route("r", split=Split(shares(a=1, b=2, c=0))), "a 33.33%, b 66.67%, c 0%"),
+        (Route("r", split=Split(shares(a=1, b=1), "cookie", "exp")), "a 50%, b 50% by cookie:exp"),
+        (Route("r", redirect=Redirect(301, path=b"/new")), "-> 301 /new"),
+        (Route("r", redirect=Redirect(prefix=b"/v2/")), "-> 302 /v2/*"),
+        (Route("r", redirect=Redirect(scheme="https")), "-> 302 https://*"),
+        (Route("r", redirect=Redirect(308, None, "a.example", 81, b"/x")), "-> 308 //a.example:81/x"),
+        (Route("r", redirect=Redirect(308, "http", port=81)), "-> 308 http://*:81"),
+        (Route("r", respond=Respond(204)), "204 fixed"),
+    ],
+)
+def test_what_becomes_of_requests(route: Route, told: str) -> None:
+    assert told_end(route) == told
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [(0.0, "0%"), (1.0, "100%"), (0.05, "5%"), (0.125, "12.5%"), (0.00001, "<0.01%"), (1 / 65536, "<0.01%"), (0.1, "10%")],
+)
+def test_shares(share: float, told: str) -> None:
+    assert told_share(share) == told
+    assert told_mirror(Mirror(Route("r", "b"), share)) == f"{told} copied to b"
+
+
+@pytest.mark.parametrize(
+    ("balance", "told"),
+    [
+        (Balance("ewma"), "ewma"),
+        (Balance("hash", "path"), "hash by path"),
+        (Balance("hash", "header", "x-user"), "hash by header:x-user"),
+        (Balance("sticky", name="gw", secret="hush"), "sticky by cookie:gw"),
+    ],
+)
+def test_balancers(balance: Balance, told: str) -> None:
+    assert told_balance(balance) == told
+
+
+def test_sections_for_worse_days() -> None:
+    eject = dict(told_values(Eject(statuses=frozenset({503, 500}))))
+    assert (eject["for"], eject["max_for"], eject["error_rate"], eject["max_ejected"]) == ("10s", "300s", "50%", "50%")
+    assert eject["statuses"] == "[500, 503]"
+    assert "out_for" not in eject
+    assert dict(told_values(Breaker()))["open_for"] == "5s"
+    asked = dict(told_values(HealthCheck(b"/up", statuses=frozenset({404, *range(200, 300)}), headers=((b"X-Key", b"hush"),))))
+    assert asked == {
+        "path": "/up",
+        "interval": "10s",
+        "timeout": "2s",
+        "healthy": "2",
+        "unhealthy": "3",
+        "status": "[200-299, 404]",
+        "host": "null",
+        "headers": "[X-Key]",
+    }
+    connected = dict(told_values(HealthCheck(tcp=True)))
+    assert set(connected) == {"tcp", "interval", "timeout", "healthy", "unhealthy"}
 
 
 @pytest.mark.parametrize(
