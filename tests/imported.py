@@ -13,11 +13,13 @@ from gateway.errors import ClientError
 from gateway.exchange import Headers
 from gateway.model import Config, ConsulSource, Endpoint, Route, StaticSource
 from gateway.router import Router
+from gateway.wording import told_end
 
 
 class Went(NamedTuple):
     """Where a request went: the upstream's first address (or service), the target and the
-    Host that it gets. Nowhere: `to` is empty, or `closed`."""
+    Host that it gets. Nowhere: `to` is empty, or `closed`. What has no upstream, or several:
+    `to` tells it as `gateway routes` does."""
 
     to: str
     target: str = ""
@@ -50,6 +52,8 @@ class Imported:
         route = self._router.match(method.encode(), name, normal, read.query, headers or [])
         if route is None:
             return Went("")
+        if not route.upstream:
+            return Went(told_end(route))
         source = self.config.upstreams[route.upstream].source
         if isinstance(source, ConsulSource):
             endpoint = Endpoint("http", "127.0.0.1", 80)

@@ -47,8 +47,8 @@ class DraftUpstream:
 
 @dataclass(slots=True)
 class DraftRoute:
-    """`settings`: keys of a route but for name, match and upstream. `closed`: why it leads
-    nowhere; `upstream` is then what it led to, or empty."""
+    """`upstream`: empty where `settings`, the keys of a route but for name, match and upstream,
+    say what becomes of requests. `closed`: why it leads nowhere; it is then what it led to."""
 
     name: str
     upstream: str
@@ -57,6 +57,23 @@ class DraftRoute:
     notes: list[Note] = field(default_factory=list)
     line: int = 0
     closed: str = ""
+
+    @property
+    def upstreams(self) -> list[str]:
+        """Those that its requests go to."""
+        split = self.settings.get("split")
+        return [part["upstream"] for part in split] if split else [self.upstream] if self.upstream else []
+
+    @property
+    def answered(self) -> bool:
+        """The gateway itself answers."""
+        return "redirect" in self.settings or "respond" in self.settings
+
+    @property
+    def lets_pass(self) -> bool:
+        """A redirect that leaves those who are there to the next route."""
+        to = self.settings.get("redirect")
+        return to is not None and "path" not in to and "prefix" not in to
 
 
 class Names:
@@ -94,6 +111,13 @@ class Draft:
         made = DraftUpstream(self.names.free(wanted))
         self.upstreams[made.name] = made
         return made
+
+
+# Where https ends in front of the gateway, a redirect to it would go round in a circle.
+HTTPS_IS_KNOWN = (
+    "https is what the connection says or, from a proxy in server.trusted_proxies, its X-Forwarded-Proto: "
+    "without that a redirect to https never ends"
+)
 
 
 def duration(milliseconds: float) -> str:

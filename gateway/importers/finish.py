@@ -25,13 +25,18 @@ _NOWHERE = {"endpoints": [{"url": "http://127.0.0.1:9", "weight": 0}]}
 
 def finished(draft: Draft, name: str) -> str:
     """The text of our file. ConfigError when nothing could be carried over."""
-    # Of two routes for the very same requests the closed one stays, else the first to win.
-    draft.routes.sort(key=lambda route: (not route.closed, min(ranked.rank for ranked in route.matches)))
+    # Of two routes for the very same requests the closed one stays, else the first to win. What
+    # a redirect lets pass is for another one.
+    draft.routes.sort(
+        key=lambda route: (not route.lets_pass, not route.closed, min(ranked.rank for ranked in route.matches))
+    )
     names = Names()
     for route in draft.routes:
         route.name = names.free(route.name)
         if route.closed:
             _close(draft, route, route.closed)
+        elif "respond" in route.settings:
+            _meet_bytes(route)
     if sum(len(route.matches) for route in draft.routes) > MOST_MATCHES:
         raise ConfigError.found(name, [Mistake(0, 0, "", f"has more than {MOST_MATCHES} matches")])
     _tell_apart(draft)
@@ -53,16 +58,35 @@ def _close(draft: Draft, route: DraftRoute, why: str) -> DraftRoute:
         nowhere = draft.upstream("closed")
         nowhere.settings |= _NOWHERE
         nowhere.notes.append(Note(0, "answers 503 to routes that must not be open, see there"))
-    reopened = f"; to open it: upstream: {route.upstream}" if route.upstream in draft.upstreams else ""
-    route.notes.insert(0, Note(route.line, f"closed: {why}{reopened}"))
+    route.notes.insert(0, Note(route.line, f"closed: {why}{_reopened(draft, route)}"))
+    route.settings = {key: value for key, value in route.settings.items() if key not in _ENDS}
     route.upstream, route.closed = nowhere.name, why
-    # Of all that its prefixes met by their bytes, too: `/.ht` is there to shut `/.htaccess`.
+    _meet_bytes(route)
+    return route
+
+
+_ENDS = frozenset({"split", "redirect", "respond", "mirror"})
+
+
+def _reopened(draft: Draft, route: DraftRoute) -> str:
+    """What a closed route led to, as far as it is there."""
+    if not route.upstreams or not all(name in draft.upstreams for name in route.upstreams):
+        return ""
+    split = route.settings.get("split")
+    if split is None:
+        return f"; to open it: upstream: {route.upstream}"
+    parts = ", ".join(f"{{upstream: {part['upstream']}, weight: {part['weight']}}}" for part in split)
+    return f"; to open it: split: [{parts}]"
+
+
+def _meet_bytes(route: DraftRoute) -> None:
+    """Have a route meet all that its prefixes met by their bytes: `/.ht` is there to shut
+    `/.htaccess`."""
     route.matches += [
         Ranked(replace(one.match, prefix=None, regex=f"{patterns.path(one.match.prefix)}[^/].*"), one.rank)
         for one in route.matches
         if one.match.prefix is not None and not one.match.prefix.endswith("/")
     ]
-    return route
 
 
 def _tell_apart(draft: Draft) -> None:
@@ -125,6 +149,11 @@ def _take_out(draft: Draft, text: writer.Text, error: ConfigError) -> None:
         draft.server = {}
     for name in list(draft.upstreams):
         _thin_upstream(draft, name, gone)
+    for route in draft.routes:
+        mirror = route.settings.get("mirror")
+        if mirror is not None and mirror["upstream"] not in draft.upstreams:
+            del route.settings["mirror"]
+            route.notes.append(Note(route.line, f"nothing is copied: upstream {mirror['upstream']} is left out"))
     draft.routes = [
         kept for number, route in enumerate(draft.routes) if (kept := _thinned(draft, route, number, gone)) is not None
     ]
@@ -157,8 +186,9 @@ def _thinned(draft: Draft, route: DraftRoute, number: int, gone: dict[writer.Own
         return None
     route.notes += [Note(route.line, f"a match is left out: {why}") for why in dict.fromkeys(bad.values())]
     route.matches = [ranked for nth, ranked in enumerate(route.matches) if nth not in bad]
-    if route.upstream not in draft.upstreams:
-        return _close(draft, route, f"upstream {route.upstream} could not be carried over")
+    missing = [name for name in route.upstreams if name not in draft.upstreams]
+    if missing or not (route.upstreams or route.answered):
+        return _close(draft, route, f"upstream {', '.join(missing)} could not be carried over")
     whole = gone.get(("routes", number))
     if whole is not None:
         route.settings = {}

@@ -1,7 +1,7 @@
 """Traefik's file provider: the document with `http.routers`, `services` and `middlewares`.
 
 Rule: a router is carried over whole or not at all. A middleware that changes the request's
-way (redirects, errors of its own) takes its routers along; one that guards them closes them.
+way and cannot be expressed takes its routers along; one that guards them closes them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from gateway.config import units
 from gateway.config.document import Mapping
 from gateway.importers import paths, patterns, toml, traefik_rule
-from gateway.importers.draft import Draft, DraftRoute, DraftUpstream, Note, Ranked, duration
+from gateway.importers.draft import HTTPS_IS_KNOWN, Draft, DraftRoute, DraftUpstream, Note, Ranked, duration
 from gateway.importers.fields import Fields, decoded, read
 from gateway.importers.traefik_rule import InexpressibleError, RuleError
 
@@ -23,7 +23,13 @@ DEPTH = 16
 GUARDS = frozenset(
     {"basicauth", "digestauth", "forwardauth", "ipallowlist", "ipwhitelist", "passtlsclientcert", "plugin"}
 )
-DETOURS = frozenset({"redirectscheme", "redirectregex"})
+# What `strategy` is called here. Its least time is one of latency and of requests under way.
+STRATEGIES: dict[str, Any] = {
+    "wrr": "round_robin",
+    "p2c": "least_requests",
+    "hrw": {"hash": {"by": "client_ip"}},
+    "leasttime": "ewma",
+}
 _LATER = " (not in this version)"
 _TLS = ": TLS ends before the gateway, or in gunicorn (certfile, keyfile)"
 _TOML_START = re.compile(r"\s*(?:#.*\n\s*)*(?:\[|[A-Za-z0-9_.\"-]+\s*=)")
@@ -44,6 +50,9 @@ class _Way:
     closed: list[str] = field(default_factory=list)
     detour: str = ""
     muddled: str = ""
+    # The keys of a redirect, and what guards stand before it.
+    redirect: dict[str, Any] | None = None
+    before: str = ""
 
     @property
     def changed(self) -> bool:
@@ -65,20 +74,24 @@ class _Import:
         self._services: dict[str, Fields] = {}
         self._transports: dict[str, Fields] = {}
         self._used: set[str] = set()
-        self._upstreams: dict[str, DraftUpstream | None] = {}
+        # Where requests for a service go, as keys of a route; None where that cannot be said.
+        self._ends: dict[str, dict[str, Any] | None] = {}
+        # Routes for what a redirect lets pass, needed where no other router is there for it.
+        self._beyond: list[DraftRoute] = []
         if http is not None:
             self._middlewares = dict(http.entries("middlewares", "middleware"))
             self._services = dict(http.entries("services", "service"))
             self._transports = dict(http.entries("serversTransports", "serversTransport"))
             for name, router in http.entries("routers", "router"):
                 self._router(name, router)
+            self._beyond_redirects()
             http.rest()
             self._unused()
         top.rest({"tcp": _LATER, "udp": _LATER, "tls": _TLS})
 
     def _unused(self) -> None:
         for name, service in self._services.items():
-            if name not in self._upstreams:
+            if name not in self._ends:
                 service.note("no router that was carried over leads to it, so it is left out")
         for name, middleware in self._middlewares.items():
             if name not in self._used:
@@ -104,14 +117,28 @@ class _Import:
             fields.note(f"left out: {why}")
             self.draft.notes += notes + way.notes
             return
-        upstream = self._upstream(service, fields, way)
-        settings = self._settings(ranked, way)
+        if way.redirect is not None:
+            first = [Ranked(one.match, (*one.rank[:-1], 0)) for one in ranked]
+            redirect = DraftRoute(name, "", first, {"redirect": way.redirect}, [], given.line, way.before)
+            self.draft.routes.append(redirect)
+            self.draft.note(0, HTTPS_IS_KNOWN)
+        settings = self._settings(ranked, way) | self._end(service, fields, way)
+        upstream = settings.pop("upstream", "")
         route = DraftRoute(name, upstream, ranked, settings, notes + way.notes, given.line, "; ".join(way.closed))
-        self.draft.routes.append(route)
+        (self.draft.routes if way.redirect is None else self._beyond).append(route)
+
+    def _beyond_redirects(self) -> None:
+        """Mostly the twin of a router that redirects is there for those who come by https."""
+        taken = {one.match for route in self.draft.routes if not route.lets_pass for one in route.matches}
+        for route in self._beyond:
+            if any(one.match in taken for one in route.matches):
+                self.draft.notes += route.notes
+            else:
+                self.draft.routes.append(route)
 
     def _ranked(self, fields: Fields, rule: str) -> list[Ranked]:
         """The matches of a rule; a router that names no priority has its rule's length."""
-        rank = (-(fields.whole("priority") or len(rule)),)
+        rank = (-(fields.whole("priority") or len(rule)), 2)
         if not rule:
             return []
         try:
@@ -163,8 +190,10 @@ class _Import:
         if kind in GUARDS:
             outer.note(f"{spelt} is not carried over{_LATER}", spelt)
             way.closed.append(f"{spelt} guarded it, and is not in this version")
-        elif kind in DETOURS:
-            way.detour = way.detour or f"{spelt} answers instead of a service, and redirects are not in this version"
+        elif kind == "redirectscheme" and inner is not None:
+            self._redirect(spelt, inner, way)
+        elif kind == "redirectregex":
+            way.detour = way.detour or f"{spelt} answers instead of a service, and goes by a pattern of the whole URL"
         elif kind == "chain" and inner is not None:
             for name in inner.texts("middlewares"):
                 self._middleware(name, router, way, depth + 1)
@@ -174,12 +203,27 @@ class _Import:
             if attempts is not None and attempts > 0:
                 # Traefik counts tries in all, as we do.
                 way.retry = {"retry": {"attempts": attempts}}
-            inner.rest({"initialinterval": ": tries follow one another without a pause"})
+            inner.rest({"initialinterval": ": retry.backoff is for tries of the same endpoint"})
+        elif kind == "circuitbreaker":
+            outer.note(f"{spelt} is not carried over: breaker belongs to an upstream, and knows no expressions", spelt)
         elif kind in _PATHS and inner is not None:
             self._path(kind, spelt, inner, way)
             inner.rest({"forceslash": ": a path always begins with a slash"})
         else:
             outer.note(f"{spelt} is not carried over{_LATER}", spelt)
+
+    def _redirect(self, spelt: str, inner: Fields, way: _Way) -> None:
+        """Whoever is there already goes on, as here."""
+        scheme, port, permanent = inner.text("scheme"), inner.whole("port"), inner.flag("permanent", False)
+        inner.rest()
+        if scheme not in ("http", "https") or way.changed or way.redirect is not None:
+            way.detour = way.detour or f"{spelt} cannot be expressed"
+            return
+        # Traefik answers with 301 and 302 to GET alone, and else with these.
+        way.redirect = {"status": 308 if permanent else 307, "scheme": scheme}
+        if port is not None:
+            way.redirect["port"] = port
+        way.before = "; ".join(way.closed)
 
     def _path(self, kind: str, spelt: str, inner: Fields, way: _Way) -> None:
         already = way.changed
@@ -193,28 +237,88 @@ class _Import:
 
     # -- services ------------------------------------------------------------------------
 
-    def _upstream(self, name: str | None, router: Fields, way: _Way) -> str:
-        """The upstream for a service; empty, and the router closed, when there is none."""
+    def _end(self, name: str | None, router: Fields, way: _Way) -> dict[str, Any]:
+        """Where requests for a service go, as keys of a route; nothing, and the router closed,
+        when that cannot be said."""
         if not name:
             way.closed.append("it has no service")
-            return ""
-        bare, _, provider = name.partition("@")
-        if bare not in self._upstreams or provider not in ("", "file"):
-            given = self._services.get(bare) if provider in ("", "file") else None
-            if given is None:
-                way.closed.append(f"service {name} is not in this document")
-                return ""
-            self._upstreams[bare] = self._service(bare, given)
-        upstream = self._upstreams[bare]
-        if upstream is None:
+            return {}
+        given, found = self._service(name)
+        if given is None:
+            way.closed.append(f"service {name} is not in this document")
+        elif found is None:
             way.closed.append(f"its service {name} could not be carried over")
-        return "" if upstream is None else upstream.name
+        return dict(found or {})
 
-    def _service(self, name: str, given: Fields) -> DraftUpstream | None:
-        balancer = given.fields("loadBalancer")
-        given.rest(dict.fromkeys(("weighted", "mirroring", "failover", "highestrandomweight"), _LATER))
-        if balancer is None:
+    def _service(self, name: str) -> tuple[Fields | None, dict[str, Any] | None]:
+        """A service of the document, and where its requests go."""
+        bare, _, provider = name.partition("@")
+        given = self._services.get(bare) if provider in ("", "file") else None
+        if given is not None and bare not in self._ends:
+            # A service that names itself leads nowhere.
+            self._ends[bare] = None
+            self._ends[bare] = self._kind_of_service(bare, given)
+        return given, self._ends.get(bare) if given is not None else None
+
+    def _kind_of_service(self, name: str, given: Fields) -> dict[str, Any] | None:
+        kinds = ("loadBalancer", "weighted", "mirroring", "failover")
+        balancer, weighted, mirroring, failover = (given.fields(kind) for kind in kinds)
+        given.rest({"highestrandomweight": ": a split goes by a cookie or a header"})
+        if weighted is not None:
+            return self._weighted(weighted)
+        if mirroring is not None:
+            return self._mirroring(mirroring)
+        if failover is not None:
+            main = failover.text("service") or ""
+            failover.note("fallback is not carried over: here that is for an upstream without any endpoint", "fallback")
+            failover.take("fallback")
+            failover.rest()
+            return self._service(main)[1]
+        upstream = None if balancer is None else self._upstream(name, balancer)
+        return None if upstream is None else {"upstream": upstream.name}
+
+    def _weighted(self, fields: Fields) -> dict[str, Any] | None:
+        parts: list[dict[str, Any]] = []
+        for part in fields.each("services", "service"):
+            name, weight = part.text("name") or "", part.whole("weight")
+            part.rest()
+            end = self._service(name)[1]
+            if end is None or "upstream" not in end or "mirror" in end:
+                fields.note(f"left out: its service {name} cannot be a part of it")
+                return None
+            parts.append({"upstream": end["upstream"], "weight": 1 if weight is None else weight})
+        fields.rest(
+            {
+                "sticky": ": split.by is for cookies that others set",
+                "healthcheck": ": a part without a healthy endpoint keeps its share",
+            }
+        )
+        return {"split": parts} if parts else None
+
+    def _mirroring(self, fields: Fields) -> dict[str, Any] | None:
+        end = self._service(fields.text("service") or "")[1]
+        mirrors = [(one, one.text("name") or "", one.whole("percent") or 0) for one in fields.each("mirrors", "mirror")]
+        for one, _, _ in mirrors:
+            one.rest()
+        fields.rest(
+            {
+                "mirrorbody": ": bodies are copied, too",
+                "maxbodysize": ": retry.buffer of the mirror's upstream is the limit",
+                "healthcheck": ": see health",
+            }
+        )
+        if end is None or "mirror" in end:
             return None
+        for one, name, percent in mirrors:
+            copied = self._service(name)[1] if percent > 0 else None
+            if copied is None or "upstream" not in copied or "mirror" in copied or "mirror" in end:
+                why = "there is one mirror of a route" if "mirror" in end else "its service or its percent says nothing"
+                one.note(f"{name} is not carried over: {why}")
+            else:
+                end = {**end, "mirror": {"upstream": copied["upstream"], "percent": percent}}
+        return end
+
+    def _upstream(self, name: str, balancer: Fields) -> DraftUpstream | None:
         notes: list[Note] = []
         fields = balancer.within(notes)
         endpoints = list(_servers(fields))
@@ -230,9 +334,13 @@ class _Import:
         transport = fields.text("serversTransport")
         if transport is not None:
             self._transport(transport, fields, upstream)
-        if (fields.text("strategy") or "wrr").lower() != "wrr":
-            fields.note("strategy is not carried over: round robin is what there is", "strategy")
-        fields.rest({"sticky": _LATER, "healthcheck": _LATER, "responseforwarding": ": answers are never held back"})
+        upstream.settings |= _balance(name, fields) | _health(fields)
+        fields.rest(
+            {
+                "passivehealthcheck": ": eject is on, and counts in another way",
+                "responseforwarding": ": answers are never held back",
+            }
+        )
         return upstream
 
     def _transport(self, name: str, service: Fields, upstream: DraftUpstream) -> None:
@@ -276,6 +384,58 @@ class _Import:
                 given.note(f"{key} is no duration, and left out", key)
         given.rest()
         return timeouts
+
+
+def _balance(name: str, fields: Fields) -> dict[str, Any]:
+    """How servers are picked. A cookie that is not named has a name of the service's own there."""
+    strategy = (fields.text("strategy") or "wrr").lower()
+    balance = STRATEGIES.get(strategy)
+    if balance is None:
+        fields.note("strategy is not carried over: it is not known here", "strategy")
+    sticky = fields.fields("sticky")
+    cookie = None if sticky is None else sticky.fields("cookie")
+    if sticky is not None:
+        given = None if cookie is None else cookie.text("name")
+        for one in (cookie, sticky):
+            if one is not None:
+                one.rest({"httponly": ": its cookie always is", "secure": ": its cookie is where https is spoken"})
+        if cookie is not None:
+            balance = {"sticky": {"cookie": given or f"gw_{re.sub('[^A-Za-z0-9_-]', '_', name)}"}}
+    return {} if balance in (None, "round_robin") else {"balance": balance}
+
+
+def _health(fields: Fields) -> dict[str, Any]:
+    """Active checks; what asks elsewhere or otherwise than with GET is not one of ours."""
+    given = fields.fields("healthCheck")
+    if given is None:
+        return {}
+    # One answer is enough there, either way.
+    check: dict[str, Any] = {"healthy": 1, "unhealthy": 1}
+    odd = [
+        key
+        for key, plain in (("scheme", ()), ("port", ()), ("mode", ("http",)), ("method", ("GET",)))
+        if (value := given.text(key)) is not None and value not in plain
+    ]
+    path, host, status = given.text("path"), given.text("hostname"), given.whole("status")
+    for key, ours in (("interval", "interval"), ("timeout", "timeout")):
+        text = given.text(key)
+        length = None if text is None else _go_duration(text)
+        if length is not None:
+            check[ours] = length
+        elif text is not None:
+            given.note(f"{key} is no duration, and left out", key)
+    headers = given.fields("headers")
+    if headers is not None:
+        check["headers"] = {name: headers.text(name) or "" for name in headers.names()}
+    given.rest({"followredirects": ": a redirect is an answer like any other", "unhealthyinterval": ": see interval"})
+    if odd or path is None or not path.startswith("/"):
+        why = f"{', '.join(odd) or 'its path'} cannot be expressed"
+        fields.note(f"healthCheck is not carried over: {why}", "healthCheck")
+        return {}
+    check |= {"path": path}
+    check |= {"host": host} if host else {}
+    check |= {"status": [status]} if status else {}
+    return {"health": check}
 
 
 def _servers(fields: Fields) -> Iterator[dict[str, Any]]:

@@ -78,7 +78,8 @@ def _route(text: Text, route: DraftRoute, number: int) -> None:
     owner: Owner = ("routes", number)
     path: Path = ("routes", 0)
     _comments(text, route.notes, "  ", owner)
-    keys = {"name": route.name, "match": None, "upstream": route.upstream, **route.settings}
+    end = {"upstream": route.upstream} if route.upstream else {}
+    keys = {"name": route.name, "match": None, **end, **route.settings}
     for place, (key, value) in enumerate(_ordered(keys, path)):
         lead = "  - " if place == 0 else "    "
         if key != "match":

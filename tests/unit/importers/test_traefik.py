@@ -7,7 +7,8 @@ import pytest
 from gateway.errors import ConfigError
 from gateway.importers import traefik_rule
 from gateway.importers.traefik_rule import RuleError
-from gateway.model import Match
+from gateway.model import Balance, HealthCheck, Match
+from gateway.wording import told_end, told_mirror
 from tests.imported import Imported, Went
 from tests.unit.importers.traefik_cases import CONFIG, DIFFERENT, REQUESTS, Ask
 
@@ -147,6 +148,7 @@ TOML = """
     weight = 2
   [http.services.svc.loadBalancer.healthCheck]
     path = "/h"
+    port = 8080
 [http.serversTransports.st]
   insecureSkipVerify = true
   serverName = "inside.example"
@@ -170,8 +172,8 @@ def test_toml_is_read_and_lines_are_told() -> None:
         "# line 6: router main: entryPoints is not carried over",
         "# line 8: middleware limit: rateLimit is not carried over",
         "# line 15: server: the path of its url is left out",
-        "# line 17: service svc loadBalancer: healthCheck is not carried over",
-        "# line 26: tcp is not carried over",
+        "# line 17: service svc loadBalancer: healthCheck is not carried over: port cannot be expressed",
+        "# line 27: tcp is not carried over",
     ):
         assert told in found.comments
 
@@ -186,8 +188,49 @@ http:
   services: {s: {loadBalancer: {servers: [{url: "http://s.internal"}]}}}
 """
     found = Imported("traefik", text)
-    assert found.ask("/", "a.example").to == "s.internal:80"
-    assert "router web: left out: redirectScheme answers instead" in found.comments
+    assert [(route.name, told_end(route)) for route in found.config.routes] == [
+        ("web", "-> 307 https://*"),
+        ("websecure", "s"),
+    ]
+    assert "without that a redirect to https never ends" in found.comments
+    # Without the twin the service is for those who come by https.
+    alone = Imported("traefik", "\n".join(line for line in text.splitlines() if "websecure" not in line))
+    assert [told_end(route) for route in alone.config.routes] == ["-> 307 https://*", "s"]
+
+
+@pytest.mark.parametrize(
+    ("redirect", "told"),
+    [
+        ("redirectScheme: {scheme: https, permanent: true, port: 8443}", "-> 308 https://*:8443"),
+        ("redirectScheme: {scheme: http}", "-> 307 http://*"),
+    ],
+)
+def test_redirects(redirect: str, told: str) -> None:
+    text = document("PathPrefix(`/`)", "middlewares: [m]") + f"  middlewares: {{m: {{{redirect}}}}}\n"
+    assert Imported("traefik", text).ask("/x").to == told
+
+
+@pytest.mark.parametrize(
+    ("middlewares", "told"),
+    [
+        ("{m: {redirectRegex: {regex: a, replacement: b}}}", "redirectRegex answers instead of a service"),
+        ("{m: {redirectScheme: {scheme: ftp}}}", "redirectScheme cannot be expressed"),
+        ("{m: {stripPrefix: {prefixes: [/a]}}, n: {redirectScheme: {scheme: https}}}", "redirectScheme cannot be expressed"),
+    ],
+)
+def test_redirects_that_cannot_be_expressed(middlewares: str, told: str) -> None:
+    names = "[m, n]" if "n: " in middlewares.partition("prefixes")[2] else "[m]"
+    text = document("PathPrefix(`/`)", f"middlewares: {names}") + f"  middlewares: {middlewares}\n"
+    with pytest.raises(ConfigError, match=told):
+        Imported("traefik", text.replace("services:", "services_:"))
+
+
+def test_a_guard_before_a_redirect_closes_both() -> None:
+    given = "  middlewares: {m: {redirectScheme: {scheme: https}}, g: {basicAuth: {users: []}}}\n"
+    before = Imported("traefik", document("PathPrefix(`/`)", "middlewares: [g, m]") + given)
+    assert [told_end(route) for route in before.config.routes] == ["closed"]
+    after = Imported("traefik", document("PathPrefix(`/`)", "middlewares: [m, g]") + given)
+    assert [told_end(route) for route in after.config.routes] == ["-> 307 https://*", "closed"]
 
 
 @pytest.mark.parametrize("guard", ["basicAuth", "digestAuth", "forwardAuth", "ipAllowList", "ipWhiteList", "plugin"])
@@ -198,12 +241,109 @@ def test_a_guarded_router_is_closed_and_not_opened(guard: str) -> None:
     assert f"closed: {guard} guarded it, and is not in this version; to open it: upstream: s" in found.comments
 
 
-@pytest.mark.parametrize("service", ["weighted: {services: [{name: s, weight: 1}]}", "mirroring: {service: s}"])
-def test_a_router_to_a_service_of_another_kind_is_closed(service: str) -> None:
-    text = document("PathPrefix(`/`)").replace("service: s,", "service: w,") + f"    w: {{{service}}}\n"
-    found = Imported("traefik", text)
+OTHERS = """\
+    t: {loadBalancer: {servers: [{url: "http://t.internal"}]}}
+    split: {weighted: {services: [{name: s, weight: 3}, {name: t}]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("service", "end", "mirror"),
+    [
+        ("weighted: {services: [{name: s, weight: 3}, {name: t}]}", "s 75%, t 25%", ""),
+        ("mirroring: {service: s, mirrors: [{name: t, percent: 10}]}", "s", "10% copied to t"),
+        ("mirroring: {service: split, mirrors: [{name: t, percent: 100}]}", "s 75%, t 25%", "100% copied to t"),
+        ("mirroring: {service: s, mirrors: [{name: t}]}", "s", ""),
+        ("mirroring: {service: s, mirrors: [{name: split, percent: 5}]}", "s", ""),
+        ("failover: {service: s, fallback: t}", "s", ""),
+        ("failover: {service: split, fallback: t}", "s 75%, t 25%", ""),
+        ("weighted: {services: [{name: s}, {name: nope}]}", "closed", ""),
+        ("weighted: {services: [{name: s}, {name: split}]}", "closed", ""),
+        ("weighted: {services: [{name: w}]}", "closed", ""),
+        ("weighted: {services: [{name: s, weight: 70000}, {name: t}]}", "closed", ""),
+        ("weighted: {services: [{name: s, weight: 0}]}", "closed", ""),
+        ("mirroring: {service: nope}", "closed", ""),
+        ("highestRandomWeight: {services: [{name: s}]}", "closed", ""),
+    ],
+)
+def test_services_of_other_kinds(service: str, end: str, mirror: str) -> None:
+    text = document("PathPrefix(`/`)").replace("service: s,", "service: w,") + OTHERS + f"    w: {{{service}}}\n"
+    (route,) = Imported("traefik", text).config.routes
+    assert told_end(route) == end
+    assert ("" if route.mirror is None else told_mirror(route.mirror)) == mirror
+
+
+@pytest.mark.parametrize(
+    ("service", "told"),
+    [
+        ("weighted: {services: [{name: s}], sticky: {cookie: {}}}", "weighted: sticky is not carried over: split.by is for"),
+        ("weighted: {services: [{name: s}, {name: nope}]}", "weighted: left out: its service nope cannot be a part of it"),
+        ("mirroring: {service: s, maxBodySize: 5, mirrors: [{name: t, percent: 1}]}", "mirroring: maxBodySize is not carried"),
+        ("mirroring: {service: s, mirrors: [{name: t, percent: 1}, {name: t, percent: 2}]}", "mirror: t is not carried over: there is one"),
+        ("mirroring: {service: s, mirrors: [{name: t}]}", "mirror: t is not carried over: its service or its percent"),
+        ("failover: {service: s, fallback: t}", "failover: fallback is not carried over: here that is for an upstream"),
+        ("highestRandomWeight: {}", "service w: highestRandomWeight is not carried over: a split goes by"),
+    ],
+)
+def test_what_services_of_other_kinds_lose_is_told(service: str, told: str) -> None:
+    text = document("PathPrefix(`/`)").replace("service: s,", "service: w,") + OTHERS + f"    w: {{{service}}}\n"
+    assert told in Imported("traefik", text).comments
+
+
+def test_a_closed_split_can_be_opened_again() -> None:
+    text = document("PathPrefix(`/`)", "middlewares: [m]").replace("service: s,", "service: split,") + OTHERS
+    found = Imported("traefik", text + "  middlewares: {m: {basicAuth: {users: []}}}\n")
     assert found.ask("/x") == Went("closed")
-    assert f"service w: {service.partition(':')[0]} is not carried over (not in this version)" in found.comments
+    assert "to open it: split: [{upstream: s, weight: 3}, {upstream: t, weight: 1}]" in found.comments
+
+
+def test_upstreams_that_are_refused_take_mirrors_along() -> None:
+    bad = OTHERS.replace("http://t.internal", "http://169.254.1.1")
+    service = "    w: {mirroring: {service: s, mirrors: [{name: t, percent: 10}]}}\n"
+    text = document("PathPrefix(`/`)").replace("service: s,", "service: w,") + bad + service
+    found = Imported("traefik", text)
+    assert found.ask("/x").to == "s.internal:80"
+    assert "nothing is copied: upstream t is left out" in found.comments
+    split = document("PathPrefix(`/`)").replace("service: s,", "service: split,") + bad
+    assert Imported("traefik", split).ask("/x").to == "closed"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("strategy: wrr", Balance()),
+        ("Strategy: p2c", Balance("least_requests")),
+        ("strategy: leasttime", Balance("ewma")),
+        ("strategy: hrw", Balance("hash", "client_ip")),
+        ("strategy: nope", Balance()),
+        ("sticky: {cookie: {name: lb}}", Balance("sticky", name="lb")),
+        ("sticky: {cookie: {}}", Balance("sticky", name="gw_s")),
+        ("sticky: {}", Balance()),
+    ],
+)
+def test_balancers(given: str, expected: Balance) -> None:
+    assert Imported("traefik", document("PathPrefix(`/`)", "", f", {given}")).config.upstreams["s"].balance == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("path: /up", HealthCheck(b"/up", healthy=1, unhealthy=1)),
+        (
+            "path: /up, interval: 5s, timeout: 500ms, hostname: h.example, status: 204, method: GET, headers: {X-A: b}",
+            HealthCheck(b"/up", False, 5.0, 0.5, 1, 1, frozenset({204}), "h.example", ((b"X-A", b"b"),)),
+        ),
+        ("path: /up, port: 81", None),
+        ("path: /up, method: HEAD", None),
+        ("path: /up, mode: grpc", None),
+        ("path: /up, scheme: https", None),
+        ("interval: 5s", None),
+    ],
+)
+def test_active_health(given: str, expected: HealthCheck | None) -> None:
+    found = Imported("traefik", document("PathPrefix(`/`)", "", f", healthCheck: {{{given}}}"))
+    assert found.config.upstreams["s"].health == expected
+    assert ("healthCheck is not carried over: " in found.comments) == (expected is None)
 
 
 def test_what_is_not_in_the_document_is_told() -> None:
@@ -221,11 +361,20 @@ def test_a_chain_that_names_itself_ends() -> None:
 
 
 def test_retries_and_unknown_keys() -> None:
-    text = document("Path(`/a`)", "middlewares: [m], observability: {}", ", sticky: {cookie: {}}, Strategy: p2c")
-    text += "  middlewares: {m: {retry: {attempts: 4, initialInterval: 1s}}}\n"
+    more = ", sticky: {cookie: {maxAge: 5, httpOnly: false}}, Strategy: random, passiveHealthCheck: {}"
+    text = document("Path(`/a`)", "middlewares: [m, c], observability: {}", more)
+    text += "  middlewares: {m: {retry: {attempts: 4, initialInterval: 1s}}, c: {circuitBreaker: {expression: x}}}\n"
     found = Imported("traefik", text)
     assert found.route("r").retry.attempts == 4
-    for told in ("observability is not carried", "sticky is not carried", "strategy is not", "initialInterval is not"):
+    for told in (
+        "observability is not carried over",
+        "cookie: maxAge is not carried over",
+        "cookie: httpOnly is not carried over: its cookie always is",
+        "strategy is not carried over: it is not known here",
+        "initialInterval is not carried over: retry.backoff is for tries of the same endpoint",
+        "passiveHealthCheck is not carried over: eject is on",
+        "circuitBreaker is not carried over: breaker belongs to an upstream",
+    ):
         assert told in found.comments
 
 
