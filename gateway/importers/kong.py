@@ -1,17 +1,19 @@
 """Kong's declarative file, format 1.1 to 3.0: services, routes, upstreams and targets.
 
 Rule: Kong's defaults are written down where they are not ours (`strip_path` is on,
-`preserve_host` off). Plugins and consumers are notes; a plugin that guards a route closes it.
+`preserve_host` off). Plugins and consumers are notes; a plugin that guards a route closes it,
+and one that answers in its place does so here, if it can be said how.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 from gateway.errors import ConfigError, Mistake
 from gateway.importers import paths, patterns
-from gateway.importers.draft import Draft, DraftRoute, DraftUpstream, Note, Rank, Ranked, duration
+from gateway.importers.draft import HTTPS_IS_KNOWN, Draft, DraftRoute, DraftUpstream, Note, Rank, Ranked, duration
 from gateway.importers.fields import Fields, read
 from gateway.model import Match
 
@@ -20,7 +22,7 @@ GUARDS = frozenset(
     {
         "acl", "basic-auth", "bot-detection", "header-cert-auth", "hmac-auth", "ip-restriction", "jwt", "jwt-signer",
         "key-auth", "key-auth-enc", "ldap-auth", "ldap-auth-advanced", "mtls-auth", "oauth2", "oauth2-introspection",
-        "opa", "openid-connect", "request-termination", "request-validator", "saml", "session",
+        "opa", "openid-connect", "redirect", "request-termination", "request-validator", "saml", "session",
     }
 )  # fmt: skip
 # A route may have this many matches: hosts × paths × header values.
@@ -59,6 +61,8 @@ class _Import:
         top.take("_transform")
         # Plugins that guard, by ("service" or "route", name or id); by ("", "") those that guard all.
         self._guards: dict[tuple[str, str], list[str]] = {}
+        # What those of them answer that answer everything, as keys of a route; None: it cannot be said.
+        self._answers: dict[str, dict[str, Any] | None] = {}
         self._names: dict[str, str] = {}
         self._groups = {one.text("name") or "": one for one in top.each("upstreams", "upstream")}
         self._targets = list(top.each("targets", "target"))
@@ -88,17 +92,23 @@ class _Import:
             for scope in ("service", "route"):
                 of = _reference(plugin, scope)
                 whose = (scope, self._names.get(of, of)) if of else whose
+            config = plugin.fields("config") if name in ANSWERS else None
             plugin.take("config")
-            plugin.note(f"{name} is not carried over{_LATER if enabled else ' (it is off)'}")
-            if enabled and name in GUARDS:
+            answer = None if not enabled or name not in ANSWERS else ANSWERS[name](config)
+            if answer is not None:
+                # Told apart by its place: of several each answers for its own.
+                name = f"{name}, line {plugin.line}"
+                self._answers[name] = answer
+            else:
+                plugin.note(f"{name} is not carried over{_LATER if enabled else ' (it is off)'}")
+            if enabled and (answer is not None or name in GUARDS):
                 self._guards.setdefault(whose, []).append(name)
 
-    def _closed(self, service: str | None, route: str, ident: str | None) -> str:
-        """What guarded a route and cannot be carried over; empty when nothing did."""
+    def _guarding(self, service: str | None, route: str, ident: str | None) -> list[str]:
+        """The plugins that stand before a route's service."""
         service = self._names.get(service or "", service or "")
         owners = (("", ""), ("service", service), ("route", route), ("route", ident or ""))
-        names = [name for whose in owners for name in self._guards.get(whose, ())]
-        return f"{', '.join(dict.fromkeys(names))} guarded it, and is not in this version" if names else ""
+        return list(dict.fromkeys(name for whose in owners for name in self._guards.get(whose, ())))
 
     # -- services ------------------------------------------------------------------------
 
@@ -180,12 +190,10 @@ class _Import:
         literal = fields.text("host_header")
         if literal:
             upstream.settings["host"] = literal
-        algorithm = fields.text("algorithm")
-        if algorithm not in (None, "round-robin"):
-            fields.note(f"algorithm {algorithm} is not carried over: round robin is what there is", "algorithm")
+        upstream.settings |= _balance(fields) | _health(fields, protocol)
         fields.take("slots")
         _meta(fields)
-        fields.rest({"healthchecks": _LATER, "hash_on": _LATER})
+        fields.rest()
 
     # -- routes --------------------------------------------------------------------------
 
@@ -201,7 +209,8 @@ class _Import:
         preserved = fields.flag("preserve_host", False)
         handling = fields.text("path_handling") or "v0"
         protocols = set(fields.texts("protocols")) or {"http", "https"}
-        for key in ("https_redirect_status_code", "request_buffering", "response_buffering"):
+        moved = fields.whole("https_redirect_status_code")
+        for key in ("request_buffering", "response_buffering"):
             fields.take(key)
         _meta(fields)
         fields.rest({"snis": _LATER, "sources": _LATER, "destinations": _LATER})
@@ -212,11 +221,24 @@ class _Import:
             fields.note(f"left out: {why}")
             self.draft.notes += notes
             return
-        if protocols == {"https"}:
-            fields.note("protocols: plain http meets this route too; Kong answered with a redirect or 426", "protocols")
+        if protocols == {"https"} and moved in (301, 302, 307, 308):
+            first = [Ranked(one.match, (*one.rank[:-1], 0)) for one in ranked]
+            to = {"status": moved, "scheme": "https"}
+            self.draft.routes.append(DraftRoute(name, "", first, {"redirect": to}, [], given.line))
+            self.draft.note(0, HTTPS_IS_KNOWN)
+        elif protocols == {"https"}:
+            fields.note("protocols: plain http meets this route too; Kong answered with 426", "protocols")
         if handling != "v0":
             fields.note(f"path_handling {handling}: paths are joined by one slash, as v0 does", "path_handling")
-        route = DraftRoute(name, "", ranked, {}, notes, given.line, self._closed(service, name, ident))
+        route = DraftRoute(name, "", ranked, {}, notes, given.line)
+        guards = self._guarding(service, name, ident)
+        answer = self._answers.get(guards[0]) if len(guards) == 1 else None
+        if answer is not None:
+            route.settings = dict(answer)
+            self.draft.routes.append(route)
+            return
+        if guards:
+            route.closed = f"{', '.join(guards)} guarded it, and is not in this version"
         if found is None:
             route.closed = f"its service {service} could not be carried over" if service else "it has no service"
         else:
@@ -270,9 +292,9 @@ class _Import:
 
 def _rank(weight: int, plain: bool, headers: int, kind: str, priority: int, length: int) -> Rank:
     """Kong's order: more kinds of condition; hosts without wildcards; more headers; patterns
-    by their priority; longer prefixes."""
+    by their priority; longer prefixes. The last number is for what stands before a route."""
     pattern = kind == "regex"
-    return (-weight, not plain, -min(headers, 255), not pattern, -priority if pattern else -length)
+    return (-weight, not plain, -min(headers, 255), not pattern, -priority if pattern else -length, 2)
 
 
 def _rewriting(matches: list[Match], given: list[str], stripped: bool, base: str) -> dict[str, Any]:
@@ -331,6 +353,146 @@ def _limits(upstream: DraftUpstream, fields: Fields) -> None:
     retries = fields.whole("retries")
     if retries is not None and retries >= 0:
         upstream.settings["retry"] = {"attempts": retries + 1}
+
+
+# -- how targets are picked, and whether they are well ---------------------------------------
+
+# What `algorithm` is called here.
+_ALGORITHMS = {"round-robin": "round_robin", "least-connections": "least_requests", "latency": "ewma"}
+# What `hash_on` is called here, and the key that names it.
+_HASHES = {"header": "hash_on_header", "cookie": "hash_on_cookie", "query_arg": "hash_on_query_arg"}
+_KINDS = {"ip": "client_ip", "path": "path", "header": "header", "cookie": "cookie", "query_arg": "query"}
+
+
+def _balance(fields: Fields) -> dict[str, Any]:
+    hashed = fields.text("hash_on") or "none"
+    algorithm = fields.text("algorithm") or ("round-robin" if hashed == "none" else "consistent-hashing")
+    if algorithm == "consistent-hashing":
+        by = _KINDS.get(hashed)
+        named = fields.text(_HASHES[hashed]) if hashed in _HASHES else None
+        fields.take("hash_on_cookie_path")
+        if (fields.text("hash_fallback") or "none") != "none":
+            fields.note("hash_fallback is not carried over: without a value targets take turns", "hash_fallback")
+        if by is None or (hashed in _HASHES and not named):
+            fields.note(f"hash_on {hashed} is not carried over: targets take turns", "hash_on")
+            return {}
+        if by == "cookie":
+            fields.note("Kong sets the cookie where there is none; here the application has to", "hash_on")
+        return {"balance": {"hash": {"by": f"{by}:{named}" if named else by}}}
+    if hashed != "none":
+        fields.note(f"hash_on is not carried over: algorithm {algorithm} does not ask for it", "hash_on")
+    if algorithm == "sticky-sessions":
+        cookie = fields.text("sticky_sessions_cookie")
+        fields.take("sticky_sessions_cookie_path")
+        return {"balance": {"sticky": {"cookie": cookie}}} if cookie else {}
+    if algorithm not in _ALGORITHMS:
+        fields.note(f"algorithm {algorithm} is not carried over: targets take turns", "algorithm")
+    balance = _ALGORITHMS.get(algorithm, "round_robin")
+    return {} if balance == "round_robin" else {"balance": balance}
+
+
+# What counts as bad unless the file says otherwise.
+_BAD = (429, 404, 500, 501, 502, 503, 504, 505)
+
+
+def _health(fields: Fields, protocol: str) -> dict[str, Any]:
+    """Active checks that ask good and bad targets alike, and take every kind of failure for one."""
+    given = fields.fields("healthchecks")
+    if given is None:
+        return {}
+    active = given.fields("active")
+    given.rest({"passive": ": eject is on, and counts in another way", "threshold": ": all bad endpoints are tried"})
+    if active is None:
+        return {}
+    good, bad = active.fields("healthy"), active.fields("unhealthy")
+    interval, again = (None if part is None else part.number("interval") for part in (good, bad))
+    if not interval and not again:
+        return {}
+    kind = active.text("type") or "http"
+    failures = [None if bad is None else bad.whole(key) for key in ("http_failures", "tcp_failures", "timeouts")]
+    counted = failures[1:] if kind == "tcp" else failures
+    successes = None if good is None else good.whole("successes")
+    why = ""
+    if kind not in ("tcp", protocol):
+        why = f"it is for {kind}"
+    elif not interval or not again:
+        why = "it asks only those that are well, or only those that are not"
+    elif not all(counted) or not successes:
+        why = "not every answer counts"
+    if why:
+        given.note(f"active is not carried over: {why}", "active")
+        return {}
+    if interval != again or len(set(counted)) > 1:
+        active.note("intervals or numbers of failures differ, and the first of them holds for all")
+    timeout = active.number("timeout")
+    check: dict[str, Any] = {"interval": duration((interval or 0) * 1000), "timeout": duration((timeout or 1) * 1000)}
+    check |= {"healthy": successes, "unhealthy": counted[0]}
+    if kind == "tcp":
+        check["tcp"] = True
+    else:
+        check |= _asked(active, good, bad)
+    active.take("concurrency")
+    active.rest()
+    return {"health": check}
+
+
+def _asked(active: Fields, good: Fields | None, bad: Fields | None) -> dict[str, Any]:
+    """What is asked over HTTP. An answer that is in neither list changes nothing there; here it is good."""
+    check: dict[str, Any] = {"path": active.text("http_path") or "/"}
+    lists = [[] if part is None else part.texts("http_statuses") for part in (good, bad)]
+    fine, wrong = ({int(one) for one in some if one.isdecimal()} for some in lists)
+    check["status"] = _ranges(set(range(200, 600)) - ((wrong or set(_BAD)) - fine))
+    headers = active.fields("headers")
+    if headers is not None:
+        check["headers"] = {name: ", ".join(headers.texts(name)) for name in headers.names()}
+    return check
+
+
+def _ranges(statuses: set[int]) -> list[int | str]:
+    first = sorted(one for one in statuses if one - 1 not in statuses)
+    last = sorted(one for one in statuses if one + 1 not in statuses)
+    return [low if low == high else f"{low}-{high}" for low, high in zip(first, last, strict=True)]
+
+
+# -- plugins that answer ---------------------------------------------------------------------
+
+
+def _terminated(config: Fields | None) -> dict[str, Any] | None:
+    """request-termination: always the same answer, unless something must trigger it."""
+    if config is None:
+        return {"respond": {"status": 503}}
+    status = config.whole("status_code")
+    message, body, kind = config.text("message"), config.text("body"), config.text("content_type")
+    if config.text("trigger") is not None or config.flag("echo", False):
+        return None
+    respond: dict[str, Any] = {"status": 503 if status is None else status}
+    if message is not None:
+        body, kind = json.dumps({"message": message}), "application/json; charset=utf-8"
+    if body:
+        respond |= {"body": body, "headers": {"Content-Type": kind or "application/json; charset=utf-8"}}
+    config.rest()
+    return {"respond": respond}
+
+
+def _redirected(config: Fields | None) -> dict[str, Any] | None:
+    """redirect: to one URL, or to its host with the path that was asked for."""
+    found = None if config is None else _IS_URL.match(config.text("location") or "")
+    if config is None or found is None or found["protocol"] not in _PORTS or not found["host"]:
+        return None
+    status = config.whole("status_code")
+    to: dict[str, Any] = {"status": 301 if status is None else status}
+    to |= {"scheme": found["protocol"], "host": found["host"]}
+    if found["port"]:
+        to["port"] = int(found["port"])
+    if not config.flag("keep_incoming_path", False):
+        config.note("the query of a request stays, which Kong leaves out", "location")
+        to["path"] = found["path"] or "/"
+    config.rest()
+    return {"redirect": to}
+
+
+# A plugin -> what it answers, as keys of a route; None when that cannot be said.
+ANSWERS = {"redirect": _redirected, "request-termination": _terminated}
 
 
 def _reference(fields: Fields, key: str) -> str | None:

@@ -7,6 +7,8 @@ import json
 import pytest
 
 from gateway.errors import ConfigError
+from gateway.model import Balance, HealthCheck, Redirect, Respond
+from gateway.wording import told_end
 from tests.imported import Imported, Went
 
 CONFIG = r"""
@@ -51,7 +53,7 @@ upstreams:
   algorithm: least-connections
   host_header: stock.example
   targets: [{target: "10.0.0.1:81", weight: 50}, {target: "10.0.0.2:82"}, {target: 10.0.0.3}]
-  healthchecks: {active: {type: http}}
+  healthchecks: {active: {type: http, healthy: {interval: 5}}, passive: {}}
 consumers: [{username: bob, keyauth_credentials: [{key: very-secret}]}]
 plugins: [{name: cors, route: keep}, {name: prometheus}, {name: ip-restriction, route: apart}]
 """
@@ -132,8 +134,8 @@ def test_options_of_a_service(sample: Imported) -> None:
         "route stream: left out: its protocols are tcp",
         "route apart: protocols: plain http meets this route too",
         "route apart: path_handling v1",
-        "algorithm least-connections is not carried over",
-        "upstream: healthchecks is not carried over",
+        "upstream healthchecks: active is not carried over: it asks only those that are well",
+        "upstream healthchecks: passive is not carried over: eject is on",
     ],
 )
 def test_what_is_lost_is_told(told: str, sample: Imported) -> None:
@@ -179,6 +181,160 @@ plugins: [{name: acl, service: {id: t1}}, {name: jwt, route: {id: r3}}]
 """
     found = Imported("kong", text)
     assert [found.ask(path).to for path in ("/a", "/b", "/c")] == ["s:80", "closed", "closed"]
+
+
+# -- targets ---------------------------------------------------------------------------------
+
+
+def balanced(given: str, protocol: str = "http") -> Imported:
+    return Imported(
+        "kong",
+        f"""
+_format_version: "3.0"
+services: [{{name: s, host: group, protocol: {protocol}, routes: [{{name: r, paths: [/r]}}]}}]
+upstreams: [{{name: group, {given}, targets: [{{target: "10.0.0.1:80"}}]}}]
+""",
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "told"),
+    [
+        ("algorithm: round-robin", Balance(), ""),
+        ("algorithm: least-connections", Balance("least_requests"), ""),
+        ("algorithm: latency", Balance("ewma"), ""),
+        ("algorithm: nope", Balance(), "algorithm nope is not carried over"),
+        ("hash_on: ip", Balance("hash", "client_ip"), ""),
+        ("algorithm: consistent-hashing, hash_on: path", Balance("hash", "path"), ""),
+        ("hash_on: header, hash_on_header: X-User", Balance("hash", "header", "x-user"), ""),
+        ("hash_on: query_arg, hash_on_query_arg: q", Balance("hash", "query", "q"), ""),
+        ("hash_on: cookie, hash_on_cookie: c, hash_on_cookie_path: /", Balance("hash", "cookie", "c"), "Kong sets the cookie"),
+        ("hash_on: header", Balance(), "hash_on header is not carried over: targets take turns"),
+        ("hash_on: consumer", Balance(), "hash_on consumer is not carried over: targets take turns"),
+        ("hash_on: ip, hash_fallback: header", Balance("hash", "client_ip"), "hash_fallback is not carried over"),
+        ("algorithm: latency, hash_on: ip", Balance("ewma"), "hash_on is not carried over: algorithm latency does not"),
+        ("algorithm: sticky-sessions, sticky_sessions_cookie: c", Balance("sticky", name="c"), ""),
+    ],
+)
+def test_balancers(given: str, expected: Balance, told: str) -> None:
+    found = balanced(given)
+    assert found.config.upstreams["s"].balance == expected
+    assert told in found.comments
+    assert told or "is not carried over" not in found.comments
+
+
+BOTH = "healthy: {interval: 5, successes: 2}, unhealthy: {interval: 5, http_failures: 3, tcp_failures: 3, timeouts: 3}"
+NOT_BAD = frozenset(range(200, 600)) - {404, 429, 500, 501, 502, 503, 504, 505}
+
+
+@pytest.mark.parametrize(
+    ("active", "expected"),
+    [
+        (BOTH, HealthCheck(b"/", False, 5.0, 1.0, 2, 3, NOT_BAD)),
+        (
+            f"type: http, http_path: /up, timeout: 2.5, concurrency: 5, headers: {{X-A: [b]}}, {BOTH}".replace(
+                "timeouts: 3", "timeouts: 3, http_statuses: [500, 302]"
+            ).replace("successes: 2", "successes: 2, http_statuses: [200, 302]"),
+            HealthCheck(b"/up", False, 5.0, 2.5, 2, 3, frozenset(range(200, 600)) - {500}, None, ((b"X-A", b"b"),)),
+        ),
+        (f"type: tcp, {BOTH}".replace("http_failures: 3, ", ""), HealthCheck(b"/healthz", True, 5.0, 1.0, 2, 3)),
+        (BOTH.replace("timeouts: 3", "timeouts: 1"), HealthCheck(b"/", False, 5.0, 1.0, 2, 3, NOT_BAD)),
+        ("type: http", None),
+        ("healthy: {interval: 5, successes: 2}", None),
+        (BOTH.replace("timeouts: 3", "timeouts: 0"), None),
+        (f"type: grpc, {BOTH}", None),
+        (f"type: https, {BOTH}", None),
+    ],
+)
+def test_active_health(active: str, expected: HealthCheck | None) -> None:
+    found = balanced(f"healthchecks: {{active: {{{active}}}}}")
+    assert found.config.upstreams["s"].health == expected
+    assert ("active is not carried over" in found.comments) == (expected is None and active != "type: http")
+    assert ("the first of them holds for all" in found.comments) == ("timeouts: 1" in active)
+
+
+# -- answers ---------------------------------------------------------------------------------
+
+
+def answering(*plugins: str, route: str = "") -> Imported:
+    return Imported(
+        "kong",
+        f"""
+_format_version: "3.0"
+services:
+- name: s
+  url: http://s.internal
+  routes: [{{name: r, paths: [/r]{route}, plugins: [{", ".join(plugins)}]}}, {{name: q, paths: [/q]}}]
+""",
+    )
+
+
+@pytest.mark.parametrize(
+    ("plugin", "expected"),
+    [
+        ("request-termination", Respond(503)),
+        ("request-termination, config: {status_code: 410}", Respond(410)),
+        (
+            "request-termination, config: {status_code: 403, message: So long}",
+            Respond(403, b'{"message": "So long"}', ((b"Content-Type", b"application/json; charset=utf-8"),)),
+        ),
+        (
+            "request-termination, config: {status_code: 200, body: x, content_type: text/plain}",
+            Respond(200, b"x", ((b"Content-Type", b"text/plain"),)),
+        ),
+    ],
+)
+def test_plugins_that_answer(plugin: str, expected: Respond) -> None:
+    found = answering(f"{{name: {plugin}}}")
+    assert found.route("r").respond == expected
+    # As there, a prefix is one of bytes.
+    assert [found.ask(path).to for path in ("/r/x", "/rx", "/q")] == [f"{expected.status} fixed"] * 2 + ["s.internal:80"]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("location: 'https://new.example/x'", Redirect(301, "https", "new.example", None, b"/x")),
+        ("location: 'http://new.example:81', status_code: 307", Redirect(307, "http", "new.example", 81, b"/")),
+        ("location: 'https://new.example/x', keep_incoming_path: true", Redirect(301, "https", "new.example")),
+    ],
+)
+def test_redirects(config: str, expected: Redirect) -> None:
+    found = answering(f"{{name: redirect, config: {{{config}}}}}")
+    assert found.route("r").redirect == expected
+    assert ("the query of a request stays" in found.comments) == (expected.path is not None)
+
+
+@pytest.mark.parametrize(
+    "plugins",
+    [
+        ["{name: request-termination, config: {trigger: x}}"],
+        ["{name: request-termination, config: {echo: true}}"],
+        ["{name: request-termination, config: {status_code: 99}}"],
+        ["{name: request-termination}", "{name: key-auth}"],
+        ["{name: redirect, config: {location: /x}}"],
+        ["{name: redirect, config: {location: 'https://a/x', status_code: 300}}"],
+        ["{name: redirect}"],
+    ],
+)
+def test_what_cannot_be_answered_is_closed(plugins: list[str]) -> None:
+    found = answering(*plugins)
+    assert found.ask("/r").to == "closed"
+    assert found.ask("/q").to == "s.internal:80"
+
+
+def test_a_plugin_that_is_off_answers_nothing() -> None:
+    assert answering("{name: request-termination, enabled: false}").ask("/r").to == "s.internal:80"
+
+
+def test_https_only() -> None:
+    found = answering(route=", protocols: [https], https_redirect_status_code: 308")
+    assert [(route.name, told_end(route)) for route in found.config.routes if route.name != "q"] == [
+        ("r", "-> 308 https://*"),
+        ("r-2", "s"),
+    ]
+    assert "a redirect to https never ends" in found.comments
+    assert "Kong answered with 426" in answering(route=", protocols: [https]").comments
 
 
 @pytest.mark.parametrize(
