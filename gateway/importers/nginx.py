@@ -1,8 +1,9 @@
 """nginx: `server` blocks with `location` and `proxy_pass`, and the `upstream` blocks they name.
 
-Rule: a location is carried over when `proxy_pass` says plainly where its requests go. What
-decides about a request and has no counterpart (a guard, rewriting that starts over, answers
-made by nginx) closes the location, so that no other one gets its requests.
+Rule: a location is carried over when `proxy_pass` says plainly where its requests go, or
+`return` what they are answered (nginx_answers). What decides about a request and has no
+counterpart (a guard, rewriting that starts over, other answers made by nginx) closes the
+location, so that no other one gets its requests.
 
 The order in which locations win is nginx's: exact ones; the longest prefix if it is `^~`;
 patterns as they stand; the longest prefix.
@@ -16,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.config import urls
-from gateway.importers import patterns
-from gateway.importers.draft import Draft, DraftRoute, DraftUpstream, Note, Rank, Ranked, duration
+from gateway.importers import nginx_answers, patterns
+from gateway.importers.draft import HTTPS_IS_KNOWN, Draft, DraftRoute, DraftUpstream, Note, Rank, Ranked, duration
 from gateway.importers.fields import decoded
 from gateway.importers.nginx_syntax import Directive, parse
 from gateway.model import Match
@@ -35,6 +36,8 @@ GUARDS = (
     "allow", "auth_basic", "auth_jwt", "auth_request", "deny", "internal", "limit_except", "secure_link",
     "ssl_verify_client",
 )  # fmt: skip
+# Those that also stand before what `return` answers; the others come to speak after that.
+_GUARDS_OF_ANSWERS = frozenset({"internal", "ssl_verify_client", "if"})
 # Headers that the gateway writes, or deals with, on its own.
 OUR_HEADERS = frozenset(
     {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "forwarded",
@@ -47,12 +50,17 @@ _LONGEST = 8760 * 3_600_000
 _SIZE = re.compile(r"([0-9]{1,9})([kKmMgG]?)\Z")
 _UNITS = {"": "B", "k": "KiB", "m": "MiB", "g": "GiB"}
 _PASS = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#]+)(?P<uri>/.*)?\Z")
+_MIRRORED = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#$]+)\$request_uri\Z")
 _REASONS = {
     "include": ": import what it holds with the rest (nginx -T prints all of it)",
     "gzip": _LATER, "proxy_cache": _LATER, "proxy_redirect": ": Location goes back as it came",
     "proxy_buffering": ": answers are never held back", "proxy_request_buffering": ": bodies are never held back",
     "proxy_http_version": ": HTTP/1.1 is spoken to every upstream", "limit_req": _LATER, "limit_conn": _LATER,
-    "add_header": _LATER, "if": ": requests are treated as if it were not there", "mirror": _LATER,
+    "add_header": _LATER, "if": ": requests are treated as if it were not there",
+    "mirror": ": its location passes requests on in another way than http://HOST$request_uri",
+    "max_fails": ": eject counts failures in a row", "fail_timeout": ": see eject.for",
+    "max_conns": ": see pool.max_connections and concurrency",
+    "random": ": endpoints take turns", "hash": ": endpoints take turns, as its key has no counterpart",
     "listen": ": the address to listen on is given by -b or PORT", "access_log": ": see access_log in the file",
 }  # fmt: skip
 
@@ -119,8 +127,10 @@ class _Import:
             levels = []
         self._servers = len(servers)
         self._names = [one for server, _ in servers for one in server.block or [] if one.name == "server_name"]
-        for server, level in servers:
-            self._server(server, level)
+        opened = [_Level(server.block or [], level) for server, level in servers]
+        self._hosts_of = [self._hosts(level) for level in opened]
+        for number, (server, _) in enumerate(servers):
+            self._server(server, opened[number], number)
         for level in levels:
             self._common(level)
         self._body_limit()
@@ -138,19 +148,16 @@ class _Import:
 
     # -- servers -------------------------------------------------------------------------
 
-    def _server(self, given: Directive, outer: _Level) -> None:
-        level = _Level(given.block or [], outer)
+    def _server(self, given: Directive, level: _Level, number: int) -> None:
         notes = self.draft.notes
-        listening = [word for one in level.block if one.name == "listen" for word in one.words[1:]]
-        default = "default_server" in listening or "default" in listening
-        hosts = self._hosts(level, default)
+        hosts = self._hosts_of[number]
         answer = next((one for one in level.block if one.name in ANSWERS - _HARMLESS_ANSWERS), None)
         locations = list(self._locations(level))
         self._note_body(level)
+        moved = self._moved(level, number)
         if answer is not None:
             level.own(answer.name)
-            told = f"the server is left out: {answer.name} answers all of its requests{_LATER}"
-            notes.append(Note(answer.line, told))
+            self._answers_all(answer, level, [host for host in hosts if host not in moved], number)
         elif not hosts:
             notes.append(Note(given.line, "the server is left out: it has no name that could be carried over"))
         else:
@@ -165,7 +172,43 @@ class _Import:
         for directive in level.rest():
             notes.append(Note(directive.line, _lost(directive)))
 
-    def _hosts(self, level: _Level, default: bool) -> list[str | None]:
+    def _answers_all(self, answer: Directive, level: _Level, hosts: list[str | None], number: int) -> None:
+        """Carry over what a server answers to all requests for some hosts. Where there is another
+        server for one, on another port, only a redirect from http to https leaves it its requests."""
+        end = nginx_answers.returned(answer, level.last, _first_name(self._hosts_of[number]))
+        others = {host for nth, some in enumerate(self._hosts_of) if nth != number for host in some}
+        route = DraftRoute(f"{_first_name(hosts) or 'any'}-answer", "", [], end or {}, line=answer.line)
+        to_https = route.lets_pass and "host" not in route.settings["redirect"]
+        kept = [host for host in hosts if end is not None and (to_https or host not in others)]
+        if len(kept) < len(hosts):
+            names = ", ".join(host or "any" for host in hosts if host not in kept)
+            told = f"left out: {answer.name} answers all requests that come for {names} by one of its ports"
+            self.draft.note(answer.line, told)
+        if not kept:
+            return
+        route.matches = [Ranked(Match(host=host, prefix="/"), (*_by_host(host), -1)) for host in kept]
+        if to_https:
+            self.draft.note(0, HTTPS_IS_KNOWN)
+            if None in kept and others - {None}:
+                told = "hosts with a server of their own are not redirected, by whichever port they are asked"
+                route.notes.append(Note(answer.line, told))
+        self.draft.routes.append(route)
+
+    def _moved(self, level: _Level, number: int) -> set[str | None]:
+        """The hosts that `if ($host = NAME) { return … }` redirects, as certbot writes it."""
+        moved: set[str | None] = set()
+        for one in level.block:
+            host, inside = nginx_answers.host_of(one), one.block or []
+            if host is None or host not in self._hosts_of[number] or len(inside) != 1:
+                continue
+            level.asked.add(id(one))
+            moved.add(host)
+            self._answers_all(inside[0], level, [host], number)
+        return moved
+
+    def _hosts(self, level: _Level) -> list[str | None]:
+        listening = [word for one in level.block if one.name == "listen" for word in one.words[1:]]
+        default = "default_server" in listening or "default" in listening
         given = level.own("server_name")
         names = [(word.lower(), one.line) for one in given for word in one.words]
         hosts: list[str | None] = []
@@ -212,8 +255,12 @@ class _Import:
         level = location.level
         matches = [Ranked(*_match(location, host, all_of_them)) for host in hosts]
         route = DraftRoute(_name(location), "", matches, line=location.directive.line)
-        route.closed = self._passed(location, level, route)
+        route.closed = self._passed(location, level, route, hosts)
         guards = _guards(level)
+        if route.answered:
+            guards = [one for one in guards if one.name in _GUARDS_OF_ANSWERS]
+        elif not route.closed:
+            self._mirrored(level, route, all_of_them)
         if guards:
             told = f"{', '.join(dict.fromkeys(one.name for one in guards))} guarded it, and is not in this version"
             route.closed = f"{route.closed}; {told}" if route.closed else told
@@ -221,13 +268,36 @@ class _Import:
         route.notes += [Note(one.line, _lost(one)) for one in (*guards, *level.rest())]
         self.draft.routes.append(route)
 
-    def _passed(self, location: _Location, level: _Level, route: DraftRoute) -> str:
+    def _mirrored(self, level: _Level, route: DraftRoute, locations: list[_Location]) -> None:
+        """Where the requests of a location are copied to: by way of another one."""
+        for one in level.find("mirror"):
+            there = next((other for other in locations if [other.path] == one.words and other.kind in ("", "=")), None)
+            passed = [] if there is None else [inner for inner in there.level.block if inner.name == "proxy_pass"]
+            target = _MIRRORED.match(" ".join(passed[0].words)) if passed else None
+            if one.words == ["off"]:
+                continue
+            if there is None or target is None:
+                route.notes.append(Note(one.line, _lost(one)))
+            elif "mirror" in route.settings:
+                route.notes.append(Note(one.line, "mirror is not carried over: a route has one"))
+            else:
+                upstream = self._upstream(target["scheme"], target["authority"], there.level)
+                route.settings["mirror"] = {"upstream": upstream.name}
+        level.find("mirror_request_body")
+
+    def _passed(self, location: _Location, level: _Level, route: DraftRoute, hosts: list[str | None]) -> str:
         """Fill in where a location's requests go; why that cannot be said, else nothing."""
         passed, rewrites = level.own("proxy_pass"), level.own("rewrite")
         answer = next((one for one in level.block if one.name in ANSWERS - _HARMLESS_ANSWERS), None)
         if answer is not None:
             level.own(answer.name)
-            return f"{answer.name} answers{_LATER}"
+            end = nginx_answers.returned(answer, level.last, _first_name(hosts))
+            if end is None:
+                return f"{answer.name} answers"
+            if "respond" in end:
+                nginx_answers.add_headers(end, answer, level.find("add_header"))
+            route.settings = end
+            return ""
         if not passed or not passed[0].words:
             return "it has no proxy_pass"
         where = passed[0].words[0]
@@ -315,15 +385,23 @@ def _name(location: _Location) -> str:
     return words or "root"
 
 
+def _first_name(hosts: list[str | None]) -> str:
+    """What `$server_name` is: the first name, as far as there is one."""
+    return next((host for host in hosts if host is not None and not host.startswith("*")), "")
+
+
 # -- which requests ------------------------------------------------------------------------
+
+
+def _by_host(host: str | None) -> Rank:
+    if host is None:
+        return (2, 0)
+    return (1, -len(host)) if host.startswith("*.") else (0, 0)
 
 
 def _match(location: _Location, host: str | None, others: list[_Location]) -> tuple[Match, Rank]:
     """The match of a location, and its place in nginx's order."""
-    if host is None:
-        by_host: Rank = (2, 0)
-    else:
-        by_host = (1, -len(host)) if host.startswith("*.") else (0, 0)
+    by_host = _by_host(host)
     path = location.path.replace("%", "%25")
     if location.kind == "=":
         return Match(host=host, path=path), (*by_host, 0, 0)
@@ -490,12 +568,17 @@ def _group(upstream: DraftUpstream, group: Directive, scheme: str) -> None:
             elif key in ("backup", "down"):
                 endpoint["weight"] = 0
                 upstream.notes.append(Note(one.line, f"{key}: {address} has weight 0 and takes no traffic"))
-            else:
-                upstream.notes.append(Note(one.line, f"{key} of server {address} is not carried over"))
+            elif parameter != "max_fails=0":
+                told = f"{key} of server {address} is not carried over{_REASONS.get(key, '')}"
+                upstream.notes.append(Note(one.line, told))
         if any(parameter in ("backup", "down") for parameter in parameters):
             endpoint["weight"] = 0
         endpoints.append(endpoint)
     upstream.settings["endpoints"] = endpoints
+    servers = [one.words[1:] for one in group.block or [] if one.name == "server"]
+    if all("max_fails=0" in parameters for parameters in servers):
+        upstream.settings["eject"] = None
+    upstream.settings |= _balance(level)
     pool: dict[str, Any] = {}
     for one in level.own("keepalive"):
         if one.words and one.words[0].isdecimal():
@@ -507,11 +590,44 @@ def _group(upstream: DraftUpstream, group: Directive, scheme: str) -> None:
             pool["idle_timeout"] = length
     if pool:
         upstream.settings["pool"] = pool
-    for one in level.rest():
-        told = _lost(one)
-        if one.name in ("least_conn", "ip_hash", "hash", "random", "least_time"):
-            told += ": round robin is what there is"
-        upstream.notes.append(Note(one.line, told))
+    upstream.notes += [Note(one.line, _lost(one)) for one in level.rest()]
+
+
+# What `hash` may go by: one variable that is one thing here.
+_HASHED = re.compile(
+    r"\$(?:(?P<client_ip>(?:binary_)?remote_addr)|(?P<path>uri)|http_(?P<header>\w+)|cookie_(?P<cookie>\w+)"
+    r"|arg_(?P<query>\w+))\Z"
+)
+
+
+def _balance(level: _Level) -> dict[str, Any]:
+    """How the servers of a group are picked."""
+    for name, balance in (("least_conn", "least_requests"), ("least_time", "ewma")):
+        if level.own(name):
+            return {"balance": balance}
+    if level.own("ip_hash"):
+        return {"balance": {"hash": {"by": "client_ip"}}}
+    for one in level.block:
+        words = one.words
+        if one.name == "random" and words[:1] == ["two"]:
+            level.own("random")
+            return {"balance": "least_requests"}
+        if one.name == "sticky" and words[:1] == ["cookie"] and len(words) > 1:
+            level.own("sticky")
+            return {"balance": {"sticky": {"cookie": words[1]}}}
+        found = _HASHED.match(re.sub(r"[{}]", "", words[0])) if one.name == "hash" and words else None
+        if found is not None:
+            level.own("hash")
+            return {"balance": {"hash": {"by": _hashed(found)}}}
+    return {}
+
+
+def _hashed(found: re.Match[str]) -> str:
+    kind = found.lastgroup or ""
+    if kind in ("client_ip", "path"):
+        return kind
+    # In the names of headers `_` stands for `-`.
+    return f"{kind}:{found[kind].replace('_', '-') if kind == 'header' else found[kind]}"
 
 
 def _with_port(address: str) -> str:

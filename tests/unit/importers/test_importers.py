@@ -323,7 +323,7 @@ def test_what_every_match_of_a_pattern_begins_with(source: str, expected: str) -
 @example("a#b")
 @example("'")
 @example("\ufeff")
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_scalars_are_read_as_the_text_they_were(text: str) -> None:
     root, mistakes = document.parse(f"a: [{writer.scalar(text)}, {{{writer.scalar(text)}: x}}]\n".encode())
     assert not mistakes

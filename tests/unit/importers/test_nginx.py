@@ -6,7 +6,9 @@ import pytest
 
 from gateway.errors import ConfigError
 from gateway.importers.nginx_syntax import Directive, parse
-from gateway.model import StaticSource
+from gateway.model import Balance, Eject, Redirect, Respond, StaticSource
+from gateway.router import Router
+from gateway.wording import told_end, told_mirror
 from tests.imported import Imported, Went
 
 
@@ -60,7 +62,7 @@ def test_what_cannot_be_read(text: str, told: str) -> None:
     assert told in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["", "events {}\n", "server { listen 80; }", "http { server { return 301 /x; } }"])
+@pytest.mark.parametrize("text", ["", "events {}\n", "server { listen 80; }", "http { server { return 444; } }"])
 def test_nothing_to_carry_over(text: str) -> None:
     with pytest.raises(ConfigError, match="nothing in it could be carried over from nginx"):
         Imported("nginx", text)
@@ -97,7 +99,14 @@ def test_paths(location: str, target: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("inside", "told"),
     [
-        ("return 403;", "return answers"),
+        ("return 444;", "return answers"),
+        ("return 301 /y$1;", "return answers"),
+        ("return 301 /y?a=b;", "return answers"),
+        ("return 200 $body;", "return answers"),
+        ("return 301;", "return answers"),
+        ("return 404; error_page 404 /404.html;", "return answers"),
+        ("return 404; internal;", "internal guarded it"),
+        ("return 200; if ($http_key != x) { return 403; }", "if guarded it"),
         ("root /srv;", "it has no proxy_pass"),
         ("proxy_pass http://$backend;", "names no host but a variable"),
         ("proxy_pass http://unix:/run/a.sock;", "names no host"),
@@ -117,6 +126,162 @@ def test_a_location_that_cannot_be_carried_over_is_closed(inside: str, told: str
     assert found.ask("/y").to == "a:80"
     assert found.ask("/x/y") == Went("closed")
     assert told in next(line for line in found.comments.splitlines() if "closed: " in line)
+
+
+@pytest.mark.parametrize(
+    ("inside", "expected"),
+    [
+        ("return 301 /new;", Redirect(301, path=b"/new")),
+        ("return 308 /new$is_args$args;", Redirect(308, path=b"/new")),
+        ("return https://new.example$request_uri;", Redirect(302, "https", "new.example")),
+        ("return 301 https://$host$request_uri;", Redirect(301, "https")),
+        ("return 301 https://$server_name$request_uri;", Redirect(301, "https", "main.example")),
+        ("return 307 $scheme://new.example:81/x;", Redirect(307, None, "new.example", 81, b"/x")),
+        ("return 302 https://$http_host$uri$is_args$args;", Redirect(302, "https")),
+        ("return 301 http://new.example;", Redirect(301, "http", "new.example", path=b"/")),
+        # What looks after access is asked later there, too.
+        ("deny all; return 301 /new;", Redirect(301, path=b"/new")),
+    ],
+)
+def test_redirects(inside: str, expected: Redirect) -> None:
+    found = server(f"location /old {{ {inside} }}", "location / { proxy_pass http://a; }", names="main.example")
+    assert found.route("old").redirect == expected
+
+
+@pytest.mark.parametrize(
+    ("inside", "expected"),
+    [
+        ("return 404;", Respond(404)),
+        ("return 204;", Respond(204)),
+        ("return 200 ok;", Respond(200, b"ok", ((b"Content-Type", b"text/plain"),))),
+        ('default_type application/json; return 200 "{}";', Respond(200, b"{}", ((b"Content-Type", b"application/json"),))),
+        (
+            "add_header X-A b; add_header X-T $time; return 200 ok;",
+            Respond(200, b"ok", ((b"Content-Type", b"text/plain"), (b"X-A", b"b"))),
+        ),
+        ("add_header X-A b; add_header X-B c always; return 503;", Respond(503, b"", ((b"X-B", b"c"),))),
+    ],
+)
+def test_fixed_answers(inside: str, expected: Respond) -> None:
+    found = server(f"location /x {{ {inside} }}", "location / { proxy_pass http://a; }")
+    assert found.route("x").respond == expected
+    # As there, a prefix is one of bytes.
+    assert [found.ask(path).to for path in ("/x/y", "/xy", "/y")] == [f"{expected.status} fixed"] * 2 + ["a:80"]
+
+
+PLAIN = "server { listen 80; server_name a.example b.example; return 301 https://$host$request_uri; }"
+SECURE = "server { listen 443 ssl; server_name a.example; location / { proxy_pass http://a; } location = /x { proxy_pass http://b; } }"
+
+
+def ends(text: str) -> dict[str, list[str]]:
+    """What becomes of requests for each host, in the order in which matches are tried."""
+    found: dict[str, list[str]] = {}
+    for route, match in Router(Imported("nginx", text).config.routes).ordered():
+        found.setdefault(match.host or "*", []).append(told_end(route))
+    return found
+
+
+def test_a_server_that_redirects_to_its_twin() -> None:
+    """To whatever path: the twin's exact path does not come before."""
+    assert ends(PLAIN + SECURE) == {"a.example": ["-> 301 https://*", "b", "a"], "b.example": ["-> 301 https://*"]}
+    assert "a redirect to https never ends" in Imported("nginx", PLAIN + SECURE).comments
+
+
+def test_a_server_that_answers_and_a_twin_that_does_not() -> None:
+    """Ports do not tell them apart here, and the twin serves."""
+    for answer, told in (("301 https://new.example$request_uri", "-> 301 https://new.example"), ("404", "404 fixed")):
+        text = PLAIN.replace("301 https://$host$request_uri", answer) + SECURE
+        assert ends(text) == {"a.example": ["b", "a"], "b.example": [told]}
+        comments = Imported("nginx", text).comments
+        assert "left out: return answers all requests that come for a.example by one of its ports" in comments
+
+
+def test_servers_that_only_answer() -> None:
+    www = "server { server_name www.example; return 301 https://example$request_uri; }"
+    rest = "server { listen 80 default_server; return 404; }"
+    text = f"{www} {rest} server {{ server_name example; location /a {{ proxy_pass http://a; }} }}"
+    assert ends(text) == {"www.example": ["-> 301 https://example"], "example": ["a"], "*": ["404 fixed"]}
+    moved = text.replace("return 404", "return 301 https://$host$request_uri")
+    assert "hosts with a server of their own are not redirected" in Imported("nginx", moved).comments
+
+
+def test_redirects_as_certbot_writes_them() -> None:
+    plain = """
+server {
+    if ($host = a.example) {
+        return 301 https://$host$request_uri;
+    } # managed by Certbot
+    listen 80;
+    server_name a.example;
+    return 404; # managed by Certbot
+}
+"""
+    assert ends(plain + SECURE) == {"a.example": ["-> 301 https://*", "b", "a"]}
+    assert "if is not carried over" not in Imported("nginx", plain + SECURE).comments
+    half = plain.replace("server_name a.example;", "server_name a.example c.example;")
+    assert ends(half) == {"a.example": ["-> 301 https://*"], "c.example": ["404 fixed"]}
+
+
+@pytest.mark.parametrize(
+    ("there", "mirror"),
+    [
+        ("location = /copy { internal; proxy_pass http://b$request_uri; }", "100% copied to b"),
+        ("location = /copy { internal; proxy_pass http://b; }", ""),
+        ("location = /copy { internal; proxy_pass http://b/x$request_uri; }", ""),
+        ("location = /copy { internal; proxy_pass http://$b$request_uri; }", ""),
+        ("location = /other { internal; proxy_pass http://b$request_uri; }", ""),
+    ],
+)
+def test_mirrors(there: str, mirror: str) -> None:
+    found = server("location / { mirror /copy; mirror_request_body on; proxy_pass http://a; }", there)
+    route = found.route("root")
+    assert ("" if route.mirror is None else told_mirror(route.mirror)) == mirror
+    assert ("mirror is not carried over: its location passes requests on" in found.comments) == (not mirror)
+
+
+def test_one_mirror_and_none() -> None:
+    found = server(
+        "location / { mirror /copy; mirror /more; proxy_pass http://a; location /off { mirror off; proxy_pass http://a; } }",
+        "location = /copy { internal; proxy_pass http://b$request_uri; }",
+        "location = /more { internal; proxy_pass http://c$request_uri; }",
+    )
+    assert found.route("root").mirror is not None
+    assert found.route("off").mirror is None
+    assert "mirror is not carried over: a route has one" in found.comments
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "told"),
+    [
+        ("", Balance(), ""),
+        ("least_conn;", Balance("least_requests"), ""),
+        ("least_time header;", Balance("ewma"), ""),
+        ("ip_hash;", Balance("hash", "client_ip"), ""),
+        ("hash $binary_remote_addr consistent;", Balance("hash", "client_ip"), ""),
+        ("hash ${remote_addr};", Balance("hash", "client_ip"), ""),
+        ("hash $uri;", Balance("hash", "path"), ""),
+        ("hash $http_x_user;", Balance("hash", "header", "x-user"), ""),
+        ("hash $cookie_sid consistent;", Balance("hash", "cookie", "sid"), ""),
+        ("hash $arg_id;", Balance("hash", "query", "id"), ""),
+        ("hash $request_uri;", Balance(), "hash is not carried over: endpoints take turns, as its key"),
+        ("hash $scheme$http_x;", Balance(), "hash is not carried over: endpoints take turns, as its key"),
+        ("random two least_conn;", Balance("least_requests"), ""),
+        ("random;", Balance(), "random is not carried over: endpoints take turns"),
+        ("sticky cookie srv expires=1h;", Balance("sticky", name="srv"), ""),
+    ],
+)
+def test_balancers(given: str, expected: Balance, told: str) -> None:
+    text = f"upstream up {{ {given} server 10.0.0.1; }} server {{ location / {{ proxy_pass http://up; }} }}"
+    found = Imported("nginx", text)
+    assert found.config.upstreams["up"].balance == expected
+    assert told in found.comments
+    assert told or "is not carried over" not in found.comments
+
+
+def test_failures_that_nobody_counts() -> None:
+    text = "upstream up { server 10.0.0.1 max_fails=0; server 10.0.0.2 %s; } server { location / { proxy_pass http://up; } }"
+    assert Imported("nginx", text % "max_fails=0").config.upstreams["up"].eject is None
+    assert Imported("nginx", text % "").config.upstreams["up"].eject == Eject()
 
 
 def test_guards_around_and_lifted() -> None:
@@ -190,8 +355,7 @@ server { location /a { proxy_pass http://up; } location /b { proxy_pass https://
     assert secure.tls is not None
     assert (secure.tls.verify, secure.tls.server_name) == (False, "x.example")
     for told in (
-        "line 3: least_conn is not carried over",
-        "line 4: max_fails of server 10.0.0.1:81 is not carried over",
+        "line 4: max_fails of server 10.0.0.1:81 is not carried over: eject counts failures in a row",
         "line 5: backup: 10.0.0.2 has weight 0",
         "line 6: down: 10.0.0.3 has weight 0",
         "line 8: server unix:/run/x.sock is left out",
