@@ -156,12 +156,11 @@ def _share(text: str | None) -> float | None:
 
 
 def _grouped(targets: list[_Target]) -> list[list[_Target]]:
-    """Targets of one host and path share its requests; with tags each service is a route."""
-    groups: dict[tuple[str, str], list[_Target]] = {}
+    """Targets of one host and path share its requests."""
+    groups: dict[str, list[_Target]] = {}
     for target in targets:
         host, slash, path = target.source.partition("/")
-        key = (host.lower() + slash + path, "" if target.url is not None else target.service)
-        groups.setdefault(key, []).append(target)
+        groups.setdefault(host.lower() + slash + path, []).append(target)
     return list(groups.values())
 
 
@@ -177,7 +176,6 @@ def _route(made: Draft, group: list[_Target], alike: dict[str, DraftUpstream]) -
         if target.opts != first.opts:
             told = f"opts of {target.service} differ from those in line {first.line}, which hold for all"
             notes.append(Note(target.line, told))
-    upstream = _upstream(made, group, notes, alike)
     host, _, path = first.source.partition("/")
     match = Match(host=host.lower() or None, prefix=f"/{path}")
     opts = dict(first.opts)
@@ -185,21 +183,42 @@ def _route(made: Draft, group: list[_Target], alike: dict[str, DraftUpstream]) -
     policy = opts.get("host", "")
     if policy:
         settings["host"] = "upstream" if policy == "dst" else policy
-    route = DraftRoute(first.service, upstream.name, [Ranked(match)], settings, notes, first.line)
+    if "redirect" in opts:
+        route = DraftRoute(first.service, "", [Ranked(match)], {"redirect": _redirect(first)}, notes, first.line)
+    else:
+        route = DraftRoute(first.service, "", [Ranked(match)], settings, notes, first.line)
+        names = [_upstream(made, part, notes, alike).name for part in _parts(group)]
+        if len(names) == 1:
+            route.upstream = names[0]
+        else:
+            settings["split"] = [{"upstream": name, "weight": 1} for name in names]
+            told = "services of one path have equal shares here, and there each instance has one"
+            notes.append(Note(first.line, told))
     guards = sorted(GUARDS & opts.keys())
     if guards:
         route.closed = f"{', '.join(guards)} guarded it, and is not in this version"
-    known = GUARDS | {"strip", "prepend", "host", "proto", "tlsskipverify", "weight"}
+    known = GUARDS | {"strip", "prepend", "host", "proto", "tlsskipverify", "weight", "redirect"}
     notes += [Note(first.line, f"{key} is not carried over") for key in opts if key not in known]
     notes += [Note(first.line, f"{key} is not carried over{_LATER}") for key in guards]
     made.routes.append(route)
 
 
+def _parts(group: list[_Target]) -> list[list[_Target]]:
+    """What is one upstream each: targets with addresses together, and each service of Consul."""
+    parts: dict[str, list[_Target]] = {}
+    for target in group:
+        if target.url is not None:
+            parts.setdefault("", []).append(target)
+        else:
+            parts.setdefault(target.service, [target])
+    return list(parts.values())
+
+
 def _left_out(target: _Target) -> str:
     host, slash, path = target.source.partition("/")
     proto = target.opts.get("proto", "http")
-    if "redirect" in target.opts:
-        return f"redirect{_LATER}"
+    if "redirect" in target.opts and _redirect(target) is None:
+        return "its redirect cannot be expressed"
     if proto not in ("http", "https"):
         return f"proto={proto}: requests of HTTP are what goes through"
     if not slash:
@@ -209,6 +228,30 @@ def _left_out(target: _Target) -> str:
     if "*" in host.removeprefix("*.") or any(letter in path for letter in "*[]{}"):
         return "a pattern (of fabio's glob matcher) has no counterpart"
     return ""
+
+
+_REDIRECT = re.compile(
+    r"(?P<scheme>https?)://(?P<host>\$host|\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?"
+    r"(?P<path>/?\$path|/[^?#$]*)?\Z"
+)
+
+
+def _redirect(target: _Target) -> dict[str, Any] | None:
+    """Where clients are sent; None where that cannot be said."""
+    code, _, url = target.opts["redirect"].partition(",")
+    found = _REDIRECT.match(url or target.url or "")
+    path = "" if found is None else found["path"] or "/"
+    asked = path.endswith("$path")
+    # What is stripped there is taken off the path in the URL.
+    if found is None or not code.isdecimal() or (asked and "strip" in target.opts):
+        return None
+    to: dict[str, Any] = {"status": int(code), "scheme": found["scheme"]}
+    if not found["host"].startswith("$"):
+        to["host"] = found["host"]
+    if found["port"]:
+        to["port"] = int(found["port"])
+    # Else the query of a request stays, which fabio leaves out.
+    return to if asked else {**to, "path": path}
 
 
 def _upstream(made: Draft, group: list[_Target], notes: list[Note], alike: dict[str, DraftUpstream]) -> DraftUpstream:

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.errors import ConfigError
 from gateway.model import ConsulSource, StaticSource
+from gateway.wording import told_end
 from tests.imported import Imported, Went
 
 CONFIG = """\
@@ -43,7 +44,7 @@ def sample() -> Imported:
         ("/shop", "example.com", Went("10.0.0.1:8080", "/", "example.com")),
         ("/x", "secure.example", Went("10.0.0.3:443", "/x", "10.0.0.3")),
         ("/api/x", "any.example", Went("closed")),
-        ("/old", "any.example", Went("")),
+        ("/old", "any.example", Went("-> 301 http://x/")),
         ("/other/x", "any.example", Went("10.0.0.5:9000", "/other/x", "literal.example")),
         ("/users/7", "api.example.com", Went("users", "/v1/7")),
         ("/x", "a.example.com", Went("users", "/x")),
@@ -78,6 +79,48 @@ def test_shares(shares: list[str], weights: list[int]) -> None:
     assert [endpoint.weight for endpoint in source.endpoints] == weights
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('route add r a.example/ https://www.example$path opts "redirect=301"', "-> 301 https://www.example"),
+        ('route add r a.example/ https://www.example:81/$path opts "redirect=307"', "-> 307 https://www.example:81"),
+        ('route add r a.example/x https://www.example opts "redirect=302"', "-> 302 https://www.example/"),
+        ('route add r a.example/x https://$host$path opts "redirect=301"', "-> 301 https://*"),
+        ("r: urlprefix-a.example/x redirect=303,http://b.example/y", "-> 303 http://b.example/y"),
+    ],
+)
+def test_redirects(line: str, told: str) -> None:
+    found = Imported("fabio", f"{line}\n")
+    assert [told_end(route) for route in found.config.routes] == [told]
+    assert not found.config.upstreams
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'route add r a.example/ https://b/x$path opts "redirect=301"',
+        'route add r a.example/ https://b$path opts "redirect=301 strip=/a"',
+        'route add r a.example/ https://b/?q opts "redirect=301"',
+        'route add r a.example/ https://b/ opts "redirect=yes"',
+        "r: urlprefix-a.example/ redirect=301",
+    ],
+)
+def test_redirects_that_cannot_be_expressed(line: str) -> None:
+    with pytest.raises(ConfigError, match="is left out: its redirect cannot be expressed"):
+        Imported("fabio", f"{line}\n")
+
+
+def test_a_status_that_is_no_redirect() -> None:
+    assert Imported("fabio", 'route add r /x http://b/ opts "redirect=300"\n').ask("/x").to == "closed"
+
+
+def test_services_of_one_path_share_it() -> None:
+    found = Imported("fabio", "a: urlprefix-/x\nb: urlprefix-/x\na: urlprefix-/x\nroute add c /x http://10.0.0.1/\n")
+    (route,) = found.config.routes
+    assert told_end(route) == "a 33.33%, b 33.33%, c 33.33%"
+    assert "services of one path have equal shares here" in found.comments
+
+
 def test_tls(sample: Imported) -> None:
     assert sample.config.upstreams["tls"].tls is not None
     assert sample.config.upstreams["secure"].scheme == "https"
@@ -92,7 +135,6 @@ def test_tls(sample: Imported) -> None:
         "line 3: opts of web differ from those in line 2",
         "line 4: the path of https://10.0.0.3/base is left out",
         "line 5: closed: auth guarded it, and is not in this version; to open it: upstream: api",
-        "line 6: old /old is left out: redirect",
         "line 7: raw :1234 is left out: proto=tcp",
         "line 8: pxyproto is not carried over",
         "line 9: route weight is not carried over",

@@ -69,9 +69,26 @@ routers = named(
     some_of({"rule": mostly(*RULES), "service": mostly("s", "t")}, priority=scalars, middlewares=texts, tls=anything)
 )
 server = some_of({"url": mostly(*URLS)}, weight=scalars, preservePath=scalars)
-balancer = some_of({"servers": st.lists(server, max_size=3)}, passHostHeader=scalars, serversTransport=words)
+check = some_of(path=mostly("/up"), interval=words, port=scalars, status=scalars, headers=anything)
+balancer = some_of(
+    {"servers": st.lists(server, max_size=3)},
+    passHostHeader=scalars,
+    serversTransport=words,
+    strategy=mostly("p2c", "hrw"),
+    sticky=some_of(cookie=some_of(name=words)) | anything,
+    healthCheck=check | anything,
+)
+part = some_of({"name": mostly("s", "t", "u")}, weight=scalars, percent=scalars)
 services = st.fixed_dictionaries(
-    {"s": some_of({"loadBalancer": balancer})}, optional={"t": some_of(loadBalancer=balancer, weighted=anything)}
+    {"s": some_of({"loadBalancer": balancer})},
+    optional={
+        "t": some_of(
+            loadBalancer=balancer,
+            weighted=some_of(services=st.lists(part, max_size=3)) | anything,
+            mirroring=some_of(service=mostly("s", "t"), mirrors=st.lists(part, max_size=2)) | anything,
+            failover=some_of(service=mostly("s", "t"), fallback=words) | anything,
+        )
+    },
 )
 middlewares = named(
     some_of(
@@ -83,6 +100,7 @@ middlewares = named(
         chain=some_of(middlewares=texts),
         retry=some_of(attempts=scalars),
         basicAuth=anything,
+        redirectScheme=some_of(scheme=mostly("https"), port=scalars, permanent=scalars) | anything,
     )
 )
 transports = named(some_of(insecureSkipVerify=scalars, serverName=words, forwardingTimeouts=some_of(dialTimeout=words)))
@@ -94,7 +112,22 @@ traefik_documents = some_of(
     },
     tcp=anything,
 )
-plugins = st.lists(some_of(name=st.sampled_from(["cors", "jwt"]), service=scalars, route=anything), max_size=2)
+plugins = st.lists(
+    some_of(
+        name=st.sampled_from(["cors", "jwt", "request-termination", "redirect"]),
+        service=scalars,
+        route=anything,
+        config=some_of(status_code=scalars, message=words, body=words, location=mostly("https://a/b")) | anything,
+    ),
+    max_size=2,
+)
+kong_check = some_of(
+    type=mostly("http", "tcp"),
+    healthy=some_of(interval=scalars, successes=scalars) | anything,
+    unhealthy=some_of(interval=scalars, http_failures=scalars, tcp_failures=scalars, timeouts=scalars) | anything,
+    http_path=words,
+    headers=anything,
+)
 kong_routes = st.lists(
     some_of(
         name=scalars,
@@ -106,7 +139,8 @@ kong_routes = st.lists(
         strip_path=scalars,
         preserve_host=scalars,
         regex_priority=scalars,
-        protocols=texts,
+        protocols=st.just(["https"]) | texts,
+        https_redirect_status_code=st.sampled_from([301, 426]) | scalars,
         plugins=plugins,
     ),
     max_size=3,
@@ -130,7 +164,15 @@ kong_documents = st.fixed_dictionaries(
         ),
         "routes": kong_routes,
         "upstreams": st.lists(
-            some_of(name=words, host_header=words, targets=st.lists(some_of(target=words, weight=scalars), max_size=2)),
+            some_of(
+                name=words,
+                host_header=words,
+                targets=st.lists(some_of(target=words, weight=scalars), max_size=2),
+                algorithm=mostly("latency", "consistent-hashing"),
+                hash_on=mostly("ip", "header", "cookie"),
+                hash_on_header=words,
+                healthchecks=some_of(active=kong_check) | anything,
+            ),
             max_size=2,
         ),
         "plugins": plugins,
@@ -142,6 +184,10 @@ directives = st.one_of(
     st.builds("proxy_set_header {} {};".format, st.sampled_from(["Host", "X-A", "Upgrade"]), nginx_words),
     st.builds("rewrite {} {} break;".format, nginx_words, nginx_words),
     st.builds("{} {};".format, st.sampled_from(["proxy_read_timeout", "client_max_body_size", "proxy_next_upstream", "deny", "return"]), nginx_words),
+    st.builds("return {} {};".format, st.sampled_from(["", "301", "200", "404", "444"]), nginx_words),
+    st.builds("return 301 {}{};".format, st.sampled_from(["https://$host", "https://b", "$scheme://$server_name", ""]), st.sampled_from(["$request_uri", "/x", ""])),
+    st.builds("if ($host = {}) {{ return 301 https://$host$request_uri; }}".format, nginx_words),
+    st.builds("mirror {};".format, nginx_words),
     st.builds("{};".format, nginx_words),
 )  # fmt: skip
 blocks = st.builds(
@@ -156,11 +202,12 @@ nginx_documents = st.builds(
     ),
     st.lists(nginx_words, max_size=3),
     st.lists(blocks | directives, max_size=5),
-    st.lists(st.builds("server {} {};".format, nginx_words, st.sampled_from(["", "weight=2", "backup", "weight=999999999"])), max_size=3),
+    st.lists(st.builds("server {} {};".format, nginx_words, st.sampled_from(["", "weight=2", "backup", "weight=999999999", "max_fails=0"])), max_size=3),
 )  # fmt: skip
 fabio_lines = st.one_of(
     st.builds('route add s {}{} {} weight {} opts "{}"'.format, words, words, words, words, words),
     st.builds("s: urlprefix-{}{} {}={}".format, words, words, st.sampled_from(["strip", "host", "proto", "prepend"]), words),
+    st.builds("t: urlprefix-a{} redirect=301,{}".format, words, words),
 )  # fmt: skip
 fabio_documents = st.lists(fabio_lines, max_size=4).map("\n".join)
 
