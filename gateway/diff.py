@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 
 from gateway import target as targets
-from gateway.asking import Answered, asked
+from gateway.asking import Answered, Asked, asked
 from gateway.errors import BadPath, GatewayError, NoRoute
 from gateway.exchange import Request
 from gateway.model import (
@@ -32,6 +32,7 @@ from gateway.model import (
 )
 from gateway.overlap import Extent
 from gateway.router import Router
+from gateway.shaping import location
 from gateway.telemetry.redact import MASK
 from gateway.wording import (
     columns,
@@ -212,9 +213,7 @@ def _flat(value: object, key: str) -> Flat:
         return {key: (value, shown)}
     found: Flat = {}
     for field in fields(value):
-        # What is worked out of others says nothing of its own.
-        if field.init:
-            found |= _flat(getattr(value, field.name), f"{key}.{field.name}" if key else field.name)
+        found |= _flat(getattr(value, field.name), f"{key}.{field.name}" if key else field.name)
     return found
 
 
@@ -340,12 +339,26 @@ class _Side:
             if isinstance(seen, Answered):
                 return _Outcome("the gateway itself")
             route = seen.served_by(self._router)
-            if route is None:
-                raise NoRoute
-            sent = targets.outbound(route, self._endpoint, seen.target, seen.path)
-            return _Outcome(self._told[route.name], route.name, sent)
+            passed: list[Route] = []
+            while route is not None:
+                sent = self._sent(route, seen, request.scheme)
+                if sent is not None:
+                    return _Outcome(self._told[route.name], route.name, sent)
+                passed.append(route)
+                route = self._router.after(
+                    passed, request.method, seen.host, seen.path, seen.target.query, request.headers
+                )
+            raise NoRoute
         except GatewayError as error:
             return _Outcome(f"{error.status} {error.reason}")
+
+    def _sent(self, route: Route, seen: Asked, scheme: str) -> bytes | None:
+        """The target that an upstream gets, or where a redirect leads; None where that is what
+        was asked for."""
+        if route.redirect is not None:
+            place = seen.target, seen.path, seen.host, seen.authority
+            return location(route.redirect, route, *place, scheme)
+        return b"" if route.respond is not None else targets.outbound(route, self._endpoint, seen.target, seen.path)
 
 
 def replay(old: Config, new: Config, lines: Iterable[bytes]) -> Replay:
@@ -366,7 +379,14 @@ def replay(old: Config, new: Config, lines: Iterable[bytes]) -> Replay:
             continue
         requests += 1
         masked += f"={MASK}".encode() in request.target
-        was, now = before.outcome(request), after.outcome(request)
+        was = before.outcome(request)
+        if logged is not None and was.route != logged:
+            # A log does not hold the scheme, which redirects go by.
+            request.scheme = "https"
+            again = before.outcome(request)
+            request.scheme = "https" if again.route == logged else "http"
+            was = again if again.route == logged else was
+        now = after.outcome(request)
         tells = logged is not None or reason == NoRoute.reason
         logged_elsewhere += tells and (logged or "") != was.route
         if was == now:

@@ -1,25 +1,26 @@
 """What would become of one request: who serves it, what is sent, and which line says so.
 
 Rule: pure, and never a second gateway. The request is read by the worker's parser, goes
-through the same functions in the order of `Gateway.handle`, and through the Forwarder
-itself, with a listener where the connection pool would be: what the listener is given to
-send is what an upstream would get, and whether it is asked twice is whether a request is
-tried again. Only *why* is worked out here: a condition of a match is asked of a Router
-that knows no other condition.
+through the same functions in the order of `Gateway.handle`, and through the Shaper and the
+Forwarder themselves, with a listener where the connection pool would be: what the listener
+is given to send is what an upstream would get, and whether it is asked twice is whether a
+request is tried again. Only *why* is worked out here: a condition of a match is asked of a
+Router that knows no other condition.
 
 What depends on the moment stands in angle brackets: the request id, an endpoint that a
-registry knows, the gateway's name where the configuration gives none.
+registry knows, the gateway's name where the configuration gives none, the time that is left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import Any
 
 from gateway.asking import Answered, Asked, Question, asked, beaten, first_failure
 from gateway.config.origins import Origins
+from gateway.config.verdict import Path
 from gateway.errors import (
     ConnectRefused,
     GatewayError,
@@ -30,19 +31,35 @@ from gateway.errors import (
 )
 from gateway.exchange import Request, Response
 from gateway.forwarder import Forwarder
-from gateway.headers import Head, Outbound
+from gateway.headers import MIRROR, Head, Outbound, with_field
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.state import UpstreamState
-from gateway.model import Config, Endpoint, Match, RetryPolicy, Route, StaticSource, Timeouts, Upstream
+from gateway.model import Config, Endpoint, Match, Mirror, RetryPolicy, Route, StaticSource, Timeouts, Upstream
 from gateway.retry import Budget
 from gateway.router import Router
 from gateway.server.parser import HeadParser
-from gateway.snapshot import Group
+from gateway.shaping import Shaper
+from gateway.snapshot import Group, Snapshot
+from gateway.target import Target
 from gateway.trust import Trust
-from gateway.wording import columns, text, told_match, told_rewrite, told_source, told_value, told_values
+from gateway.wording import (
+    chances,
+    columns,
+    text,
+    told_balance,
+    told_match,
+    told_mirror,
+    told_rewrite,
+    told_share,
+    told_source,
+    told_value,
+    told_values,
+)
 
 NEW_ID = b"<new id>"
 OWN_NAME = b"<gateway>"
+TIME_LEFT = b"<milliseconds>"
+LENGTH = b"<length>"
 
 
 # -- the answer -------------------------------------------------------------------------
@@ -85,9 +102,24 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class Way:
+    """An upstream that gets the request under some condition, `when`. `kind`: share (of a split),
+    fallback or mirror. Without `sent` it gets nothing."""
+
+    kind: str
+    upstream: str
+    source: str
+    when: str
+    sent: tuple[Sent, ...] = ()
+    settings: tuple[Setting, ...] = ()
+    retries: tuple[Retry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """`status` and `reason` say what the gateway itself answers; both are empty for what an
-    upstream gets, and `status` is None for the gateway's own paths."""
+    upstream gets, and `status` is None for the gateway's own paths. `answer`: the head of what
+    a route says itself. `upstream`, and what follows from it, is empty for a split."""
 
     method: str
     host: str
@@ -105,6 +137,8 @@ class Explanation:
     sent: tuple[Sent, ...] = ()
     settings: tuple[Setting, ...] = ()
     retries: tuple[Retry, ...] = ()
+    ways: tuple[Way, ...] = ()
+    answer: tuple[str, ...] = ()
 
 
 def explain(config: Config, asking: Question, origins: Origins | None = None) -> Explanation:
@@ -119,12 +153,28 @@ def explain(config: Config, asking: Question, origins: Origins | None = None) ->
         if isinstance(seen, Answered):
             return replace(told, status=seen.status, detail=seen.told)
         router = Router(config.routes)
-        route = seen.served_by(router)
+        first = seen.served_by(router)
+        route, answer = found.served(router, first, seen)
         told = replace(told, **found.order(router, route, seen))
-        if route is None:
+        if first is None:
             raise NoRoute("no route matches")
-        told = replace(told, settings=tuple(found.settings(route)))
+        if route is None:
+            raise NoRoute("redirects lead to what was asked for, and no other route matches")
+        if answer is not None:
+            kind = "redirect" if route.redirect is not None else f"respond, {answer.content_length or 0} bytes"
+            return replace(told, status=answer.status, detail=kind, answer=tuple(_head(answer)))
+        told = replace(told, ways=tuple(found.ways(route, seen)))
+        if route.split is not None:
+            if not any(way.sent for way in told.ways if way.kind != "mirror"):
+                raise found.absence(route.split.shares[0].route)
+            return replace(told, forwarded=True)
         sent = tuple(found.sent(route, seen))
+        told = replace(told, settings=tuple(found.settings(route)))
+        if not sent:
+            absence = found.absence(route)
+            if not any(way.sent for way in told.ways if way.kind == "fallback"):
+                raise absence
+            return replace(told, forwarded=True, detail=absence.cause)
         return replace(told, forwarded=True, sent=sent, retries=tuple(found.retries(route, seen)))
     except GatewayError as error:
         return replace(told, status=error.status, reason=error.reason, detail=error.cause or error.detail)
@@ -167,6 +217,37 @@ class _Found:
 
     # -- who serves it ------------------------------------------------------------------
 
+    def served(self, router: Router, route: Route | None, seen: Asked) -> tuple[Route | None, Response | None]:
+        """The route that is left when redirects to what was asked for are passed, and what it
+        answers itself, if it does. Raises GatewayError."""
+        if route is None or (route.redirect is None and route.respond is None):
+            return route, None
+        request = self.request()
+        request.route = route
+        sends = _Recorder()
+        try:
+            answer = self._shaped(sends, request, router, seen)
+        except NoRoute:
+            return None, None
+        return request.route, None if sends.routes else answer
+
+    def _shaped(self, sends: _Recorder, request: Request, router: Router, seen: Asked) -> Response:
+        route = request.route
+        assert route is not None
+        shaper = Shaper(self._outbound, sends, sends.copy, sends.chance)
+        snapshot = Snapshot("", self._config, _Groups(self._config, self._group), router)
+        return shaper.answer(request, route, snapshot, seen.target, seen.path, seen.host, seen.authority)
+
+    def _group(self, name: str) -> Group:
+        upstream = self._config.upstreams[name]
+        endpoints = tuple(endpoint for endpoint in _endpoints(upstream) if endpoint.weight > 0)
+        candidates = tuple(Candidate(endpoint, EndpointState(), None) for endpoint in endpoints)
+        return Group(upstream, endpoints, "", candidates, _state(upstream))
+
+    def absence(self, route: Route) -> GatewayError:
+        """Why a route has no endpoint to go to."""
+        return self._group(route.upstream).absence()
+
     def order(self, router: Router, winner: Route | None, seen: Asked) -> dict[str, Any]:
         """The match that won, and the others in their order."""
         won: tuple[Route, Match] | None = None
@@ -174,54 +255,120 @@ class _Found:
         for route, match in router.ordered():
             why = first_failure(match, seen)
             if not why:
-                if won is None:
-                    assert route is winner, "the order of matches is not the router's"
+                if won is None and route is winner:
                     won = route, match
                     continue
-                why = f"matches too, but {beaten(won, (route, match))}"
+                if won is None:
+                    assert route.redirect is not None, "the order of matches is not the router's"
+                    why = "matches, but its redirect leads to what was asked for"
+                else:
+                    why = f"matches too, but {beaten(won, (route, match))}"
             if route is not winner:
                 lost.append(Lost(route.name, told_match(match), self._origins.place(("routes", route.index)), why))
         if won is None:
             return {"lost": tuple(lost)}
         route, match = won
-        upstream = self._config.upstreams[route.upstream]
         return {
             "route": route.name,
             "place": self._origins.place(("routes", route.index)),
             "match": told_match(match),
-            "upstream": upstream.name,
-            "source": told_source(upstream.source),
+            "upstream": route.upstream,
+            "source": told_source(self._config.upstreams[route.upstream].source) if route.upstream else "",
             "lost": tuple(lost),
         }
 
     # -- what is sent -------------------------------------------------------------------
 
-    def sent(self, route: Route, seen: Asked) -> Iterator[Sent]:
+    def sent(self, route: Route, seen: Asked, copy: bool = False) -> Iterator[Sent]:
         """What each endpoint would get; those that get the same together. Raises GatewayError."""
-        upstream = self._config.upstreams[route.upstream]
         groups: dict[tuple[str, ...], list[str]] = {}
-        endpoints = [endpoint for endpoint in _endpoints(upstream) if endpoint.weight > 0]
-        if not endpoints:
-            raise Group(upstream, (), "", (), _state(upstream)).absence()
-        for endpoint in endpoints:
+        for endpoint in self._group(route.upstream).endpoints:
             listener = _Listener()
             self._forward(route, seen, endpoint, listener)
-            lines = listener.heads[0].data.decode("latin-1").split("\r\n")[:-2]
+            head = listener.heads[0]
+            if copy:
+                head = with_field(head, MIRROR, route.name.encode())
+                if seen.request.chunked:
+                    # It is sent when all of it is there.
+                    head = with_field(with_field(head, b"Transfer-Encoding", None), b"Content-Length", LENGTH)
+            lines = head.data.decode("latin-1").split("\r\n")[:-2]
             groups.setdefault(tuple(lines), []).append(f"{endpoint.scheme}://{endpoint.address}")
         for told, addresses in groups.items():
             yield Sent(tuple(addresses), told)
 
     def _forward(self, route: Route, seen: Asked, endpoint: Endpoint, listener: _Listener) -> None:
+        if route.deadline_header is not None:
+            # No time passes here that could be left.
+            listener.deadline = route.deadline_header.encode("latin-1")
+            limits = replace(route.timeouts, response=route.timeouts.response or route.timeouts.total, total=None)
+            route = replace(route, timeouts=limits)
         upstream = self._config.upstreams[route.upstream]
         candidate = Candidate(endpoint, EndpointState(), listener)
         group = Group(upstream, (endpoint,), "", (candidate,), _state(upstream))
         forwarder = Forwarder(self._outbound, _one_try, sleep=lambda seconds: None)
         forwarder.forward(self.request(), route, group, seen.target, seen.path, seen.authority)
 
+    # -- shares, fallbacks, mirrors -----------------------------------------------------
+
+    def ways(self, route: Route, seen: Asked) -> Iterator[Way]:
+        """Upstreams that get the request under some condition."""
+        if route.split is None:
+            yield from self._fallbacks(route, seen)
+        else:
+            yield from self._shares(route, seen)
+        if route.mirror is not None:
+            yield self._mirrored(route, route.mirror, seen)
+
+    def _mirrored(self, route: Route, mirror: Mirror, seen: Asked) -> Way:
+        upstream = self._config.upstreams[mirror.route.upstream]
+        why = _why_no_copy(route, mirror, seen.request)
+        way = Way("mirror", upstream.name, told_source(upstream.source), why or f"{told_share(mirror.percent)} of them")
+        if why:
+            return way
+        # It is sent once, and nowhere else.
+        said = ("routes", route.index, "mirror")
+        settings = (one for one in self.settings(mirror.route, said) if one.name not in _NOT_OF_COPIES)
+        return replace(way, sent=tuple(self.sent(mirror.route, seen, copy=True)), settings=tuple(settings))
+
+    def _shares(self, route: Route, seen: Asked) -> Iterator[Way]:
+        assert route.split is not None
+        chosen = self._chosen(route, seen)
+        for share, chance in zip(route.split.shares, chances(route.split), strict=True):
+            if not chosen:
+                told, mine = told_share(chance), chance > 0
+            else:
+                mine = share.route.upstream == chosen
+                told = f"by its {route.split.by} {route.split.name}" if mine else "not this request"
+            yield self._way("share", share.route, told, seen, ("routes", route.index, "split"), mine)
+            if mine:
+                yield from self._fallbacks(share.route, seen)
+
+    def _chosen(self, route: Route, seen: Asked) -> str:
+        """The upstream that a request belongs to by what it says; empty where chance decides."""
+        request, sends = self.request(), _Recorder()
+        request.route = replace(route, mirror=None)
+        self._shaped(sends, request, Router(()), seen)
+        return "" if sends.by_chance else sends.routes[0].upstream
+
+    def _fallbacks(self, route: Route, seen: Asked) -> Iterator[Way]:
+        before = route
+        while before.fallback is not None:
+            said = ("upstreams", before.upstream, "fallback")
+            yield self._way("fallback", before.fallback, f"when {before.upstream} has no endpoint", seen, said)
+            before = before.fallback
+
+    def _way(self, kind: str, route: Route, when: str, seen: Asked, said: Path, mine: bool = True) -> Way:
+        way = Way(kind, route.upstream, told_source(self._config.upstreams[route.upstream].source), when)
+        if not mine:
+            return way
+        sent = tuple(self.sent(route, seen))
+        retries = tuple(self.retries(route, seen)) if sent else ()
+        return replace(way, sent=sent, settings=tuple(self.settings(route, said)), retries=retries)
+
     # -- whether it is tried again ------------------------------------------------------
 
     def retries(self, route: Route, seen: Asked) -> Iterator[Retry]:
-        endpoint = next(endpoint for endpoint in _endpoints(self._config.upstreams[route.upstream]) if endpoint.weight)
+        endpoint = self._group(route.upstream).endpoints[0]
         ends: list[tuple[str, int | GatewayError]] = [
             ("connect", ConnectRefused()),
             ("stale", UpstreamStale()),
@@ -242,29 +389,83 @@ class _Found:
 
     # -- what was set where -------------------------------------------------------------
 
-    def settings(self, route: Route) -> Iterator[Setting]:
-        """What holds for requests of a route, each with the nearest line that says so."""
+    def settings(self, route: Route, said: Path | None = None) -> Iterator[Setting]:
+        """What holds for requests of a route, each with the nearest line that says so. `said`:
+        where its upstream is named, unless that is by the route itself."""
         upstream = self._config.upstreams[route.upstream]
-        at: tuple[str | int, ...] = ("routes", route.index)
+        at: Path = ("routes", route.index)
         levels = (at, ("upstreams", upstream.name), ("defaults",))
 
         def setting(name: str, value: str) -> Setting:
             keys = tuple(name.split("."))
             return Setting(name, value, self._origins.nearest((*level, *keys) for level in levels) or "built-in")
 
-        yield Setting("upstream", upstream.name, self._origins.place((*at, "upstream")))
+        yield Setting("upstream", upstream.name, self._origins.place(said or (*at, "upstream")))
         source = told_source(upstream.source)
         yield Setting(f"upstreams.{upstream.name}", source, self._origins.place(("upstreams", upstream.name)))
         if route.strip_prefix:
             yield setting("strip_prefix", "true")
         if route.rewrite is not None:
             yield setting("rewrite", told_rewrite(route))
+        if route.mirror is not None:
+            yield setting("mirror", told_mirror(route.mirror))
         yield setting("host", route.host)
-        for section, values in (("timeouts", route.timeouts), ("retry", route.retry), ("pool", upstream.pool)):
+        sections: tuple[tuple[str, Any], ...] = (
+            ("timeouts", route.timeouts),
+            ("retry", route.retry),
+            ("pool", upstream.pool),
+            ("concurrency", upstream.concurrency),
+            ("eject", upstream.eject),
+            ("health", upstream.health),
+            ("breaker", upstream.breaker),
+        )
+        for section, values in sections:
+            if values is None:
+                yield setting(section, "off")
+                continue
             for key, value in told_values(values):
                 yield setting(f"{section}.{key}", value)
         yield setting("upgrade", told_value("upgrade", route.upgrade))
-        yield setting("balance", upstream.balance.policy)
+        yield setting("balance", told_balance(upstream.balance))
+        yield setting("slow_start", told_value("slow_start", upstream.slow_start))
+        yield setting("deadline_header", told_value("deadline_header", route.deadline_header))
+        if upstream.fallback is not None:
+            yield setting("fallback", upstream.fallback)
+
+
+class _Groups(dict[str, Group]):
+    """The groups of a configuration, each made when it is asked for."""
+
+    def __init__(self, config: Config, make: Callable[[str], Group]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, name: str) -> Group:
+        made = self[name] = self._make(name)
+        return made
+
+
+class _Recorder:
+    """In the place of the Forwarder and of copies: keeps where a request would be sent."""
+
+    def __init__(self) -> None:
+        self.routes: list[Route] = []
+        self.by_chance = False
+
+    def __call__(
+        self, request: Request, route: Route, group: Group, target: Target, normal: bytes, asked_host: bytes
+    ) -> Response:
+        self.routes.append(route)
+        return Response(200, b"", [])
+
+    def copy(
+        self, request: Request, route: Route, group: Group, target: Target, normal: bytes, asked_host: bytes
+    ) -> Callable[[], None]:
+        return lambda: None
+
+    def chance(self) -> float:
+        self.by_chance = True
+        return 0.0
 
 
 class _Body:
@@ -285,6 +486,8 @@ class _Listener:
 
     def __init__(self, first: int | GatewayError = 200) -> None:
         self.heads: list[Head] = []
+        # The header that tells how much time is left, if one does.
+        self.deadline = b""
         self._first = first
 
     def send(
@@ -296,6 +499,8 @@ class _Listener:
         fresh: bool = False,
         deadline: float | None = None,
     ) -> Response:
+        if self.deadline and b"\r\n%b: " % self.deadline in head.data:
+            head = with_field(head, self.deadline, TIME_LEFT)
         self.heads.append(head)
         end = self._first if len(self.heads) == 1 else 200
         if isinstance(end, GatewayError):
@@ -332,6 +537,20 @@ def _endpoints(upstream: Upstream) -> tuple[Endpoint, ...]:
     return (Endpoint(upstream.scheme, "<address>", 0, authority=b"<address:port>"),)
 
 
+# What does not hold for copies.
+_NOT_OF_COPIES = {f"retry.{field.name}" for field in fields(RetryPolicy) if field.name != "buffer"} | {"fallback"}
+
+
+def _why_no_copy(route: Route, mirror: Mirror, request: Request) -> str:
+    """Why a request is not copied (gateway.shaping, gateway.mirror)."""
+    heads = (route,) if route.split is None else tuple(share.route for share in route.split.shares)
+    if request.upgrade is not None and all(request.upgrade in head.upgrade for head in heads):
+        return "no copy: it is an upgrade"
+    if (request.content_length or 0) > mirror.route.retry.buffer:
+        return f"no copy: the body of {request.content_length} bytes does not fit its retry.buffer"
+    return "" if mirror.percent else "no copy: percent is 0"
+
+
 def _why_once(after: str, request: Request, policy: RetryPolicy) -> str:
     """Why a request is not tried again after something."""
     if policy.attempts < 2:
@@ -353,18 +572,57 @@ def told(found: Explanation) -> Iterator[str]:
     yield f"{found.method} {found.target} of {found.host or '(no host)'}"
     if found.route:
         yield f"route      {found.route}  {found.place}  ({found.match})"
+    if found.upstream:
         yield f"upstream   {found.upstream}  ({found.source})"
+    yield from (f"{way.kind:<10} {way.upstream}  ({way.source})  {way.when}" for way in found.ways)
     if not found.forwarded:
         status = "" if found.status is None else f"{found.status} {found.reason}".rstrip() + ": "
         yield f"answered by the gateway: {status}{found.detail}"
+    elif found.detail:
+        yield f"now: {found.detail}"
+    yield from (f"  {line}" for line in found.answer)
     yield from _section("lost", [(lost.route, lost.match, lost.place, lost.why) for lost in found.lost])
-    for sent in found.sent:
+    yield from _told_sent(found.sent, "sent to", "")
+    for way in found.ways:
+        verb = "copied to" if way.kind == "mirror" else "sent to"
+        yield from _told_sent(way.sent, verb, f" ({way.upstream}, {way.when})")
+    # What is the same for several upstreams is told once.
+    settings, retries = list(found.settings), list(found.retries)
+    yield from _told_settings("settings", settings)
+    yield from _told_retries("tried again after", retries)
+    for way in found.ways:
+        first = not settings
+        yield from _told_settings(
+            "settings" if first else f"settings of {way.upstream}, where they differ",
+            [one for one in way.settings if one not in settings],
+        )
+        yield from _told_retries(
+            "tried again after" if first else f"tried again after, by {way.upstream}",
+            [one for one in way.retries if one not in retries],
+        )
+        if first:
+            settings, retries = list(way.settings), list(way.retries)
+
+
+def _head(answer: Response) -> Iterator[str]:
+    """The head of an answer, without what a door adds."""
+    yield f"HTTP/1.1 {answer.status} {text(answer.reason)}"
+    yield from (f"{text(name)}: {text(value)}" for name, value in answer.headers)
+
+
+def _told_sent(sent: Sequence[Sent], verb: str, whose: str) -> Iterator[str]:
+    for one in sent:
         yield ""
-        yield f"sent to {', '.join(sent.endpoints)}"
-        yield from (f"  {line}" for line in sent.lines)
-    yield from _section("settings", [(one.name, one.value, one.place) for one in found.settings])
-    retries = [(one.after, "yes" if one.again else "no", one.why) for one in found.retries]
-    yield from _section("tried again after", retries)
+        yield f"{verb} {', '.join(one.endpoints)}{whose}"
+        yield from (f"  {line}" for line in one.lines)
+
+
+def _told_settings(title: str, settings: Sequence[Setting]) -> Iterator[str]:
+    yield from _section(title, [(one.name, one.value, one.place) for one in settings])
+
+
+def _told_retries(title: str, retries: Sequence[Retry]) -> Iterator[str]:
+    yield from _section(title, [(one.after, "yes" if one.again else "no", one.why) for one in retries])
 
 
 def _section(title: str, rows: Sequence[tuple[str, ...]]) -> Iterator[str]:

@@ -308,6 +308,35 @@ def test_requests_that_are_shared_out_or_answered() -> None:
     ]
 
 
+HTTPS = """\
+version: 1
+upstreams: {a: {consul: a}, b: {consul: b}}
+routes:
+  - {name: https, priority: 1, redirect: {scheme: https}}
+  - {name: site, upstream: a}
+"""
+
+
+def test_redirects_in_a_replay() -> None:
+    """What the log says became of a request tells the scheme, which redirects go by."""
+    log = [line("/x", "https"), line("/x", "site")]
+    found = replay(read(HTTPS), read(HTTPS), log)
+    assert (found.elsewhere, found.logged_elsewhere) == (0, 0)
+    moved = replay(read(HTTPS), read(HTTPS.replace("upstream: a}", "upstream: b}")), log)
+    assert [(group.old, group.new, group.number) for group in moved.groups] == [("site (a)", "site (b)", 1)]
+    other = replay(read(HTTPS), read(HTTPS.replace("scheme: https}", "scheme: https, host: h2.example}")), log)
+    assert sorted((group.old, group.new) for group in other.groups) == [
+        ("https (-> 302 https://*)", "https (-> 302 https://h2.example)"),
+        ("site (a)", "https (-> 302 https://h2.example)"),
+    ]
+
+
+def test_a_redirect_that_leads_elsewhere() -> None:
+    base = "version: 1\nroutes:\n  - {name: r, match: {prefix: /a}, redirect: {prefix: /b}}\n"
+    found = replay(read(base), read(base.replace("{prefix: /a}", "{prefix: /}")), [line("/a/x", "r")])
+    assert found.groups[0].examples == ("GET h.example /a/x: http://h.example/b/x -> http://h.example/b/a/x",)
+
+
 def test_the_same_configuration_moves_nothing() -> None:
     found = replay(read(BASE), read(BASE), [line("/r"), line("/x"), line("/..")])
     assert (found.requests, found.elsewhere, found.groups) == (3, 0, ())

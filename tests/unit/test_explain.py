@@ -317,3 +317,187 @@ def test_the_text_names_everything() -> None:
     assert refused[1].startswith("answered by the gateway: 400 bad_path: ")
     own = list(told(explained(LEVELS, "GET", "/-/healthz")))
     assert own[1] == "answered by the gateway: /-/ is the gateway's own (server.own_prefix)"
+
+
+# -- what else becomes of requests ---------------------------------------------------------------
+
+SHAPED = """\
+version: 1
+server: {name: gw}
+defaults: {eject: {for: 20s}}
+upstreams:
+  a: {endpoints: [http://10.0.0.1], fallback: c, balance: {sticky: {cookie: gw, secret: hush}}}
+  b: {endpoints: [http://10.0.0.2], timeouts: {response: 1s}, eject: null, health: {path: /up}}
+  c: {consul: c-svc, retry: {attempts: 1}, deadline_header: X-Left}
+  none: {endpoints: [{url: http://10.0.0.9, weight: 0}]}
+  helped: {endpoints: [{url: http://10.0.0.9, weight: 0}], fallback: a}
+routes:
+  - {name: split, match: {path: /split}, split: [{upstream: a, weight: 95}, {upstream: b, weight: 5}]}
+  - name: value
+    match: {path: /value}
+    split: {by: cookie:exp, to: [{upstream: a, weight: 1}, {upstream: b, weight: 1}]}
+  - {name: copied, match: {path: /copied}, upstream: b, mirror: {upstream: c, percent: 10}, strip_prefix: true}
+  - {name: none, match: {path: /none}, upstream: none}
+  - {name: helped, match: {path: /helped}, upstream: helped}
+  - {name: https, match: {prefix: /h}, redirect: {scheme: https, status: 308}}
+  - {name: site, match: {prefix: /h}, upstream: b}
+  - {name: gone, match: {path: /gone}, redirect: {path: /new}}
+  - {name: nowhere, match: {path: /nowhere}, redirect: {path: /nowhere}}
+  - {name: fixed, match: {path: /fixed}, respond: {status: 410, body: gone, headers: {X-A: b}}}
+  - {name: void, match: {path: /void}, split: [{upstream: none}, {upstream: b, weight: 0}]}
+"""
+
+
+def shaped(method: str, url: str, *headers: tuple[str, str]) -> Explanation:
+    return explained(SHAPED, method, url, *headers)
+
+
+def ways(found: Explanation) -> list[tuple[str, str, str, bool]]:
+    return [(way.kind, way.upstream, way.when, bool(way.sent)) for way in found.ways]
+
+
+def test_the_shares_of_a_split() -> None:
+    found = shaped("GET", "/split")
+    assert (found.forwarded, found.route, found.upstream, found.sent, found.settings) == (True, "split", "", (), ())
+    assert ways(found) == [
+        ("share", "a", "95%", True),
+        ("fallback", "c", "when a has no endpoint", True),
+        ("share", "b", "5%", True),
+    ]
+    first, second, third = found.ways
+    assert first.sent[0].endpoints == ("http://10.0.0.1:80",)
+    assert first.sent[0].lines[0] == "GET /split HTTP/1.1"
+    settings = {one.name: (one.value, one.place) for one in first.settings}
+    assert settings["upstream"] == ("a", "f:11")
+    assert settings["eject.for"] == ("20s", "f:3")
+    assert settings["fallback"] == ("c", "f:5")
+    # What cookies are signed with is in nothing that is told.
+    assert settings["balance"] == ("sticky by cookie:gw", "f:5")
+    assert "hush" not in repr(found)
+    settings = {one.name: (one.value, one.place) for one in third.settings}
+    assert (settings["eject"], settings["health.path"]) == (("off", "f:6"), ("/up", "f:6"))
+    assert settings["breaker"] == ("off", "built-in")
+    assert settings["concurrency.limit"] == ("1024", "built-in")
+    assert settings["slow_start"] == ("0s", "built-in")
+    assert settings["timeouts.response"] == ("1s", "f:6")
+    settings = {one.name: (one.value, one.place) for one in second.settings}
+    assert settings["upstream"] == ("c", "f:5")
+    assert settings["deadline_header"] == ("X-Left", "f:7")
+    assert {one.after: one.again for one in second.retries}["connect"] is False
+    assert {one.after: one.again for one in first.retries}["connect"] is True
+
+
+@pytest.mark.parametrize(("value", "upstream"), [("one", "a"), ("two", "b")])
+def test_a_value_decides_whose_share_a_request_is(value: str, upstream: str) -> None:
+    found = shaped("GET", "/value", ("Cookie", f"exp={value}"))
+    assert [one for one in ways(found) if one[0] == "share"] == [
+        ("share", name, "by its cookie exp" if name == upstream else "not this request", name == upstream)
+        for name in ("a", "b")
+    ]
+    # Without a value it is left to chance.
+    assert [one[2] for one in ways(shaped("GET", "/value")) if one[0] == "share"] == ["50%", "50%"]
+
+
+def test_what_the_value_decides_is_what_the_gateway_does() -> None:
+    """Asked often, with values that are spread."""
+    found = [shaped("GET", "/value", ("Cookie", f"exp={number}")) for number in range(40)]
+    chosen = {next(way.upstream for way in one.ways if way.when == "by its cookie exp") for one in found}
+    assert chosen == {"a", "b"}
+
+
+def test_a_mirror() -> None:
+    found = shaped("POST", "/copied", ("Content-Length", "3"))
+    assert (found.upstream, ways(found)) == ("b", [("mirror", "c", "10% of them", True)])
+    assert found.sent[0].lines[0] == "POST / HTTP/1.1"
+    lines = found.ways[0].sent[0].lines
+    assert lines[0] == "POST / HTTP/1.1"
+    assert {"Gateway-Mirror: copied", "Content-Length: 3", "X-Left: <milliseconds>"} <= set(lines)
+    names = {one.name for one in found.ways[0].settings}
+    assert "retry.buffer" in names
+    assert not {"retry.attempts", "fallback"} & names
+    assert found.ways[0].retries == ()
+    assert ("mirror", "10% copied to c", "f:15") in [(one.name, one.value, one.place) for one in found.settings]
+
+
+@pytest.mark.parametrize(
+    ("headers", "when"),
+    [
+        ([("Content-Length", "70000")], "no copy: the body of 70000 bytes does not fit its retry.buffer"),
+        ([("Connection", "Upgrade"), ("Upgrade", "websocket")], "no copy: it is an upgrade"),
+    ],
+)
+def test_what_is_not_copied(headers: list[tuple[str, str]], when: str) -> None:
+    assert ways(shaped("GET", "/copied", *headers)) == [("mirror", "c", when, False)]
+
+
+def test_a_copy_of_a_body_without_a_length() -> None:
+    lines = shaped("POST", "/copied", ("Transfer-Encoding", "chunked")).ways[0].sent[0].lines
+    assert "Content-Length: <length>" in lines
+    assert not any(line.startswith("Transfer-Encoding") for line in lines)
+
+
+def test_upstreams_without_an_endpoint() -> None:
+    found = shaped("GET", "/none")
+    assert (found.forwarded, found.status, found.reason) == (False, 503, "no_endpoint")
+    found = shaped("GET", "/helped")
+    assert (found.forwarded, found.sent, found.detail) == (True, (), "upstream helped has no endpoint")
+    assert ways(found) == [
+        ("fallback", "a", "when helped has no endpoint", True),
+        ("fallback", "c", "when a has no endpoint", True),
+    ]
+    found = shaped("GET", "/void")
+    assert (found.forwarded, found.status, found.reason) == (False, 503, "no_endpoint")
+
+
+def test_a_redirect() -> None:
+    found = shaped("GET", "http://h.example:81/gone?q")
+    assert (found.forwarded, found.status, found.reason, found.detail) == (False, 302, "", "redirect")
+    assert found.answer == ("HTTP/1.1 302 Found", "Location: http://h.example:81/new?q")
+    assert (found.route, found.sent) == ("gone", ())
+
+
+def test_a_redirect_to_what_was_asked_for_is_passed() -> None:
+    found = shaped("GET", "http://h.example/h")
+    assert (found.route, found.status, found.answer[1]) == ("https", 308, "Location: https://h.example/h")
+    found = shaped("GET", "https://h.example/h")
+    assert (found.route, found.forwarded, found.sent[0].lines[0]) == ("site", True, "GET /h HTTP/1.1")
+    assert {lost.route: lost.why for lost in found.lost}["https"] == "matches, but its redirect leads to what was asked for"
+    found = shaped("GET", "/nowhere")
+    assert (found.status, found.reason, found.route) == (404, "no_route", "")
+    assert {lost.route: lost.why for lost in found.lost}["nowhere"].startswith("matches, but its redirect")
+
+
+def test_a_fixed_answer() -> None:
+    found = shaped("GET", "/fixed")
+    assert (found.forwarded, found.status, found.detail) == (False, 410, "respond, 4 bytes")
+    assert found.answer == ("HTTP/1.1 410 Gone", "X-A: b")
+
+
+@pytest.mark.parametrize("timeouts", ["{total: 5s}", "{response: 0, total: 5s}", "{}"])
+def test_the_time_that_is_left_depends_on_the_moment(timeouts: str) -> None:
+    found = explained(routes(f"name: r, deadline_header: X-Left, timeouts: {timeouts}"), "GET", "/")
+    assert "X-Left: <milliseconds>" in found.sent[0].lines
+
+
+def test_no_time_is_left_where_none_was_given() -> None:
+    text = routes("name: r, deadline_header: X-Left, timeouts: {response: 0}")
+    assert not any("X-Left" in line for line in explained(text, "GET", "/").sent[0].lines)
+
+
+def test_the_text_tells_what_several_upstreams_share_once() -> None:
+    text = "\n".join(told(shaped("GET", "/split")))
+    for part in (
+        "share      a  (http://10.0.0.1:80)  95%",
+        "fallback   c  (consul c-svc)  when a has no endpoint",
+        "sent to http://10.0.0.2:80 (b, 5%)",
+        "settings of b, where they differ",
+        "tried again after, by c",
+    ):
+        assert part in text
+    assert text.count("timeouts.connect") == 1
+    assert text.count("timeouts.response") == 2
+    assert "tried again after, by b" not in text
+    answered = "\n".join(told(shaped("GET", "/gone")))
+    assert "answered by the gateway: 302: redirect\n  HTTP/1.1 302 Found\n  Location: http://localhost/new\n" in answered
+    assert "now: upstream helped has no endpoint" in "\n".join(told(shaped("GET", "/helped")))
+    assert "copied to http://<address>:0 (c, 10% of them)" in "\n".join(told(shaped("GET", "/copied")))

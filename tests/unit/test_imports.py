@@ -37,9 +37,10 @@ ALLOWED: dict[str, set[str]] = {
     "wording": VALUES,
     "asking": EXCHANGE | {"target", "router", "headers", "wording"},
     "explain": EXCHANGE
-    | {"asking", "wording", "config", "server", "trust", "headers", "router", "retry", "forwarder", "snapshot", "health"},
+    | {"asking", "wording", "config", "server", "trust", "headers", "router", "retry", "forwarder", "snapshot", "health"}
+    | {"shaping", "target"},
     "overlap": VALUES | {"target"},
-    "diff": EXCHANGE | {"asking", "wording", "overlap", "target", "router", "telemetry"},
+    "diff": EXCHANGE | {"asking", "wording", "overlap", "target", "router", "telemetry", "shaping"},
     "live_check": VALUES | {"providers", "transport", "wording"},
     # waiting and bytes
     "stream": {"errors"},
