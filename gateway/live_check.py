@@ -2,8 +2,8 @@
 
 Rule: what a worker would do, once: each provider gives one answer, each endpoint is
 connected to with the transport's own connection (TLS and verification included) and asked
-`HEAD` of its base path, which changes nothing. Everything is bounded, and runs at once as
-far as `AT_ONCE` allows; what is not known in time is told as that.
+`HEAD` of its base path, which changes nothing, and what its health check asks. Everything is
+bounded, and runs at once as far as `AT_ONCE` allows; what is not known in time is told as that.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from gevent.event import AsyncResult, Event
 from gevent.pool import Pool
 
 from gateway.errors import BadResponse, ConfigError, GatewayError
-from gateway.model import Config, DiscoverySettings, Endpoint, StaticSource, Upstream
+from gateway.health import check as health
+from gateway.model import Config, DiscoverySettings, Endpoint, HealthCheck, StaticSource, Upstream
 from gateway.providers import Update, make
-from gateway.transport import Transport
+from gateway.transport import Transport, probe
 from gateway.transport.connection import Connection
 from gateway.wording import columns, told_source
 
@@ -138,7 +139,7 @@ def _first_update(upstream: Upstream, discovery: DiscoverySettings) -> Update:
 
 
 class _Task:
-    """One endpoint: connect, shake hands, ask HEAD."""
+    """One endpoint: connect, shake hands, ask HEAD and, where there is a health check, that."""
 
     def __init__(self, group: _Group, endpoint: Endpoint) -> None:
         self._group = group
@@ -146,6 +147,25 @@ class _Task:
         self.found: Finding | None = None
 
     def run(self) -> None:
+        self.found = self._look()
+        check = self._group.upstream.health
+        if check is not None and not check.tcp and self.found.verdict != WRONG:
+            fault = self._checked(check)
+            if fault:
+                self.found = self._finding(WRONG, f"its health check fails: {fault}")
+
+    def _checked(self, check: HealthCheck) -> str:
+        """What is wrong with the answer to a health check; "" when it is good."""
+        upstream, endpoint = self._group.upstream, self.endpoint
+        try:
+            return health.fault(
+                check,
+                probe.ask(self._group.transport, upstream, endpoint, health.question(check, endpoint), check.timeout),
+            )
+        except GatewayError as error:
+            return f"{error.reason}: {error.cause}"
+
+    def _look(self) -> Finding:
         upstream, endpoint = self._group.upstream, self.endpoint
         pool = self._group.transport.pool(upstream, endpoint)
         # As the pool itself makes them; nobody else uses this one.
@@ -153,15 +173,14 @@ class _Task:
         try:
             connection.open(endpoint.address, upstream.timeouts.connect or CONNECT)
         except GatewayError as error:
-            self.found = self._finding(WRONG, f"{error.reason}: {error.cause}")
-            return
+            return self._finding(WRONG, f"{error.reason}: {error.cause}")
         try:
-            self.found = self._judge(_kept_for(connection, upstream, endpoint))
+            return self._judge(_kept_for(connection, upstream, endpoint))
         except BadResponse as error:
-            self.found = self._finding(WARNING, f"does not answer HEAD as HTTP: {error.cause}")
+            return self._finding(WARNING, f"does not answer HEAD as HTTP: {error.cause}")
         except (OSError, EOFError, GatewayError) as error:
             told = f"does not answer HEAD ({error}), so that it cannot be said how long it keeps idle connections"
-            self.found = self._finding(OK, told)
+            return self._finding(OK, told)
         finally:
             connection.stream.close()
 

@@ -89,6 +89,14 @@ def unused_upstreams(whole: Whole) -> Breaches:
             yield Breach(path, "no route leads to this upstream", key=True)
 
 
+def untyped_bodies(whole: Whole) -> Breaches:
+    for path, route in whole.draft.routes():
+        respond = route.respond
+        if respond is not None and respond.body and all(name.lower() != "content-type" for name in respond.headers):
+            told = "has no Content-Type: clients guess what it is (respond.headers)"
+            yield Breach((*path, "respond", "body"), told)
+
+
 def trusted_router(whole: Whole) -> Breaches:
     if whole.environ.get("DYNO") and not whole.config.server.trusted_proxies:
         told = "DYNO is set and no proxy is trusted: every client looks like the host's router (private)"
@@ -114,6 +122,7 @@ ADVICE: tuple[Callable[[Whole], Breaches], ...] = (
     preserved_host_over_tls,
     repeated_writes,
     unused_upstreams,
+    untyped_bodies,
     trusted_router,
     trusted_everybody,
     drain_in_time,
@@ -127,6 +136,7 @@ ADVICE: tuple[Callable[[Whole], Breaches], ...] = (
     timing.idle_for_long,
     timing.retries_without_tries,
     resilience.forgotten_cookies,
+    resilience.shared_cookies,
     resilience.checks_that_overlap,
     resilience.opened_by_one,
     resilience.ejected_to_the_last,

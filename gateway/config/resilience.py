@@ -54,6 +54,33 @@ def forgotten_cookies(whole: Whole) -> Breaches:
     )
 
 
+def shared_cookies(whole: Whole) -> Breaches:
+    """A client has one cookie of a name: the endpoint of one upstream in it says nothing to another."""
+    hosts: dict[str, set[str | None]] = {}
+    for route in whole.config.routes:
+        for branch in route.branches:
+            hosts.setdefault(branch.upstream, set()).update(match.host for match in route.matches)
+    # The first upstream with a cookie of that name for a host (None: any host), or for whichever.
+    first: dict[tuple[str, str | None], str] = {}
+    anywhere: dict[str, str] = {}
+
+    def found() -> Iterator[tuple[Path | None, str]]:
+        for one in _upstreams(whole):
+            cookie, mine = one.balance.name, hosts.get(one.name, set())
+            if one.balance.policy != "sticky" or not mine:
+                continue
+            others = [first.get((cookie, host)) for host in (*mine, None)]
+            other = anywhere.get(cookie) if None in mine else next(filter(None, others), None)
+            if other is not None:
+                told = f"upstream {other} sets the cookie {cookie}, too: each takes clients from the other's endpoints"
+                yield _place(whole, one, ("balance", "sticky")), told
+            anywhere.setdefault(cookie, one.name)
+            for host in mine:
+                first.setdefault((cookie, host), one.name)
+
+    yield from once(found())
+
+
 def checks_that_overlap(whole: Whole) -> Breaches:
     def found() -> Iterator[tuple[Path | None, str]]:
         for one in _upstreams(whole):

@@ -65,6 +65,25 @@ def test_an_endpoint_that_is_there(script: Any, pool: dict[str, Any], verdict: s
         assert (asked.method, asked.target, asked.header(b"host")) == (b"HEAD", b"/base?k=v", fake.authority.encode())
 
 
+@pytest.mark.parametrize(
+    ("health", "script", "verdict", "told"),
+    [
+        ({"path": "/up"}, answer(b"x"), "ok", "does not say how long"),
+        ({"path": "/up"}, head(404, b"Content-Length: 0"), "wrong", "its health check fails: GET /up was answered 404"),
+        ({"path": "/up", "status": [404]}, head(404, b"Content-Length: 0"), "ok", "does not say how long"),
+        ({"path": "/up"}, [Act.RESET], "wrong", "its health check fails: upstream_reset: no answer from"),
+        ({"tcp": True}, head(404, b"Content-Length: 0"), "ok", "does not say how long"),
+    ],
+)  # fmt: skip
+def test_what_a_health_check_asks(health: dict[str, Any], script: Any, verdict: str, told: str) -> None:
+    with FakeUpstream(script) as fake:
+        (found,) = checked({"u": {"endpoints": [fake.url], "health": health}})["u"]
+        assert found[0] == verdict
+        assert found[2].startswith(told)
+        targets = [(asked.method, asked.target) for asked in fake.requests]
+        assert targets == ([(b"HEAD", b"/")] if "tcp" in health else [(b"HEAD", b"/"), (b"GET", b"/up")])
+
+
 def test_a_literal_host_is_asked_for() -> None:
     with FakeUpstream(answer(b"x")) as fake:
         checked({"u": {"endpoints": [fake.url], "host": "inside.test"}})

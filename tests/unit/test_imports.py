@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"shaping", "target"},
     "overlap": VALUES | {"target"},
     "diff": EXCHANGE | {"asking", "wording", "overlap", "target", "router", "telemetry", "shaping"},
-    "live_check": VALUES | {"providers", "transport", "wording"},
+    "live_check": VALUES | {"providers", "transport", "health", "wording"},
     # waiting and bytes
     "stream": {"errors"},
     "tunnel": EXCHANGE | {"stream"},

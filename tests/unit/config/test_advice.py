@@ -457,7 +457,7 @@ def test_settings_for_worse_days(given: str, key: str, told: str) -> None:
     last = key.rpartition(".")[2]
     assert warnings(text) == [f"{at(text, last + ':')}: upstreams.u.{key}: {told}"]
     shared = f"version: 1\ndefaults: {{{given}}}\nupstreams:\n  u: {{consul: s}}\n  v: {{consul: s}}\n"
-    routes = "routes:\n  - {name: r, upstream: u}\n  - {name: s, upstream: v, match: {path: /a}}\n"
+    routes = "routes:\n  - {name: r, upstream: u, match: {host: a}}\n  - {name: s, upstream: v, match: {host: b}}\n"
     assert [one.split(": ", 1)[1] for one in warnings(shared + routes)] == [f"defaults.{key}: {told}"]
 
 
@@ -480,6 +480,36 @@ def test_settings_for_worse_days(given: str, key: str, told: str) -> None:
 )
 def test_settings_that_make_sense(given: str) -> None:
     assert warnings(with_upstream(f"{{consul: s, {given}}}")) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shared"),
+    [
+        ("match: {prefix: /a}", "match: {prefix: /b}", True),
+        ("match: {prefix: /a}", "match: {host: h}", True),
+        ("match: {host: h, path: /a}", "match: [{host: g}, {host: h}]", True),
+        ("match: {host: g}", "match: {host: h}", False),
+    ],
+)
+def test_upstreams_that_set_the_same_cookie(first: str, second: str, shared: bool) -> None:
+    text = (
+        "version: 1\nupstreams:\n"
+        "  u: {consul: s, balance: {sticky: {cookie: c, secret: s}}}\n"
+        "  v: {consul: s, balance: {sticky: {cookie: c, secret: t}}}\n"
+        "  w: {consul: s, balance: {sticky: {cookie: d, secret: t}}}\nroutes:\n"
+        f"  - {{name: r, upstream: u, {first}}}\n  - {{name: s, upstream: v, {second}}}\n"
+        "  - {name: t, upstream: w, match: {path: /w}}\n"
+    )
+    told = "upstream u sets the cookie c, too: each takes clients from the other's endpoints"
+    assert warnings(text) == ([f"f:4:28: upstreams.v.balance.sticky: {told}"] if shared else [])
+
+
+def test_a_body_without_a_type() -> None:
+    text = "version: 1\nroutes: [{name: r, respond: {body: hello, headers: {X: y}}}]\n"
+    told = "has no Content-Type: clients guess what it is (respond.headers)"
+    assert warnings(text) == [f"{at(text, 'hello')}: routes[0].respond.body: {told}"]
+    assert warnings(text.replace("X: y", "content-type: text/plain")) == []
+    assert warnings(text.replace("body: hello, ", "")) == []
 
 
 def test_a_queue_without_a_limit() -> None:
@@ -526,4 +556,4 @@ def test_warnings_do_not_make_configurations_differ() -> None:
 
 
 def test_every_advice_is_given() -> None:
-    assert len(ADVICE) == len({advise.__name__ for advise in ADVICE}) == 24
+    assert len(ADVICE) == len({advise.__name__ for advise in ADVICE}) == 26
