@@ -20,7 +20,7 @@ from gateway.exchange import Request, Response
 from gateway.headers import Head, Outbound, with_field
 from gateway.health.candidate import Candidate
 from gateway.health.state import UpstreamState
-from gateway.model import Endpoint, Route, Timeouts
+from gateway.model import Endpoint, RetryPolicy, Route, Timeouts
 from gateway.retry import Attempts, ReplayBody, pause, replayable
 from gateway.snapshot import Group
 from gateway.target import Target
@@ -97,7 +97,7 @@ class Forwarder:
                 candidate = trial or state.balancer.pick(left, request)
                 try:
                     fresh = attempts is not None and attempts.fresh
-                    if policy.hedge and attempts is None and trial is None and len(left) > 1 and _may_hedge(request):
+                    if policy.hedge and trial is None and _may_hedge(request, policy, attempts, left):
                         response, candidate = self._hedged(request, asked, candidate, left, deadline)
                     else:
                         response = self._try(request, asked, candidate, again, fresh, deadline, trial is not None)
@@ -276,8 +276,11 @@ def _others(left: Sequence[Candidate], tried: Candidate) -> tuple[Candidate, ...
     return tuple(candidate for candidate in left if candidate is not tried)
 
 
-def _may_hedge(request: Request) -> bool:
-    """Whether a request may be under way twice: a GET of nothing but its head."""
+def _may_hedge(request: Request, policy: RetryPolicy, attempts: Attempts | None, left: Sequence[Candidate]) -> bool:
+    """Whether a request may be under way twice: the first try of a GET of nothing but its head,
+    where two tries are allowed and two endpoints there."""
+    if attempts is not None or policy.attempts < 2 or len(left) < 2:
+        return False
     return request.method == b"GET" and request.body is None and request.upgrade is None
 
 

@@ -1,6 +1,6 @@
 """The configuration in force, fit to be shown: everything resolved, secrets masked.
 
-Rule: pure. What may be a secret is masked by where it stands (`token`, `password`), by the
+Rule: pure. What may be a secret is masked by where it stands (`token`, `password`, `secret`), by the
 name that it goes with (headers and queries that routes match), or by its form (user names
 and passwords in URLs, values of query parameters that the access log masks).
 """
@@ -15,7 +15,7 @@ from typing import Any
 from gateway.model import AccessLogSettings, Config, Endpoint
 from gateway.telemetry.redact import MASK, masking
 
-_SECRET_KEYS = frozenset({"token", "password"})
+_SECRET_KEYS = frozenset({"token", "password", "secret"})
 # Names of headers, and of query parameters, whose values are mostly credentials.
 _SECRET_NAMES = re.compile(r"auth|cookie|token|secret|password|passwd|signature|credential|session|api[-_]?key", re.I)
 _PAIRS = frozenset({"headers", "query"})
@@ -60,7 +60,8 @@ def _field(name: str, value: Any, mask: Mask) -> Any:
     if name in _SECRET_KEYS and isinstance(value, str):
         return MASK if value else value
     if name in _PAIRS and isinstance(value, tuple):
-        return {key: MASK if _SECRET_NAMES.search(key) else _plain(one, mask) for key, one in value}
+        named = ((key.decode("latin-1") if isinstance(key, bytes) else key, one) for key, one in value)
+        return {key: MASK if _SECRET_NAMES.search(key) else _plain(one, mask) for key, one in named}
     return _plain(value, mask)
 
 

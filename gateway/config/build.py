@@ -74,6 +74,12 @@ def eject(level: Defaults | Upstream, base: model.Eject | None) -> model.Eject |
 
 def _eject(base: model.Eject, section: Eject) -> model.Eject:
     found = overlay(base, section)
+    written = section.model_fields_set
+    # What is written here is meant; what is not gives way to it.
+    if "max_for" not in written:
+        found = replace(found, max_for=max(found.max_for, found.out_for))
+    elif "out_for" not in written:
+        found = replace(found, out_for=min(found.out_for, found.max_for))
     return replace(found, statuses=frozenset(found.statuses))
 
 

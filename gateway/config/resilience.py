@@ -133,7 +133,7 @@ def deadline_unknown(whole: Whole) -> Breaches:
 
 
 def hedged_once(whole: Whole) -> Breaches:
-    told = "sends a GET to a second endpoint though retry.attempts is 1"
+    told = "does nothing: retry.attempts is 1"
     yield from once(
         (written(whole, route, "retry", ("hedge",)), told)
         for route in branches(whole)

@@ -278,11 +278,8 @@ def ejection_times(draft: Draft) -> Breaches:
         found = build.eject(level, base)
         if level.eject is None or found is None or found.out_for <= found.max_for:
             continue
-        written = level.eject.model_fields_set
-        key = "for" if "out_for" in written else "max_for"
-        if key == "for" or key in written:
-            times = f"for {found.out_for:g} s, max_for {found.max_for:g} s"
-            yield Breach((*path, "eject", key), f"for is longer than max_for ({times})", key=True)
+        times = f"for {found.out_for:g} s, max_for {found.max_for:g} s"
+        yield Breach((*path, "eject", "for"), f"for is longer than max_for ({times})", key=True)
 
 
 def one_kind_of_check(draft: Draft) -> Breaches:

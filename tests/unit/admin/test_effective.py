@@ -22,12 +22,14 @@ upstreams:
   a:
     endpoints: ["http://10.0.0.9:8080/base?mine={SECRET}&k=v", {{url: "http://10.0.0.10?token={SECRET}", weight: 3}}]
   b: {{consul: b, host: b.example, retry: {{statuses: [503]}}}}
+  c: {{consul: c, balance: {{sticky: {{cookie: gw, secret: {SECRET}-0123456789abcdef}}}}, health: {{headers: {{Authorization: {SECRET}, X-Probe: "1"}}}}}}
 routes:
   - name: r
     upstream: a
     match: {{prefix: /r, headers: {{X-Api-Key: {SECRET}, Authorization: Bearer {SECRET}, X-Beta: "1"}},
              query: {{session_token: {SECRET}, v: "2"}}}}
   - {{name: s, upstream: b, match: {{regex: "/u/[0-9]+"}}, rewrite: {{regex: '^/u/(\\d+)', to: '/users/\\1'}}}}
+  - {{name: fixed, match: {{path: /fixed}}, respond: {{body: ok, headers: {{X-Auth-Token: {SECRET}, X-Plain: shown}}}}}}
 """
 
 

@@ -448,7 +448,7 @@ def test_nobody_waits_for_a_mirror() -> None:
         (
             "retry: {attempts: 1, hedge: true}",
             "retry.hedge",
-            "sends a GET to a second endpoint though retry.attempts is 1",
+            "does nothing: retry.attempts is 1",
         ),
     ],
 )

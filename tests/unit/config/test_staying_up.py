@@ -187,8 +187,7 @@ def test_concurrency(defaults: str, given: str, expected: model.Concurrency) -> 
         ("eject: {min_requests: 0}", "eject.min_requests: must be a whole number"),
         ("eject: {for: 99ms}", "eject.for: must be a duration of at least 100ms"),
         ("eject: {statuses: [404]}", "eject.statuses[0]: must be a whole number, not 404 (500 to 599)"),
-        ("eject: {for: 10m}", "eject.for: for is longer than max_for (for 600 s, max_for 300 s)"),
-        ("eject: {max_for: 5s}", "eject.max_for: for is longer than max_for (for 10 s, max_for 5 s)"),
+        ("eject: {for: 10s, max_for: 5s}", "eject.for: for is longer than max_for (for 10 s, max_for 5 s)"),
         ("eject: 5", "eject: must be a mapping"),
         ("health: {path: up}", "health.path: must be a path"),
         ("health: {interval: 1ms}", "health.interval: must be a duration of at least 100ms"),
@@ -230,12 +229,14 @@ def test_what_is_refused_is_refused_at_each_level(given: str, told: str) -> None
 
 def test_rules_are_asked_of_what_is_in_force() -> None:
     text = "version: 1\ndefaults: {eject: {for: 10m, max_for: 20m}}\nupstreams:\n  u: {consul: s, eject: {max_for: 1m}}\n"
-    assert mistake(text).startswith(f"{at(text, 'max_for: 1m')}: upstreams.u.eject.max_for: for is longer")
+    found = upstream_of(text).eject
+    assert found is not None
+    assert (found.out_for, found.max_for) == (60.0, 60.0)
     text = "version: 1\ndefaults: {concurrency: {adaptive: true}}\nupstreams:\n  u: {consul: s, concurrency: null}\n"
     assert mistake(text).startswith(f"{at(text, 'concurrency: null')}: upstreams.u.concurrency: adaptive needs")
     assert upstream_of(text.replace(": null", ": {limit: 5}")).concurrency.adaptive
     # What is written above is told there, once, and what could not be read is not judged by.
-    text = "version: 1\ndefaults: {eject: {for: 10m}}\nupstreams:\n  u: {consul: s, eject: {window: 1s}}\n"
+    text = "version: 1\ndefaults: {eject: {for: 10m, max_for: 1m}}\nupstreams:\n  u: {consul: s, eject: {window: 1s}}\n"
     assert mistake(text).startswith("f:2:20: defaults.eject.for: ")
     assert mistake(text.replace("10m", "10m, x: 1")).startswith("f:2:30: defaults.eject.x: ")
 
@@ -334,3 +335,13 @@ def test_the_json_schema_of_balancers() -> None:
         {"$ref": "#/$defs/Balance"},
     ]
     assert set(schema.json_schema()["$defs"]["Eject"]["properties"]) == set(schema.Eject.keys())
+
+
+@pytest.mark.parametrize(
+    ("given", "times"),
+    [("{}", (10.0, 300.0)), ("{for: 10m}", (600.0, 600.0)), ("{max_for: 5s}", (5.0, 5.0)), ("{for: 1s, max_for: 2s}", (1.0, 2.0))],
+)
+def test_of_two_times_the_one_that_is_not_written_gives_way(given: str, times: tuple[float, float]) -> None:
+    found = upstream(f"{{consul: s, eject: {given}}}").eject
+    assert found is not None
+    assert (found.out_for, found.max_for) == times
