@@ -16,7 +16,7 @@ Step = Callable[["Stage"], None]
 @dataclass(frozen=True, slots=True)
 class Fault:
     """`begin` and `end` it. `needs`: how a system finds its instances, or reaches them. `every`: what is done each
-    second as long as it lasts. `hits`: whether it is an instance (the stage's victim) that fails."""
+    second as long as it lasts. `out`: whether the gateway has to take the instance out for that."""
 
     name: str
     told: str
@@ -24,16 +24,16 @@ class Fault:
     end: Step
     needs: str = ""
     every: Callable[[Stage, int], None] | None = None
-    hits: bool = True
+    out: bool = True
 
 
 def _order(order: str) -> Step:
     return lambda stage: stage.victim.order(order)
 
 
-def _instance(name: str, told: str, order: str = "", needs: str = "") -> Fault:
+def _instance(name: str, told: str, order: str = "", needs: str = "", out: bool = True) -> Fault:
     """One that the instance itself does when told."""
-    return Fault(name, told, _order(order or name), _order("well"), needs)
+    return Fault(name, told, _order(order or name), _order("well"), needs, out=out)
 
 
 def _flap(stage: Stage, second: int) -> None:
@@ -58,7 +58,7 @@ FAULTS = {
         _instance("refuse", "connections are refused"),
         _instance("close", "connections are accepted and closed"),
         _instance("hang", "no answer"),
-        _instance("hang_in_body", "answers stop in their body"),
+        _instance("hang_in_body", "answers stop in their body", out=False),
         Fault(
             "stop", "SIGSTOP, later SIGCONT",
             lambda stage: stage.victim.server.send(signal.SIGSTOP),
@@ -66,15 +66,15 @@ FAULTS = {
         ),
         Fault("kill", "SIGKILL, later started again", lambda stage: stage.victim.kill(), lambda stage: stage.victim.up()),
         _instance("reset_in_head", "reset after 20 bytes, in the answer's head"),
-        _instance("reset_in_body", "reset after 400 bytes, in the answer's body"),
+        _instance("reset_in_body", "reset after 400 bytes, in the answer's body", out=False),
         _instance("garbage", "what comes is no HTTP"),
-        _instance("slow", "10 × latency", "slow 10"),
-        _instance("errors", "30 % of the answers are 500", "errors 0.3"),
+        _instance("slow", "10 × latency", "slow 10", out=False),
+        _instance("errors", "30 % of the answers are 500", "errors 0.3", out=False),
         _instance("blackhole", "packets go nowhere"),
         _instance("handshake", "a TLS handshake takes 3 s", "handshake 3", needs="tls"),
         Fault("flap", "refuses for a second, is well for a second", _order("refuse"), _order("well"), every=_flap),
-        Fault("dns", "DNS is gone", lambda stage: stage.dns.down(), lambda stage: stage.dns_up(), needs="dns", hits=False),
-        Fault("consul", "Consul is gone", lambda stage: stage.consul.kill(), lambda stage: stage.consul.up(), needs="consul", hits=False),
-        Fault("all", "all instances are killed, later started again", _kill_all, _start_all, hits=False),
+        Fault("dns", "DNS is gone", lambda stage: stage.dns.down(), lambda stage: stage.dns_up(), needs="dns", out=False),
+        Fault("consul", "Consul is gone", lambda stage: stage.consul.kill(), lambda stage: stage.consul.up(), needs="consul", out=False),
+        Fault("all", "all instances are killed, later started again", _kill_all, _start_all, out=False),
     )
 }  # fmt: skip

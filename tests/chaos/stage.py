@@ -146,17 +146,19 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds: before a fault, of a fault, and at least and at most after it."""
+    """Seconds: before a fault, of a fault, and at least and at most after it. `until_out`: a fault goes on until the
+    system has said that the instance is out, if it has to be."""
 
     quiet: float
     fault: float
     after: float
     longest: float
+    until_out: bool = False
 
 
 @dataclass(slots=True)
 class Outcome:
-    """One fault under one system. Times are seconds; `out`: from the fault's beginning until the system said that the
+    """One fault under one system. `failed_gets`: those of `failed` that were no POSTs. Times are seconds; `out`: from the fault's beginning until the system said that the
     instance is out (every worker of it); `back`: from its end until every instance had its share of the requests
     again. None: it never was. p99 of the other upstream, of `main` where it says so, in ms."""
 
@@ -164,7 +166,7 @@ class Outcome:
     fault: str
     requests: int = 0
     failed: Counter[str] = field(default_factory=Counter)
-    failed_by_kind: Counter[str] = field(default_factory=Counter)
+    failed_gets: Counter[str] = field(default_factory=Counter)
     after: int = 0
     failed_after: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -200,6 +202,10 @@ class Stage:
         self._settings = settings
         self._events: list[tuple[float, Event]] = []
         self._turn = 0
+        self.main: list[Instance] = []
+        self.victim: Instance
+        self.dns: Dnsmasq
+        self.consul: LastingConsul
 
     # starting and stopping
 
@@ -302,6 +308,8 @@ class Stage:
         began = time.monotonic()
         fault.begin(self)
         self._hold(fault, pace.fault)
+        if pace.until_out and fault.out:
+            self.wait(pace.longest, lambda: len(self._out(began)) == self.system.voices)
         ended_from = time.monotonic()
         fault.end(self)
         ended = time.monotonic()
@@ -312,7 +320,7 @@ class Stage:
         self._settle(until)
         outcome = Outcome(self.system.name, fault.name)
         self._count(outcome, quiet, began, ended_from, ended, until)
-        self._tell(outcome, fault, began, ended_from, ended)
+        self._tell(outcome, began, ended_from, ended)
         outcome.twice = sorted(set(self._twice()) - twice_before)
         return outcome
 
@@ -355,7 +363,8 @@ class Stage:
         for record in during:
             if record.verdict == FAILED:
                 outcome.failed[_told(record)] += 1
-                outcome.failed_by_kind[record.kind] += 1
+                if record.kind != "post":
+                    outcome.failed_gets[_told(record)] += 1
         outcome.failed_after.update(_told(record) for record in after if record.verdict == FAILED)
         everything = [*self.load.between(quiet, until), *self.beside.between(quiet, until)]
         outcome.wrong = [f"{r.kind} {r.number}: {r.status} {r.reason}" for r in everything if r.verdict == WRONG]
@@ -369,18 +378,23 @@ class Stage:
         outcome.main_p99 = _p99([r for r in during if r.kind != "stream"], "latency")
         outcome.late = _p99([*calm, *stormy], "late")
 
-    def _tell(self, outcome: Outcome, fault: Fault, began: float, ended_from: float, ended: float) -> None:
-        first: dict[str, float] = {}
+    def _tell(self, outcome: Outcome, began: float, ended_from: float, ended: float) -> None:
         for at, event in self._events:
-            if at < began:
-                continue
-            outcome.said[f"{'out' if event.out else 'back'}: {event.why}"] += 1
-            if fault.hits and event.out and event.port == self.victim.port and at <= ended_from:
-                first.setdefault(event.who, at - began)
+            if at >= began:
+                outcome.said[f"{'out' if event.out else 'back'}: {event.why}"] += 1
+        first = self._out(began, ended_from)
         outcome.voices = len(first)
         if first and len(first) == self.system.voices:
             outcome.out = max(first.values())
         outcome.back = self._back(ended)
+
+    def _out(self, since: float, until: float = math.inf) -> dict[str, float]:
+        """Who has said that the victim is out, how long after `since`."""
+        first: dict[str, float] = {}
+        for at, event in self._events:
+            if since <= at <= until and event.out and event.port == self.victim.port:
+                first.setdefault(event.who, at - since)
+        return first
 
     def _twice(self) -> list[str]:
         """POSTs that came to an instance more than once, or to more than one; those that were answered, but came to

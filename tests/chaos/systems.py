@@ -30,7 +30,8 @@ WORKERS = 2
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds that every system waits: for a connection, for the head of an answer, between two pieces of it."""
+    """Seconds that every system waits for an instance of `main`: for a connection, for the head of an answer, between
+    two pieces of it. `other` has the defaults of each."""
 
     connect: float = 1.0
     response: float = 2.0
@@ -141,7 +142,6 @@ class Gateway(System):
             f"    {behind.settings}" if behind.settings else "",
             "  other:",
             f'    endpoints: ["http://127.0.0.1:{behind.other}"]',
-            f"    {timeouts}",
             "routes:",
             "  - {name: main, match: {prefix: /main}, upstream: main}",
             "  - {name: other, match: {prefix: /other}, upstream: other}",
@@ -173,12 +173,14 @@ http {{
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
   proxy_http_version 1.1; proxy_set_header Connection "";
-  proxy_connect_timeout {connect}; proxy_read_timeout {response}; proxy_send_timeout {response};
   upstream main {{ zone main 128k; {servers} keepalive 32; }}
   upstream other {{ zone other 128k; server 127.0.0.1:{other}; keepalive 32; }}
   server {{
     listen 127.0.0.1:{port} backlog=4096;
-    location /main {{ proxy_pass {scheme}://main; {tls} }}
+    location /main {{
+      proxy_pass {scheme}://main; {tls}
+      proxy_connect_timeout {connect}; proxy_read_timeout {response}; proxy_send_timeout {response};
+    }}
     location /other {{ proxy_pass http://other; }}
   }}
 }}
@@ -243,6 +245,7 @@ backend main
 {servers}
 
 backend other
+    timeout server 60s
     server other 127.0.0.1:{other}
 """
     _RESOLVERS = """
