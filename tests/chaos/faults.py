@@ -61,8 +61,8 @@ FAULTS = {
         _instance("hang_in_body", "answers stop in their body", out=False),
         Fault(
             "stop", "SIGSTOP, later SIGCONT",
-            lambda stage: stage.victim.server.send(signal.SIGSTOP),
-            lambda stage: stage.victim.server.send(signal.SIGCONT),
+            lambda stage: stage.victim.send(signal.SIGSTOP),
+            lambda stage: stage.victim.send(signal.SIGCONT),
         ),
         Fault("kill", "SIGKILL, later started again", lambda stage: stage.victim.kill(), lambda stage: stage.victim.up()),
         _instance("reset_in_head", "reset after 20 bytes, in the answer's head"),

@@ -219,7 +219,7 @@ def judge(kind: str, ident: str, answer: Answer, broken: str) -> tuple[str, str]
         # Nobody behind the gateway said this. It must not look like a success.
         if answer.status == 200:
             return WRONG, "200 of nobody"
-        return FAILED, broken or reason or "an answer of the gateway"
+        return FAILED, broken or reason or "no reason told"
     expected = said.answer(kind, answer.instance, ident, answer.status)
     if answer.fields.get("x-id") != ident:
         return WRONG, f"the answer to {answer.fields.get('x-id')}"

@@ -28,7 +28,7 @@ import trustme
 
 from tests.chaos.faults import Fault
 from tests.chaos.load import FAILED, OK, PATIENCE, WRONG, Record, read
-from tests.chaos.systems import SRV, Behind, Event, Limits, System
+from tests.chaos.systems import SRV, TLS_NAME, Behind, Event, Limits, System
 from tests.consul_agent import LastingConsul
 from tests.dnsmasq_server import Dnsmasq
 from tests.services import ROOT, Server
@@ -99,6 +99,9 @@ class Instance:
     def up(self) -> None:
         self.start()
         self.wait()
+
+    def send(self, number: signal.Signals) -> None:
+        self.server.send(number)
 
     def kill(self) -> None:
         self.server.stop(signal.SIGKILL)
@@ -253,7 +256,7 @@ class Stage:
     def _certificate(self) -> tuple[Path, Path]:
         authority = trustme.CA()
         both, trusted = self.folder / "instance.pem", self.folder / "authority.pem"
-        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(both))
+        authority.issue_cert("127.0.0.1", TLS_NAME).private_key_and_cert_chain_pem.write_to_path(str(both))
         authority.cert_pem.write_to_path(str(trusted))
         return both, trusted
 
@@ -357,6 +360,7 @@ class Stage:
         self, outcome: Outcome, quiet: float, began: float, ended_from: float, ended: float, until: float
     ) -> None:
         # Those under way when it began are part of it.
+        before = [record for record in self.load.between(quiet, began) if record.due + record.latency < began]
         during = [record for record in self.load.between(quiet, ended) if record.due + record.latency >= began]
         after = self.load.between(ended, until)
         outcome.requests, outcome.after = len(during), len(after)
@@ -369,12 +373,12 @@ class Stage:
         everything = [*self.load.between(quiet, until), *self.beside.between(quiet, until)]
         outcome.wrong = [f"{r.kind} {r.number}: {r.status} {r.reason}" for r in everything if r.verdict == WRONG]
         outcome.posts = sum(1 for record in everything if record.kind == "post")
-        early = [r for r in self.load.between(quiet, began) if r.verdict == FAILED and r.due + r.latency < began]
+        early = [r for r in before if r.verdict == FAILED]
         assert early == [], f"before anything went wrong: {early}"
         outcome.other_failed.update(_told(r) for r in self.beside.between(began, until) if r.verdict == FAILED)
         calm, stormy = self.beside.between(quiet, began), self.beside.between(began, ended_from)
         outcome.p99_quiet, outcome.p99 = _p99(calm, "latency"), _p99(stormy, "latency")
-        outcome.main_p99_quiet = _p99([r for r in self.load.between(quiet, began) if r.kind != "stream"], "latency")
+        outcome.main_p99_quiet = _p99([r for r in before if r.kind != "stream"], "latency")
         outcome.main_p99 = _p99([r for r in during if r.kind != "stream"], "latency")
         outcome.late = _p99([*calm, *stormy], "late")
 

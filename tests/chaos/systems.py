@@ -55,6 +55,8 @@ class Behind:
 
 
 SRV = "_main._tcp.chaos.test"
+# nginx verifies names and no addresses.
+TLS_NAME = "main.chaos.test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,11 @@ class System:
     def missing(cls) -> str:
         """Why it cannot be started; "" when it can."""
         return ""
+
+    @classmethod
+    def can(cls, needs: str) -> bool:
+        """Whether it is a system for that (`Fault.needs`)."""
+        return needs in ("", "tls") or needs in cls.finds
 
     def start(self) -> None:
         self.server.start()
@@ -192,7 +199,7 @@ http {{
 
     def _server(self, folder: Path, behind: Behind) -> Server:
         limits = behind.limits
-        tls = f"proxy_ssl_trusted_certificate {behind.authority}; proxy_ssl_verify on; proxy_ssl_name 127.0.0.1;"
+        tls = f"proxy_ssl_trusted_certificate {behind.authority}; proxy_ssl_verify on; proxy_ssl_name {TLS_NAME};"
         path = folder / "nginx.conf"
         path.write_text(
             self._WHOLE.format(
@@ -273,7 +280,7 @@ resolvers here
                 other=behind.other,
                 connect=_seconds(limits.connect),
                 response=_seconds(limits.response),
-                tls=f"ssl verify required ca-file {behind.authority} verifyhost 127.0.0.1" if behind.authority else "",
+                tls=f"ssl verify required ca-file {behind.authority} verifyhost {TLS_NAME}" if behind.authority else "",
                 servers="\n".join(f"    {server}" for server in servers),
                 resolvers=self._RESOLVERS.format(dns=behind.dns) if behind.dns else "",
             )
