@@ -23,7 +23,6 @@ from tests.services import ROOT
 
 PAGE = ROOT / "docs" / "chaos.md"
 LIMITS = Limits()
-WARM_UP = 2.0
 # Longer than the second time for which an endpoint is ejected.
 LONGEST = 45.0
 # So much later than it was due a request of the load may begin (p99, ms) before the latencies say nothing.
@@ -75,7 +74,6 @@ def once(fault: Fault, kind: type[System], seconds: float) -> Outcome:
     """One fault under one system. Raises AssertionError, OSError."""
     with Stage(kind, LIMITS, fault.needs) as stage:
         try:
-            stage.wait(WARM_UP)
             return stage.play(fault, Pace(quiet=max(seconds / 2, 2.0), fault=seconds, after=3.0, longest=LONGEST))
         except AssertionError:
             say(stage.system.server.output()[-3000:])

@@ -252,6 +252,8 @@ class Stage:
         for load in (self.load, self.beside):
             closing.callback(load.server.close)
             load.start()
+        began = time.monotonic()
+        assert self.wait(30.0, lambda: self._back(began) is not None), "not every instance gets its share"
 
     def _certificate(self) -> tuple[Path, Path]:
         authority = trustme.CA()
@@ -274,8 +276,12 @@ class Stage:
         return {}
 
     def dns_up(self) -> None:
-        records = [f"srv-host={SRV},here.chaos.test,{instance.port},0,1" for instance in self.main]
-        self.dns.up(*records, "host-record=here.chaos.test,127.0.0.1", "local-ttl=1")
+        records = ["local-ttl=1"]
+        for instance in self.main:
+            # A name for each: HAProxy does not tell two of one name apart.
+            host = f"{instance.name}.chaos.test"
+            records += [f"srv-host={SRV},{host},{instance.port},0,1", f"host-record={host},127.0.0.1"]
+        self.dns.up(*records)
 
     # time
 
@@ -326,9 +332,6 @@ class Stage:
         self._tell(outcome, began, ended_from, ended)
         outcome.twice = sorted(set(self._twice()) - twice_before)
         return outcome
-
-    def steady(self, seconds: float) -> None:
-        self.wait(seconds)
 
     def _hold(self, fault: Fault, seconds: float) -> None:
         if fault.every is None:

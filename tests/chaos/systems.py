@@ -258,6 +258,7 @@ backend other
     _RESOLVERS = """
 resolvers here
     nameserver one {dns}
+    accepted_payload_size 8192
     hold valid 1s
 """
 
