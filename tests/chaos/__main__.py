@@ -84,7 +84,8 @@ def line(outcome: Outcome) -> str:
     """One outcome, on one line."""
     late = f", THE LOAD WAS {outcome.late:.0f} ms LATE" if outcome.late > LATE else ""
     return (
-        f"{report.lost(outcome)} of {outcome.requests} failed ({report.counted(outcome.failed + outcome.failed_after)}), "
+        f"{outcome.failed.total()} of {outcome.requests} failed, {outcome.failed_after.total()} later "
+        f"({report.counted(outcome.failed + outcome.failed_after)}), "
         f"{len(outcome.wrong)} wrong, {len(outcome.twice)} of {outcome.posts} POSTs twice, "
         f"out {report.seconds(outcome.out)} s, back {report.seconds(outcome.back)} s, "
         f"other p99 {outcome.p99_quiet:.1f} -> {outcome.p99:.1f} ms{late}"

@@ -23,7 +23,6 @@ WHY = {
     "hang": "a GET that timed out is sent again only where `retry.when` holds `timeout`; nginx's default sends it on",
     "stop": "as above",
     "reset_in_head": "a GET is not sent again once a part of an answer came; each worker takes 5 failures of its own",
-    "garbage": "HAProxy answers with 502 as the gateway does; each worker takes 5 failures of its own",
 }
 
 Outcomes = Mapping[str, Mapping[str, Outcome]]
@@ -54,8 +53,8 @@ def _told(fault: str) -> str:
 def _lost(outcome: Outcome | None) -> str:
     if outcome is None:
         return "-"
-    later = f", {outcome.failed_after.total()} of them later" if outcome.failed_after else ""
-    return f"{lost(outcome)} ({100 * outcome.failed.total() / outcome.requests:.1f} %{later})"
+    later = f" and {outcome.failed_after.total()} later" if outcome.failed_after else ""
+    return f"{outcome.failed.total()} ({100 * outcome.failed.total() / outcome.requests:.1f} %){later}"
 
 
 def seconds(value: float | None) -> str:
