@@ -241,7 +241,7 @@ class Stage:
             settings=self._settings, **found,
         )  # fmt: skip
         self.system = self._kind(self.folder, behind, ports[-1])
-        closing.callback(self.system.server.close)
+        closing.callback(self.system.stop)
         self.system.start()
         self._log = Tail(self.system.server.log)
         self._loads(closing)

@@ -100,8 +100,10 @@ class System:
         self.server.wait_until(lambda: services.accepts(self.port), f"{self.name} listens")
 
     def stop(self) -> None:
+        """SIGTERM: a master that is killed leaves its workers behind."""
         try:
-            self.server.stop(signal.SIGTERM)
+            if self.server.process is not None:
+                self.server.stop(signal.SIGTERM)
         finally:
             self.server.close()
 
