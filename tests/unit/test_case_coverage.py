@@ -189,6 +189,10 @@ CASES: dict[tuple[int, str], tuple[str, ...]] = {
         f"{HASH}::test_when_one_leaves_its_keys_alone_move_and_to_all_others",
         f"{BALANCING}::test_all_workers_send_a_key_and_a_cookie_to_the_same_endpoint",
     ),
+    (323, "what is in flight with an endpoint that is removed ends as it would have; nothing new goes there"): (
+        f"{RELOAD}::test_what_is_in_flight_survives",
+        f"{LOAD}::test_nothing_fails_and_nothing_is_left_over",
+    ),
     (325, "an endpoint is checked once, however many workers there are"): (
         f"{ACTIVE}::test_two_workers_do_not_ask_twice",
         f"{ACTIVE}::test_the_one_that_checks_is_killed",
