@@ -148,7 +148,7 @@ class Stream:
     """A plain TCP or unix socket. Not shared between threads."""
 
     __slots__ = (
-        "_ahead",
+        "_allowed_ahead",
         "_deadline",
         "_deadlines",
         "_hub",
@@ -185,7 +185,7 @@ class Stream:
         self._write_watcher: Any = None
         self._watching = False
         self._deadline = inf
-        self._ahead = AHEAD
+        self._allowed_ahead = AHEAD
         # When this stream is next looked at by Deadlines; inf when it is not.
         self.armed = inf
         # Where Deadlines keeps it; 0 for nowhere.
@@ -363,12 +363,12 @@ class Stream:
         """About how many bytes the kernel would take now of a client's stream without anybody waiting."""
         # Half of it is the kernel's own use (socket(7), SO_SNDBUF).
         buffer = int(self._raw.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)) // 2
-        return min(buffer - self.unsent(), self._ahead - self._queued(_NOT_SENT))
+        return min(buffer - self.unsent(), self._allowed_ahead - self._queued(_NOT_SENT))
 
     def go_further_ahead(self) -> None:
         """The other side keeps up: from now on the kernel takes more than it can send at once."""
-        if self._ahead != _FURTHER_AHEAD:
-            self._ahead = _FURTHER_AHEAD
+        if self._allowed_ahead != _FURTHER_AHEAD:
+            self._allowed_ahead = _FURTHER_AHEAD
             with suppress(OSError):  # not TCP
                 self._raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _FURTHER_AHEAD)
 
