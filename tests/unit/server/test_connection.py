@@ -300,10 +300,10 @@ class TestAnswers:
         assert body.closed
 
     def test_a_client_that_took_a_megabyte_is_given_more_ahead(self) -> None:
-        for megabytes, given in ((1, False), (2, True)):
+        for megabytes, more in ((1, False), (2, True)):
             pieces = Pieces(*[b"x" * 65536] * (16 * megabytes - 1))
             stream, _ = serve(LAST, answers=lambda _, body=pieces: Response(200, b"OK", [], stream=body))
-            assert stream.further_ahead is given
+            assert stream.further_ahead is more
 
     def test_a_stream_of_unknown_length(self) -> None:
         body = Pieces(b"x" * 17, b"y")
