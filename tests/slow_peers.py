@@ -7,7 +7,7 @@ that one sees what the machine adds (slowhttptest runs when nobody else wants to
 than it may, when the normal client misses an answer or waits thrice as long as in quiet, or when slowhttptest
 calls the service unavailable.
 
-python -m tests.slow_peers [heads | bodies | readers | tunnels]...
+python -m tests.slow_peers [heads | bodies | readers | together | tunnels]...
 """
 
 from __future__ import annotations
@@ -196,27 +196,33 @@ def _gateway(upstream: int, connections: int = 10_000) -> Iterator[GatewayProces
 
 
 class Attacked:
-    """One run of slowhttptest, and how many connections the gateway had meanwhile."""
+    """A run of slowhttptest for each of the attacks, and how many connections the gateway had meanwhile."""
 
-    def __init__(self, gateway: GatewayProcess, attack: Attack, folder: Path) -> None:
+    def __init__(self, gateway: GatewayProcess, attacks: dict[str, Attack], folder: Path) -> None:
         self._gateway = gateway
-        self._report = folder / "report"
-        url = f"http://127.0.0.1:{gateway.port}{attack.target}"
-        command = ["slowhttptest", "-c", str(CONNECTIONS), "-r", str(_RATE), "-l", str(int(attack.limit + 2 * _SLACK)), "-p", "3",
-                   *attack.arguments, "-u", url, "-g", "-o", str(self._report)]  # fmt: skip
+        self._reports = [folder / name for name in attacks]
         self.most = self.resident = 0
         # Seconds from the start to the last look that saw slow connections.
         self.seen_until = 0.0
-        with (folder / "output").open("wb") as output:
+        with ExitStack() as stack:
             began = time.monotonic()
+            running = [stack.enter_context(self._run(attacks[path.name], path)) for path in self._reports]
+            while any(process.poll() is None for process in running):
+                self._look(time.monotonic() - began)
+                gevent.sleep(0.5)
+
+    @contextmanager
+    def _run(self, attack: Attack, report: Path) -> Iterator[subprocess.Popen[bytes]]:
+        url = f"http://127.0.0.1:{self._gateway.port}{attack.target}"
+        command = ["slowhttptest", "-c", str(CONNECTIONS), "-r", str(_RATE), "-l", str(int(attack.limit + 2 * _SLACK)), "-p", "3",
+                   *attack.arguments, "-u", url, "-g", "-o", str(report)]  # fmt: skip
+        with report.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
-            try:
-                while process.poll() is None:
-                    self._look(time.monotonic() - began)
-                    gevent.sleep(0.5)
-            finally:
-                process.kill()
-                process.wait()
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
     def _look(self, at: float) -> None:
         # The normal client's connection, its upstream's, and slowhttptest's own probe are not slow ones.
@@ -227,20 +233,24 @@ class Attacked:
             self.seen_until = at
 
     def unavailable(self) -> int:
-        """Seconds at which slowhttptest's probe got no answer in 3 s."""
-        with self._report.with_suffix(".csv").open() as file:
-            rows = list(csv.DictReader(file))
-        if not rows:
-            raise AssertionError("slowhttptest has written nothing")
-        return sum(1 for row in rows if row["Service Available"].strip() in ("0", "NO"))
+        """Seconds at which a probe of slowhttptest's got no answer in 3 s."""
+        seconds = 0
+        for report in self._reports:
+            with report.with_suffix(".csv").open() as file:
+                rows = list(csv.DictReader(file))
+            if not rows:
+                raise AssertionError("slowhttptest has written nothing")
+            seconds += sum(1 for row in rows if row["Service Available"].strip() in ("0", "NO"))
+        return seconds
 
 
-def attacked(name: str) -> list[str]:
-    """Run one of ATTACKS; what was wrong."""
+def attacked(name: str, attacks: dict[str, Attack]) -> list[str]:
+    """Run these attacks at the same time; what was wrong."""
     if shutil.which("slowhttptest") is None:
         return ["slowhttptest is not installed (Debian has it as a package of that name)"]
-    _raise_open_files(4 * CONNECTIONS)
-    attack = ATTACKS[name]
+    number = CONNECTIONS * len(attacks)
+    limit = max(attack.limit for attack in attacks.values())
+    _raise_open_files(4 * number)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         (folder / "ok").write_text("ok")
@@ -257,12 +267,12 @@ def attacked(name: str) -> list[str]:
             gevent.sleep(_QUIET_SECONDS)
         before = gateway.resident()
         with _beside(gateway.port, upstream) as normal:
-            run = Attacked(gateway, attack, folder)
-        memory = (run.resident - before) / CONNECTIONS
+            run = Attacked(gateway, attacks, folder)
+        memory = (run.resident - before) / number
         for when, client in (("quiet", quiet), ("meanwhile", normal)):
             print(f"{name}: {when}: {client.took[0]}; nginx itself: {client.took[1]}")
         print(
-            f"{name}: up to {run.most} sockets, gone after {run.seen_until:.1f} s (limit {attack.limit:.0f} s); "
+            f"{name}: up to {run.most} sockets, gone after {run.seen_until:.1f} s (limit {limit:.0f} s); "
             f"{memory / 1024:.1f} KiB each; slowhttptest: unavailable for {run.unavailable()} s", flush=True,
         )  # fmt: skip
         wrong = [f"the normal client: {failure}" for failure in quiet.failed + normal.failed]
@@ -270,9 +280,9 @@ def attacked(name: str) -> list[str]:
             wrong.append(f"the normal client's p99 is {normal.took[0].p99 / quiet.took[0].p99:.1f} times what it was")
         if memory > _MOST_MEMORY:
             wrong.append(f"{memory / 1024:.1f} KiB for each slow connection")
-        if run.most < CONNECTIONS // 2:
+        if run.most < number // 2:
             wrong.append(f"only {run.most} connections were there at once")
-        if run.seen_until > CONNECTIONS / _RATE + attack.limit + _SLACK:
+        if run.seen_until > CONNECTIONS / _RATE + limit + _SLACK:
             wrong.append(f"slow connections after {run.seen_until:.1f} s")
         if run.unavailable():
             wrong.append("slowhttptest calls the service unavailable")
@@ -342,8 +352,11 @@ def tunnels() -> list[str]:
 
 def main(names: list[str]) -> int:
     wrong = []
-    for name in names or [*ATTACKS, "tunnels"]:
-        wrong += tunnels() if name == "tunnels" else attacked(name)
+    for name in names or [*ATTACKS, "together", "tunnels"]:
+        if name == "tunnels":
+            wrong += tunnels()
+        else:
+            wrong += attacked(name, ATTACKS if name == "together" else {name: ATTACKS[name]})
     for one in wrong:
         print(one)
     return 1 if wrong else 0
