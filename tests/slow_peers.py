@@ -319,7 +319,7 @@ def _tunnel(port: int) -> RawClient:
 
 def tunnels() -> list[str]:
     """As many idle tunnels through one worker as files may be open for, 10,000 at most."""
-    number = min(TUNNELS, (_raise_open_files(2 * TUNNELS + 200) - 200) // 2)
+    number = min(TUNNELS, (_raise_open_files(2 * TUNNELS + 50) - 50) // 2)
     upstream = _Tunnels()
     wrong = []
     try:

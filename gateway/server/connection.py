@@ -417,8 +417,6 @@ class Connection:
                 return None
             self.begin(request, response, body, stream is None)
             if stream is not None and not without_body(request, response):
-                # It is out, and a slow client may take long for the rest.
-                response.data = b""
                 self._pass_on(stream)
                 self.end()
         except GatewayError as error:
@@ -546,6 +544,8 @@ class Connection:
         if data:
             self.sent = len(data)
             out = b"".join((out, b"%x\r\n" % len(data), data, b"\r\n")) if self._chunked else out + data
+            # A slow client is not to hold it twice, nor while the rest is awaited.
+            response.data = data = b""
         self.answering = True
         self._send(out)
 
