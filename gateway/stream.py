@@ -32,13 +32,20 @@ from contextlib import contextmanager, suppress
 from math import inf
 from typing import Any
 
-from gevent import Timeout, get_hub, getcurrent, monkey
+from gevent import Greenlet, Timeout, get_hub, getcurrent, monkey
 from gevent import socket as gsocket
 
 _READ = 1
 _WRITE = 2
 _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 _RESET = struct.pack("ii", 1, 0)
+# What the kernel takes of an answer ahead of what it can send (tcp(7), TCP_NOTSENT_LOWAT), and not the
+# megabytes that a socket's buffer grows to, which slow readers could make thousands of: so much from
+# the beginning, and enough to keep a fast client busy once it has proved to be one.
+AHEAD = 128 * 1024
+_FURTHER_AHEAD = 512 * 1024
+# ioctl: bytes in the send queue that were not sent yet (Linux: sockios.h, SIOCOUTQNSD).
+_NOT_SENT = 0x894B
 # TLS: the most that a record holds, and how much is kept at a half-close (more than the kernel
 # holds of one connection).
 _RECORD = 16 * 1024
@@ -130,10 +137,18 @@ class Deadlines:
             self._set(self._heap[0])
 
 
+class Carrier(Greenlet):  # type: ignore[misc]
+    """A greenlet that carries bytes beside a connection's own. It does not remember where it was
+    spawned, which takes gevent's more memory than all else about it."""
+
+    spawning_stack_limit = 0
+
+
 class Stream:
     """A plain TCP or unix socket. Not shared between threads."""
 
     __slots__ = (
+        "_allowed_ahead",
         "_deadline",
         "_deadlines",
         "_hub",
@@ -170,6 +185,7 @@ class Stream:
         self._write_watcher: Any = None
         self._watching = False
         self._deadline = inf
+        self._allowed_ahead = AHEAD
         # When this stream is next looked at by Deadlines; inf when it is not.
         self.armed = inf
         # Where Deadlines keeps it; 0 for nowhere.
@@ -334,16 +350,27 @@ class Stream:
 
     def unsent(self) -> int:
         """Bytes that the other side's kernel has not taken yet; 0 where that is not known."""
+        return self._queued(termios.TIOCOUTQ)
+
+    def _queued(self, kind: int) -> int:
         try:
-            told = fcntl.ioctl(self._raw.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+            told = fcntl.ioctl(self._raw.fileno(), kind, b"\0\0\0\0")
         except OSError:
             return 0
         return int.from_bytes(told, sys.byteorder)
 
     def room(self) -> int:
-        """About how many bytes the kernel would take now without anybody waiting."""
+        """About how many bytes the kernel would take now of a client's stream without anybody waiting."""
         # Half of it is the kernel's own use (socket(7), SO_SNDBUF).
-        return int(self._raw.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)) // 2 - self.unsent()
+        buffer = int(self._raw.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)) // 2
+        return min(buffer - self.unsent(), self._allowed_ahead - self._queued(_NOT_SENT))
+
+    def go_further_ahead(self) -> None:
+        """The other side keeps up: from now on the kernel takes more than it can send at once."""
+        if self._allowed_ahead != _FURTHER_AHEAD:
+            self._allowed_ahead = _FURTHER_AHEAD
+            with suppress(OSError):  # not TCP
+                self._raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _FURTHER_AHEAD)
 
     def _send_rest(self, rest: memoryview, timeout: float | None) -> None:
         while rest:

@@ -10,9 +10,7 @@ import time
 from math import inf
 from typing import ClassVar
 
-from gevent import Greenlet
-
-from gateway.stream import Stream
+from gateway.stream import Carrier, Stream
 
 PIECE = 64 * 1024
 
@@ -37,7 +35,7 @@ class Pump:
 
     def run(self, from_client: bytes, from_upstream: bytes) -> None:
         """Carry bytes until both sides are done. The two arguments came behind the heads."""
-        back = Greenlet.spawn(self._carry_back, from_upstream)
+        back = Carrier.spawn(self._carry_back, from_upstream)
         Pump.running += 1
         try:
             self._carry_on(from_client)

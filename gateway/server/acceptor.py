@@ -15,12 +15,11 @@ from typing import Any
 from gevent import get_hub
 from gevent import socket as gsocket
 
+from gateway.stream import AHEAD
+
 log = logging.getLogger(__name__)
 
 _READ = 1
-# What the kernel takes of an answer ahead of the client: enough to keep a fast one busy, and
-# not the megabytes that a socket's buffer grows to, which slow readers could make thousands of.
-_UNSENT = 512 * 1024
 # After an accept for which the system lacks descriptors or memory.
 _BREATHER = 0.1
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -39,7 +38,7 @@ class Acceptor:
         listener.setblocking(0)
         if listener.family in (socket.AF_INET, socket.AF_INET6):
             # The connections that are accepted inherit it.
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, AHEAD)
         self._listener = listener
         self._raw = listener._sock
         self._take = take

@@ -63,10 +63,11 @@ _LONGEST_LOOK = 5.0
 # A fast source and a fast sink never wait: let others run in between.
 _BYTES_A_TURN = 1024 * 1024
 # Pieces of an answer's body: large ones cost less, but a client that takes nothing holds one
-# for as long as it is let. So no more is read than the kernel would take, within these.
+# for as long as it is let. So no more is read than the kernel would take, within these; the
+# small one is what waits in our memory when it would take none.
 _PIECE = 64 * 1024
 _LARGE_PIECE = 256 * 1024
-_SMALL_PIECE = 8 * 1024
+_SMALL_PIECE = 1024
 _NO_BODY = frozenset({204, 304})
 
 
@@ -437,24 +438,29 @@ class Connection:
         return None
 
     def _pass_on(self, stream: ResponseBody) -> None:
-        passed = 0
-        stream.most = self._fitting(_PIECE)
-        while piece := stream.read():
+        client = self.stream
+        passed = room = 0
+        wanted = _PIECE
+        while True:
+            if room < wanted:
+                room = client.room()
+                wanted = min(max(room, _SMALL_PIECE), wanted)
+            stream.most = wanted
+            piece = stream.read()
+            if not piece:
+                return
             self.more(piece)
             size = len(piece)
-            if size < stream.most:
-                # All that was there.
-                stream.most = self._fitting(_PIECE)
-                continue
-            stream.most = self._fitting(_LARGE_PIECE)
+            # The wait for the next one may be long.
+            del piece
+            room -= size
+            # A piece that is not full was all that was there.
+            wanted = _LARGE_PIECE if size >= wanted else _PIECE
             passed += size
             if passed >= _BYTES_A_TURN:
                 passed = 0
+                client.go_further_ahead()
                 gevent.sleep(0)
-
-    def _fitting(self, most: int) -> int:
-        """How much of a body to read next: `most`, or the less that the client has room for."""
-        return min(max(self.stream.room(), _SMALL_PIECE), most)
 
     def open_tunnel(self, request: Request, response: Response) -> None:
         """Answer 101 and carry bytes both ways until the tunnel ends."""
@@ -538,6 +544,8 @@ class Connection:
         if data:
             self.sent = len(data)
             out = b"".join((out, b"%x\r\n" % len(data), data, b"\r\n")) if self._chunked else out + data
+            # A slow client is not to hold it twice, nor while the rest is awaited.
+            response.data = data = b""
         self.answering = True
         self._send(out)
 

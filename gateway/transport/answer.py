@@ -4,9 +4,10 @@ Rule: strict, and every byte accounted for. An answer's end is either proper (it
 reached, its last chunk seen, the end of the connection where neither was announced) or an
 error; a connection is fit for another request only when nothing is left over on it.
 
-One parser serves a connection for its life. It cannot know that a request was HEAD, so
-that after such an answer, and after anything unusual, a new one is made. Interim answers
-(1xx, RFC 9110 §15.2) are handed on and never taken for the answer.
+A parser is made for the first answer that needs one and serves the connection from then on.
+It cannot know that a request was HEAD, so that it is dropped after such an answer, and after
+anything unusual. Interim answers (1xx, RFC 9110 §15.2) are handed on and never taken for the
+answer.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class AnswerReader:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._parser = httptools.HttpResponseParser(self)
+        # Many connections never need one, and it takes a kilobyte.
+        self._parser: httptools.HttpResponseParser | None = None
         self._limits = AnswerLimits()
         # What came of a head that is not whole yet.
         self._pieces_of_head: list[bytes] = []
@@ -139,6 +141,7 @@ class AnswerReader:
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        assert self._parser is not None, "it called"
         status = self._parser.get_status_code()
         if status < 200 and status != 101:
             if status < 100:
@@ -163,6 +166,7 @@ class AnswerReader:
 
     def on_message_complete(self) -> None:
         if self.parsed:
+            assert self._parser is not None, "it called"
             self.complete = True
             self.persistent = self._parser.should_keep_alive()
 
@@ -259,8 +263,11 @@ class AnswerReader:
         return judged
 
     def _feed(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is None:
+            parser = self._parser = httptools.HttpResponseParser(self)
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             # A 101: what follows its head is the other protocol's.
             self.upgraded = data[upgrade.args[0] :]
@@ -298,7 +305,7 @@ class AnswerReader:
             head = _SPACE_BEFORE_COLON.sub(rb"\1:", held[:end])
             del held[:end]
             seen = 0
-            self._parser = httptools.HttpResponseParser(self)
+            self._parser = None
             self._feed(head)
             if not self.parsed and not self.interim_seen:
                 raise BadResponse(f"no head in {head[:80]!r}")
@@ -317,10 +324,11 @@ class AnswerReader:
 
     def _judge(self, data: bytes, head_request: bool, hop: bytes) -> Inbound:
         """Check the head as a whole and find out how the body is framed."""
-        limits = self._limits
+        limits, parser = self._limits, self._parser
+        assert parser is not None, "it has read the head"
         # The parser makes a new string of it, which the usual head need not pay.
         usual = self._fed == len(data) and not self._interims and data.startswith(b"HTTP/1.1 ")
-        version = "1.1" if usual else self._parser.get_http_version()
+        version = "1.1" if usual else parser.get_http_version()
         if version not in ("1.1", "1.0"):
             raise BadResponse(f"HTTP/{version}")
         if self.reason not in _USUAL_REASONS and _NOT_REASON.search(self.reason) is not None:
@@ -338,7 +346,7 @@ class AnswerReader:
         length = judged.content_length
         if head_request:
             # It waits for a body that does not come.
-            self._parser = httptools.HttpResponseParser(self)
+            self._parser = None
         if self.complete:
             if self.persistent and not head_request and self._stray(data, judged):
                 self.persistent = False
@@ -346,7 +354,7 @@ class AnswerReader:
             # From here on the body goes past the parser, which is not used again.
             self._remaining = length - sum(map(len, self.pieces))
             self.persistent = judged.persistent and version == "1.1"
-            self._parser = httptools.HttpResponseParser(self)
+            self._parser = None
         return judged
 
     def _stray(self, data: bytes, judged: Inbound) -> bool:

@@ -7,12 +7,10 @@ is only noted, and reading goes on.
 
 from __future__ import annotations
 
-from gevent import Greenlet
-
 from gateway.errors import GatewayError
 from gateway.exchange import RequestBody
 from gateway.model import Timeouts
-from gateway.stream import Stream
+from gateway.stream import Carrier, Stream
 from gateway.transport.answer import AnswerReader
 
 
@@ -48,13 +46,13 @@ class Upload:
         self._chunked = chunked
         self._timeouts = timeouts
         self._deadline = deadline
-        self._greenlet: Greenlet | None = None
+        self._greenlet: Carrier | None = None
         self.done = False
         self.failed: OSError | None = None
         self.client_error: GatewayError | None = None
 
     def start(self) -> None:
-        self._greenlet = Greenlet.spawn(self._run)
+        self._greenlet = Carrier.spawn(self._run)
 
     @property
     def started(self) -> bool:

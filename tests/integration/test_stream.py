@@ -9,7 +9,7 @@ import gevent
 import pytest
 from gevent import socket as gsocket
 
-from gateway.stream import Deadlines, Stream
+from gateway.stream import AHEAD, Deadlines, Stream
 from tests.exchanges import finish, soon
 
 PLENTY = 64 * 1024 * 1024
@@ -202,6 +202,33 @@ class TestWriting:
         theirs.close()
         with pytest.raises(OSError):
             stream.send(b"x" * PLENTY, 5.0)
+
+    def test_room_is_what_goes_out_without_waiting(self):
+        """Also when the other side takes nothing, and what the kernel holds ahead is bounded (as by the acceptor)."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, AHEAD)
+            theirs = socket.create_connection(listener.getsockname())
+            ours, _ = listener.accept()
+        stream = Stream(gsocket.socket(fileno=ours.detach()))
+        try:
+            taken = _fill(stream)
+            stream.go_further_ahead()
+            more = _fill(stream)
+            assert AHEAD <= taken < more
+        finally:
+            stream.close()
+            theirs.close()
+
+
+def _fill(stream: Stream) -> int:
+    """Send what there is room for until there is none; how much that was."""
+    taken = 0
+    while (room := stream.room()) > 0:
+        piece = min(room, 65536)
+        assert stream.send_some(b"x" * piece) == piece
+        taken += piece
+    assert stream.send_some(b"x" * 65536) < 65536
+    return taken
 
 
 class TestClosing:

@@ -283,13 +283,27 @@ class TestAnswers:
         assert door.finished == [(b"/last", 200, 12, None)]
         assert body.closed
 
-    @pytest.mark.parametrize(("room", "asked"), [(1 << 20, 256 << 10), (100_000, 100_000), (5, 8 << 10), (-9, 8 << 10)])
+    @pytest.mark.parametrize(("room", "asked"), [(1 << 20, 256 << 10), (100_000, 100_000), (5, 1 << 10), (-9, 1 << 10)])
     def test_pieces_are_as_large_as_the_client_keeps_up(self, room: int, asked: int) -> None:
         first = min(asked, 65536)
         body = Pieces(b"x" * first, b"y" * asked, b"z")
         serve(LAST, answers=lambda _: Response(200, b"OK", [], data=b"", stream=body), room=room)
         # A full piece: more is there; one that is not full was all that there was.
         assert body.asked == [first, asked, asked, first]
+
+    def test_what_is_out_is_not_held_while_more_is_awaited(self) -> None:
+        response = Response(200, b"OK", [], data=b"a" * 9000)
+        response.stream = body = Pieces(b"b" * 9000, b"c", at_read=lambda: held.append(len(response.data)))
+        held: list[int] = []
+        serve(LAST, answers=lambda _: response)
+        assert held == [0, 0, 0]
+        assert body.closed
+
+    def test_a_client_that_took_a_megabyte_is_given_more_ahead(self) -> None:
+        for megabytes, more in ((1, False), (2, True)):
+            pieces = Pieces(*[b"x" * 65536] * (16 * megabytes - 1))
+            stream, _ = serve(LAST, answers=lambda _, body=pieces: Response(200, b"OK", [], stream=body))
+            assert stream.further_ahead is more
 
     def test_a_stream_of_unknown_length(self) -> None:
         body = Pieces(b"x" * 17, b"y")

@@ -33,6 +33,7 @@ class ScriptedStream:
         self.breaks_after: int | None = None
         # What the kernel would take.
         self.space = 1024 * 1024
+        self.further_ahead = False
 
     def recv(self, size: int, timeout: float | None) -> bytes:
         self.limits.append(timeout)
@@ -55,6 +56,9 @@ class ScriptedStream:
     def send_parts(self, parts: Sequence[bytes]) -> list[memoryview]:
         self.send_some(b"".join(parts))
         return []
+
+    def go_further_ahead(self) -> None:
+        self.further_ahead = True
 
     def room(self) -> int:
         return self.space
@@ -85,8 +89,9 @@ class ScriptedStream:
 class Pieces:
     """A `ResponseBody` of given pieces; an exception among them is raised."""
 
-    def __init__(self, *pieces: bytes | Exception) -> None:
+    def __init__(self, *pieces: bytes | Exception, at_read: Callable[[], None] = lambda: None) -> None:
         self._pieces = list(pieces)
+        self._at_read = at_read
         self.most = 65536
         # What `most` was at each read.
         self.asked: list[int] = []
@@ -94,6 +99,7 @@ class Pieces:
         self.closed = 0
 
     def read(self) -> bytes:
+        self._at_read()
         self.asked.append(self.most)
         if not self._pieces:
             return b""
