@@ -183,8 +183,9 @@ class Outliers:
 
     def _eject(self, candidate: Candidate, now: float, why: str) -> None:
         eject, state = self.eject or Eject(), candidate.state
-        # What was good for a while counts for what went before.
-        forgiven = int((now - state.returned_at) / eject.out_for) if state.returned_at else 0
+        # What was good for a while counts for what went before; the time that it was out was not.
+        good = now - state.returned_at if state.returned_at and not state.out_until else 0.0
+        forgiven = int(good / eject.out_for)
         state.ejections = max(state.ejections - forgiven, 0) + 1
         seconds = min(eject.out_for * 2.0 ** min(state.ejections - 1, 30), eject.max_for)
         state.out_until = now + seconds

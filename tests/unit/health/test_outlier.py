@@ -224,6 +224,19 @@ class TestReturn:
         world.fail(1, 5)
         assert world.all[1].state.out_until == world.now + 10.0
 
+    def test_the_time_that_it_was_out_is_not(self) -> None:
+        """It was back once: from then on every trial that fails doubles the time, too."""
+        world = self.out()
+        world.now += 10.0
+        world.trial()
+        world.answer(1)
+        world.fail(1, 5)
+        for seconds in (20.0, 40.0, 80.0, 160.0, 300.0):
+            assert world.all[1].state.out_until == world.now + seconds
+            world.now += seconds
+            assert world.trial() == 1
+            world.fail(1)
+
     def test_a_short_time_is_not(self) -> None:
         world = self.out()
         world.now += 10.0
