@@ -122,7 +122,8 @@ class Outliers:
     def answered(self, candidate: Candidate, now: float) -> None:
         """A trial is over, well."""
         candidate.state.on_trial = False
-        self._back(candidate, now, "it answered")
+        if candidate.state.out_until:
+            self._back(candidate, now, "it answered")
         self.recheck = -inf
 
     def undecided(self, candidate: Candidate) -> None:
@@ -134,7 +135,7 @@ class Outliers:
     def failed(self, candidate: Candidate, began: float, now: float, why: str, trial: bool) -> None:
         """A try that began at `began` failed by the endpoint's fault."""
         state = candidate.state
-        if trial:
+        if trial and state.out_until:
             state.on_trial = False
             self._eject(candidate, now, f"{why} when it was tried again")
             return
@@ -197,16 +198,21 @@ class Outliers:
 
     def _back(self, candidate: Candidate, now: float, why: str) -> None:
         state = candidate.state
-        state.out_until = 0.0
         state.on_trial = False
-        state.returned_at = now
-        state.streak = 0
-        if state.window is not None:
-            state.window.clear()
-        self.warm_up(state, now)
+        self._begin_anew(state, now)
         self._tell(state, why)
         self._decisions["returned"] += 1
         log.warning("upstream %s: %s is back: %s", self._upstream, candidate.endpoint.address, why)
+
+    def _begin_anew(self, state: EndpointState, now: float) -> None:
+        """It works: failures of before say nothing any more."""
+        state.out_until = 0.0
+        state.returned_at = now
+        state.streak = 0
+        state.spared = None
+        if state.window is not None:
+            state.window.clear()
+        self.warm_up(state, now)
 
     # -- what active checks say -------------------------------------------------------
 
@@ -222,9 +228,7 @@ class Outliers:
             word = "healthy again" if healthy else "unhealthy"
             log.warning("upstream %s: %s is %s: %s", self._upstream, candidate.endpoint.address, word, why)
             if healthy:
-                # It works: what was learnt of it before says nothing any more.
-                state.out_until = 0.0
-                self.warm_up(state, now)
+                self._begin_anew(state, now)
         state.checked = healthy
         self.recheck = -inf
 

@@ -204,6 +204,25 @@ class TestReturn:
         world.answer(1)
         assert world.states()[1] == "up"
 
+    @pytest.mark.parametrize("failed", [True, False])
+    def test_a_trial_that_ends_when_it_is_back_decides_nothing(self, failed: bool) -> None:
+        """It hung while all were tried, or while a check was good again."""
+        world = self.out()
+        world.now += 10.0
+        assert world.trial() == 1
+        world.outliers.check(world.all[1], False, "no", world.now)
+        world.now += 1.0
+        world.outliers.check(world.all[1], True, "yes", world.now)
+        world.now += 1.0
+        if failed:
+            world.fail(1, took=2.0)
+        else:
+            world.answer(1)
+        world.undecided(1)
+        assert world.usable == [0, 1, 2, 3]
+        assert world.states()[1] == "up"
+        assert (world.decisions["ejected"], world.decisions["returned"]) == (1, 0)
+
     def test_what_may_not_be_sent_twice_tries_it_only_when_nothing_else_comes(self) -> None:
         world = self.out()
         world.now += 10.0
@@ -357,8 +376,23 @@ class TestChecks:
         world = World()
         world.fail(1, 5)
         world.outliers.check(world.all[1], False, "no", world.now)
+        world.now += 1.0
         world.outliers.check(world.all[1], True, "yes", world.now)
         assert world.usable == [0, 1, 2, 3]
+
+    def test_and_what_was_counted_before(self) -> None:
+        """Neither a first failure nor what hung since then takes it out again."""
+        world = World()
+        world.fail(1, 5)
+        world.outliers.check(world.all[1], False, "no", world.now)
+        world.now += 5.0
+        world.outliers.check(world.all[1], True, "yes", world.now)
+        world.now += 1.0
+        world.fail(1)
+        world.fail(1, 50, took=1.5)
+        assert world.usable == [0, 1, 2, 3]
+        world.fail(1, 4)
+        assert world.usable == [0, 2, 3]
 
 
 class TestSlowStart:
