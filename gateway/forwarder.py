@@ -164,8 +164,8 @@ class Forwarder:
         state = candidate.state
         state.in_flight += 1
         tracked = False
-        # Close enough for all but those who measure.
-        began = monotonic() if upstream.watchers else request.started
+        # Close enough for all but those who measure, or ask what came first.
+        began = monotonic() if upstream.watchers or upstream.breaker is not None else request.started
         try:
             endpoint = request.endpoint = candidate.endpoint
             head = self._outbound.head(
@@ -186,7 +186,7 @@ class Forwarder:
             else:
                 state.answered += 1
                 if upstream.breaker is not None:
-                    upstream.breaker.answered()
+                    upstream.breaker.answered(began, now)
                 if trial:
                     upstream.outliers.answered(candidate, now)
             for watch in upstream.watchers:

@@ -4,6 +4,7 @@ Rule: it counts what endpoints did (a connection or an exchange that failed, a 5
 never what the gateway or a client ended. Open, it refuses at once and says for how long;
 after that time one request is let through, and what becomes of that decides. One that is
 never decided (its client left) is followed by another when the same time has passed again.
+Tries that began before it opened, or closed again, end some time and decide nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ CLOSED, OPEN, HALF_OPEN = "closed", "open", "half open"
 class CircuitBreaker:
     """One for each upstream and worker that has `breaker` set. Times are monotonic seconds."""
 
-    __slots__ = ("_answered", "_settings", "_until", "_upstream", "_window", "opened", "refused", "state")
+    __slots__ = ("_answered", "_settings", "_since", "_until", "_upstream", "_window", "opened", "refused", "state")
 
     def __init__(self, upstream: str, settings: Breaker) -> None:
         self._upstream = upstream
@@ -31,6 +32,8 @@ class CircuitBreaker:
         self._window = Window(settings.window)
         self._answered = 0
         self._until = 0.0
+        # When it opened or closed last.
+        self._since = 0.0
         self.state = CLOSED
         self.opened = 0
         self.refused = 0
@@ -47,14 +50,19 @@ class CircuitBreaker:
         self.state = HALF_OPEN
         self._until = now + self._settings.open_for
 
-    def answered(self) -> None:
+    def answered(self, began: float, now: float) -> None:
+        """A try that began at `began` was answered."""
         self._answered += 1
-        if self.state != CLOSED:
+        if self.state != CLOSED and began >= self._since:
             log.warning("upstream %s: circuit closed, it answers again", self._upstream)
             self.state = CLOSED
+            self._since = now
             self._window.clear()
 
-    def failed(self, now: float, why: str) -> None:
+    def failed(self, began: float, now: float, why: str) -> None:
+        """A try that began at `began` failed."""
+        if began < self._since:
+            return
         if self.state == HALF_OPEN:
             self._open(now, why)
             return
@@ -66,6 +74,7 @@ class CircuitBreaker:
     def _open(self, now: float, why: str) -> None:
         self.opened += 1
         self.state = OPEN
+        self._since = now
         self._until = now + self._settings.open_for
         self._window.clear()
         log.warning("upstream %s: circuit open for %g s: %s", self._upstream, self._settings.open_for, why)

@@ -116,7 +116,7 @@ class UpstreamState:
         """An answer of 5xx to a try that began at `began`: a failure for the breaker, and for
         passive health where `eject.statuses` names it; else an answer like any other."""
         if self.breaker is not None:
-            self.breaker.failed(now, f"{candidate.endpoint.address} answered {status}")
+            self.breaker.failed(began, now, f"{candidate.endpoint.address} answered {status}")
         eject = self.outliers.eject
         if eject is not None and status in eject.statuses:
             self.outliers.failed(candidate, began, now, f"it answered {status}", trial)
@@ -131,7 +131,7 @@ class UpstreamState:
         """A try that began at `began` failed by the endpoint's fault."""
         self.outliers.failed(candidate, began, now, error.reason, trial)
         if self.breaker is not None:
-            self.breaker.failed(now, f"{candidate.endpoint.address}: {error.reason}")
+            self.breaker.failed(began, now, f"{candidate.endpoint.address}: {error.reason}")
         for watch in self.watchers:
             watch(candidate, request, None, now - began)
 
