@@ -19,17 +19,23 @@ Answer = TypeVar("Answer")
 class _Try(Generic[Answer]):
     """One of the two, in a greenlet of its own."""
 
-    def __init__(self, ask: Callable[[], Answer], done: Event) -> None:
+    def __init__(self, ask: Callable[[], Answer], done: Event, discard: Callable[[Answer], None]) -> None:
         self.answer: Answer | None = None
         self.error: Exception | None = None
+        self._discard = discard
+        self._unwanted = False
         self._greenlet = gevent.spawn(self._run, ask, done)
 
     def _run(self, ask: Callable[[], Answer], done: Event) -> None:
         try:
-            self.answer = ask()
+            answer = ask()
         except Exception as error:
             # Whoever waits for the race raises it, in the request's own greenlet.
             self.error = error
+        else:
+            self.answer = answer
+            if self._unwanted:
+                self._discard(answer)
         finally:
             done.set()
 
@@ -37,11 +43,17 @@ class _Try(Generic[Answer]):
     def over(self) -> bool:
         return self.answer is not None or self.error is not None
 
-    def break_off(self, discard: Callable[[Answer], None]) -> None:
-        """Nobody wants it any more."""
-        self._greenlet.kill()
+    def break_off(self) -> None:
+        """Nobody wants it any more. Does not wait, so that nothing comes in between."""
+        if self._unwanted:
+            return
+        self._unwanted = True
+        self._greenlet.kill(block=False)
         if self.answer is not None:
-            discard(self.answer)
+            self._discard(self.answer)
+
+    def join(self) -> None:
+        self._greenlet.join()
 
 
 def race(
@@ -54,28 +66,32 @@ def race(
     one (None: there is no second try), and whether it is the second's.
 
     The first's error is raised when neither has an answer. `discard` is given an answer that
-    came too late.
+    came too late, or to nobody.
     """
     done = Event()
-    tries = [_Try(first, done)]
+    tries = [_Try(first, done, discard)]
     try:
         if not done.wait(after):
             other = second()
             if other is not None:
-                tries.append(_Try(other, done))
+                tries.append(_Try(other, done, discard))
             while True:
                 done.wait()
                 done.clear()
                 if any(one.answer is not None for one in tries) or all(one.over for one in tries):
                     break
         winner = next((one for one in tries if one.answer is not None), tries[0])
-    except BaseException:
         for one in tries:
-            one.break_off(discard)
+            if one is not winner:
+                one.break_off()
+                one.join()
+    except BaseException:
+        # The winner's too, if there is one: whoever asked is thrown out of here.
+        for one in tries:
+            one.break_off()
+        for one in tries:
+            one.join()
         raise
-    for one in tries:
-        if one is not winner:
-            one.break_off(discard)
     if winner.answer is None:
         assert winner.error is not None
         raise winner.error

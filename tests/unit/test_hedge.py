@@ -28,6 +28,8 @@ class Tries:
                 self.events[number].wait()
             except gevent.GreenletExit:
                 self.broken_off.append(number)
+                # Whatever has to be closed may take a moment.
+                gevent.sleep(0)
                 raise
             end = self.ends[number]
             if isinstance(end, Exception):
@@ -119,3 +121,17 @@ def test_whoever_waits_is_thrown_out_of_it() -> None:
     greenlet.kill(ValueError("gone"))
     assert isinstance(greenlet.exception, ValueError)
     assert tries.broken_off == [0, 1]
+
+
+@pytest.mark.parametrize("winner", [0, 1])
+def test_also_while_the_loser_is_broken_off(winner: int) -> None:
+    """An answer that nobody takes any more is given back."""
+    tries = Tries()
+    greenlet = tries.spawn()
+    tries.events[winner].set()
+    while not tries.broken_off:
+        gevent.sleep(0)
+    assert not greenlet.dead
+    greenlet.kill(ValueError("gone"))
+    assert isinstance(greenlet.exception, ValueError)
+    assert tries.discarded == [tries.ends[winner]]
