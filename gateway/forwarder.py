@@ -102,7 +102,7 @@ class Forwarder:
                     else:
                         response = self._try(request, asked, candidate, again, fresh, deadline, trial is not None)
                 except GatewayError as error:
-                    attempts = attempts or Attempts(policy, again)
+                    attempts = attempts or Attempts(policy, again, request.attempts)
                     left = _others(left, candidate) or outliers.usable
                     if not self._again(attempts, error, deadline, state, left, candidate):
                         if kept is None or isinstance(error, ClientError):
@@ -116,7 +116,7 @@ class Forwarder:
                     attempts.fresh = error.retry_as != "connect"
                     request.fail(error)
                 else:
-                    attempts = attempts or (Attempts(policy, again) if policy.statuses else None)
+                    attempts = attempts or (Attempts(policy, again, request.attempts) if policy.statuses else None)
                     if not (attempts and attempts.after_status(response.status) and state.take_retry(policy)):
                         break
                     if kept is not None:

@@ -531,6 +531,33 @@ class TestHedge:
         world.forward(**kw)
         assert world.sent == [1, 0]
 
+    @pytest.mark.parametrize("attempts", [2, 3])
+    @pytest.mark.parametrize("end", [UpstreamReset(), 503])
+    def test_both_are_tries(self, attempts, end):
+        """Not one more than `attempts`, of which the second was asked as well."""
+        world = self.world(Pool(), Pool(*[end] * 5))
+        world.route = replace(world.route, retry=replace(world.route.retry, attempts=attempts, statuses=frozenset({503})))
+        first, both = world.pools[0], Event()
+        answered, failed = first.send, world.pools[1].send
+
+        def slow(*args):
+            both.wait()
+            first.script = [end] * 5
+            return answered(*args)
+
+        def quick(*args):
+            both.set()
+            return failed(*args)
+
+        first.send, world.pools[1].send = slow, quick
+        if end == 503:
+            assert world.forward().status == 503
+        else:
+            with pytest.raises(UpstreamReset):
+                world.forward()
+        assert sum(len(pool.heads) for pool in world.pools) == attempts
+        assert world.request.attempts == attempts
+
     def test_an_error_is_tried_again_as_ever(self):
         world = self.world(Pool(ConnectRefused()), Pool())
         assert world.forward().status == 200
