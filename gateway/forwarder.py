@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Protocol
 
 from gateway import target as targets
-from gateway.errors import ClientError, DeadlineExceeded, GatewayError, PoolFull
+from gateway.errors import ClientError, ConnectTimeout, DeadlineExceeded, GatewayError, PoolFull
 from gateway.exchange import Request, Response
 from gateway.headers import Head, Outbound, with_field
 from gateway.health.candidate import Candidate
@@ -164,8 +164,12 @@ class Forwarder:
         state = candidate.state
         state.in_flight += 1
         tracked = False
-        # Close enough for all but those who measure, or ask what came first.
-        began = monotonic() if upstream.watchers or upstream.breaker is not None else request.started
+        began = request.started
+        if upstream.watchers or upstream.breaker is not None or deadline is not None:
+            # The other one is close enough for all but those who measure, or ask what came first.
+            began = monotonic()
+        # Then the client says how long it takes.
+        arriving = deadline is not None and request.body is not None and not request.body.complete
         try:
             endpoint = request.endpoint = candidate.endpoint
             head = self._outbound.head(
@@ -196,9 +200,9 @@ class Forwarder:
                 rest.on_end = state.end
                 tracked = True
         except GatewayError as error:
-            # A deadline that other tries have used up says nothing of this one.
-            if error.blames and not (request.attempts > 1 and isinstance(error, DeadlineExceeded)):
-                upstream.failed(candidate, error, request, began, monotonic(), trial)
+            now = monotonic()
+            if error.blames and (deadline is None or _had_time(error, route.timeouts, deadline, began, now, arriving)):
+                upstream.failed(candidate, error, request, began, now, trial)
             raise
         finally:
             if not tracked:
@@ -282,6 +286,17 @@ def _may_hedge(request: Request, policy: RetryPolicy, attempts: Attempts | None,
     if attempts is not None or policy.attempts < 2 or len(left) < 2:
         return False
     return request.method == b"GET" and request.body is None and request.upgrade is None
+
+
+def _had_time(
+    error: GatewayError, timeouts: Timeouts, deadline: float, began: float, now: float, arriving: bool
+) -> bool:
+    """Whether a try that began at `began` failed by more than the deadline. That one speaks against an endpoint
+    which had the whole request and half of all the time: else a queue, other tries or the client used it up."""
+    cut = isinstance(error, DeadlineExceeded) or (
+        isinstance(error, ConnectTimeout) and (timeouts.connect is None or deadline - began < timeouts.connect)
+    )
+    return not cut or (not arriving and timeouts.total is not None and now - began >= timeouts.total / 2)
 
 
 def _close(response: Response) -> None:

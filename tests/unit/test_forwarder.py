@@ -81,6 +81,15 @@ class Body:
             on_end()
 
 
+class Arriving:
+    """A request's body of which nothing is here yet."""
+
+    complete = expects_continue = False
+
+    def read(self):
+        return b""
+
+
 class Pool:
     """Does the next thing of its script; reads the body as an upload would."""
 
@@ -388,11 +397,38 @@ class TestLearnt:
             world.forward()
         assert world.candidates[0].state.streak == streak
 
-    def test_a_deadline_that_others_used_up_does_not(self):
-        world = World(Pool(ConnectRefused()), Pool(DeadlineExceeded()))
-        with pytest.raises(DeadlineExceeded):
-            world.forward()
-        assert [candidate.state.streak for candidate in world.candidates] == [1, 0]
+    @pytest.mark.parametrize(("error", "connect", "left", "took", "arriving", "streak"), [
+        (DeadlineExceeded(), 2.0, 6.0, 6.0, False, 1),
+        # Other tries, a queue or a slow head have used it up.
+        (DeadlineExceeded(), 2.0, 4.0, 4.0, False, 0),
+        (ConnectTimeout(), 2.0, 1.0, 1.0, False, 0),
+        # A slow body has.
+        (DeadlineExceeded(), 2.0, 6.0, 6.0, True, 0),
+        (ConnectTimeout(), None, 6.0, 6.0, False, 1),
+        (ConnectTimeout(), None, 4.0, 4.0, False, 0),
+        # These have their own limits.
+        (ConnectTimeout(), 2.0, 4.0, 2.0, True, 1),
+        (ResponseTimeout(), 2.0, 4.0, 1.0, True, 1),
+    ])  # fmt: skip
+    def test_what_the_deadline_ends(self, monkeypatch, error, connect, left, took, arriving, streak):
+        """A try that begins when so many seconds are `left` of 10."""
+        clock = FakeClock()
+        monkeypatch.setattr("gateway.forwarder.monotonic", clock)
+        world = World(Pool(error), policy=RetryPolicy(attempts=1), total=10.0)
+        world.route = replace(world.route, timeouts=replace(world.route.timeouts, connect=connect))
+        fails = world.pools[0].send
+
+        def send(*args):
+            clock.advance(took)
+            fails(*args)
+
+        world.pools[0].send = send
+        request = ask(method=b"POST", body=b"x")
+        request.body = Arriving() if arriving else request.body
+        request.started = clock() + left - 10.0
+        with pytest.raises(GatewayError):
+            world.forward(request)
+        assert world.candidates[0].state.streak == streak
 
     @pytest.mark.parametrize(("statuses", "streak", "answered"), [((), 0, 1), ((503,), 1, 0), ((502,), 0, 1)])
     def test_statuses_only_where_they_are_named(self, statuses, streak, answered):
