@@ -145,6 +145,7 @@ class Forwarder:
             gate.leave()
         else:
             # The request ends when its body ends.
+            gate.stream()
             rest.on_end = candidate.state.leave
         return response
 

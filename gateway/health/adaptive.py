@@ -24,8 +24,8 @@ _MEASURE = 200
 _TOLERANCE, _MOST_SHRUNK = 1.5, 0.5
 # How fast the limit follows.
 _SMOOTHING = 0.2
-# A step in which something failed shrinks by this instead.
-_BACK_OFF = 0.9
+# A step in which so large a share failed shrinks by this instead.
+_FAILING, _BACK_OFF = 0.1, 0.9
 
 
 class Gradient:
@@ -37,8 +37,8 @@ class Gradient:
         self._gate = gate
         self._samples = 0
         self._sum = 0.0
-        self._failed = False
-        # Requests that were in flight at once within this step.
+        self._failed = 0
+        # Requests that waited for their answer at once within this step.
         self._most_used = 0
         # What the upstream takes when it is not busy, in seconds.
         self._idle = inf
@@ -49,16 +49,16 @@ class Gradient:
 
     def watch(self, candidate: Candidate, request: Request, response: Response | None, took: float) -> None:
         """Learn from a try; `took` is to its head or its failure."""
-        self._most_used = max(self._most_used, self._gate.in_flight)
-        self._failed = self._failed or response is None
+        self._most_used = max(self._most_used, self._gate.in_flight - self._gate.streams)
+        self._failed += response is None
         self._samples += 1
         self._sum += took
         if self._samples >= _WINDOW:
             self._step(self._sum / self._samples)
 
     def _step(self, latency: float) -> None:
-        used, failed = self._most_used, self._failed
-        self._samples, self._sum, self._most_used, self._failed = 0, 0.0, 0, False
+        used, failed = self._most_used, self._failed >= self._samples * _FAILING
+        self._samples, self._sum, self._most_used, self._failed = 0, 0.0, 0, 0
         self._steps += 1
         if self._measuring:
             if used > _FEW:

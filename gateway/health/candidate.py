@@ -101,7 +101,7 @@ class EndpointState:
     def leave(self) -> None:
         """A request has ended with it."""
         self.in_flight -= 1
-        self.gate.leave()
+        self.gate.end_stream()
 
 
 class Candidate:

@@ -21,13 +21,14 @@ from gateway.model import Concurrency
 
 class Gate:
     """`in_flight`: requests that have a place, from before their first try to the end of
-    their answer's body. `limit`: how many may. `refused`: how many found the queue full or
-    waited in vain."""
+    their answer's body; `streams`: those of them whose answer has begun. `limit`: how many may.
+    `refused`: how many found the queue full or waited in vain."""
 
-    __slots__ = ("_settings", "_turns", "in_flight", "limit", "refused", "waited")
+    __slots__ = ("_narrowed", "_settings", "_turns", "in_flight", "limit", "refused", "streams", "waited")
 
     def __init__(self, settings: Concurrency = Concurrency(limit=0)) -> None:  # noqa: B008  # frozen
         self.in_flight = 0
+        self.streams = 0
         self.refused = 0
         self.waited = 0
         self._turns: deque[AsyncResult] = deque()
@@ -36,13 +37,27 @@ class Gate:
     def configure(self, settings: Concurrency) -> None:
         """Take over settings that may have changed."""
         self._settings = settings
-        self.limit = self.most
-        self._serve()
+        self.narrow(inf)
 
     def narrow(self, limit: float) -> None:
-        """Have another limit, within the configured one (`adaptive`)."""
-        self.limit = min(limit, self.most)
+        """Have another limit, within the configured one, for requests whose answer has not begun
+        (`adaptive`): how long a body takes says nothing of how busy the upstream is."""
+        self._narrowed = limit
+        self.limit = min(limit + self.streams, self.most)
         self._serve()
+
+    def stream(self) -> None:
+        """An answer has begun, and its body goes on."""
+        self.streams += 1
+        if self._narrowed != inf:
+            self.narrow(self._narrowed)
+
+    def end_stream(self) -> None:
+        """Such a body has ended, and with it the request."""
+        self.streams -= 1
+        if self._narrowed != inf:
+            self.limit = min(self._narrowed + self.streams, self.most)
+        self.leave()
 
     @property
     def most(self) -> float:

@@ -125,6 +125,27 @@ def test_narrowed_it_never_has_more_than_was_configured() -> None:
     assert gate.limit == 10
 
 
+def test_narrowed_it_is_for_those_whose_answer_has_not_begun() -> None:
+    """Streams that go on for hours would take all places, and nothing would be learnt any more."""
+    gate = Gate(Concurrency(limit=6))
+    gate.narrow(2.0)
+    gate.in_flight = 2
+    greenlets = [waiting(gate) for _ in range(5)]
+    for number in range(1, 5):
+        gate.stream()
+        gevent.sleep(0)
+        assert (gate.in_flight, gate.limit, gate.queued) == (2 + number, 2 + number, 5 - number)
+    # They count for the configured limit.
+    gate.stream()
+    assert (gate.in_flight, gate.limit, gate.queued) == (6, 6, 1)
+    gate.end_stream()
+    gevent.joinall(greenlets, raise_error=True)
+    assert (gate.in_flight, gate.streams, gate.queued) == (6, 4, 0)
+    for _ in range(4):
+        gate.end_stream()
+    assert (gate.in_flight, gate.limit) == (2, 2)
+
+
 def test_many_at_once() -> None:
     gate = Gate(Concurrency(limit=5, queue=1000, queue_timeout=None))
     most, done = 0, Event()

@@ -55,7 +55,8 @@ class Upstream:
     def run(self, demand: int, steps: int, took: float = 0.1, failing: float = 0.0) -> float:
         for _ in range(steps * 50):
             self.gate.in_flight = min(demand, int(self.gate.limit))
-            latency = took * max(self.gate.in_flight / self.room, 1.0) * self.chance.uniform(0.95, 1.05)
+            waiting = self.gate.in_flight - self.gate.streams
+            latency = took * max(waiting / self.room, 1.0) * self.chance.uniform(0.95, 1.05)
             response = None if self.chance.random() < failing else OK
             self.gradient.watch(ANY, ASKED, response, latency)
         return self.gradient.limit
@@ -79,6 +80,21 @@ class TestGradient:
         upstream = Upstream(room=100)
         before = upstream.run(demand=1000, steps=100)
         assert upstream.run(demand=1000, steps=20, failing=0.5) < before / 2
+
+    def test_not_when_little_does(self) -> None:
+        """Whoever knows an URL that always fails does not shrink it for the others."""
+        upstream = Upstream(room=100)
+        before = upstream.run(demand=1000, steps=150)
+        assert upstream.run(demand=1000, steps=40, failing=0.02) > before / 2
+
+    def test_what_streams_is_not_waited_for(self) -> None:
+        upstream = Upstream(room=100)
+        upstream.gate.streams = 500
+        upstream.run(demand=1000, steps=200)
+        # Few are let through, to learn what it takes when it is idle; then more again.
+        assert upstream.gate.limit == 505
+        assert upstream.run(demand=1000, steps=1) > 80
+        assert upstream.gate.limit == 500 + upstream.gradient.limit
 
     def test_an_upstream_that_is_slower_for_good_is_measured_anew(self) -> None:
         upstream = Upstream(room=100)
