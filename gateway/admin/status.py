@@ -102,13 +102,11 @@ def _of_state(state: UpstreamState) -> Part:
 
 def decisions(state: UpstreamState) -> dict[str, int]:
     """How often what was decided, since the worker began; a word for each decision."""
-    found, gate, breaker = dict(state.decisions), state.gate, state.breaker
+    found, gate = dict(state.decisions), state.gate
     if gate.waited:
         found["queued"] = gate.waited
     if gate.refused:
         found["over_limit"] = gate.refused
-    if breaker is not None:
-        found |= {"circuit_opened": breaker.opened, "circuit_refused": breaker.refused}
     return found
 
 

@@ -10,6 +10,7 @@ Tries that began before it opened, or closed again, end some time and decide not
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from math import ceil
 
 from gateway.errors import CircuitOpen
@@ -24,9 +25,12 @@ CLOSED, OPEN, HALF_OPEN = "closed", "open", "half open"
 class CircuitBreaker:
     """One for each upstream and worker that has `breaker` set. Times are monotonic seconds."""
 
-    __slots__ = ("_answered", "_settings", "_since", "_until", "_upstream", "_window", "opened", "refused", "state")
+    __slots__ = ("_answered", "_decisions", "_settings", "_since", "_until", "_upstream", "_window", "state")
 
-    def __init__(self, upstream: str, settings: Breaker) -> None:
+    def __init__(self, upstream: str, settings: Breaker, decisions: Counter[str]) -> None:
+        self._decisions = decisions
+        # None so far is known as well.
+        decisions.update(circuit_opened=0, circuit_refused=0)
         self._upstream = upstream
         self._settings = settings
         self._window = Window(settings.window)
@@ -35,15 +39,13 @@ class CircuitBreaker:
         # When it opened or closed last.
         self._since = 0.0
         self.state = CLOSED
-        self.opened = 0
-        self.refused = 0
 
     def admit(self, now: float) -> None:
         """Let a request through, or raise CircuitOpen."""
         if self.state == CLOSED:
             return
         if now < self._until:
-            self.refused += 1
+            self._decisions["circuit_refused"] += 1
             raise CircuitOpen(
                 f"upstream {self._upstream}: circuit {self.state}", retry_after=max(ceil(self._until - now), 1)
             )
@@ -72,7 +74,7 @@ class CircuitBreaker:
             self._open(now, f"{failures} of {requests} requests failed, the last: {why}")
 
     def _open(self, now: float, why: str) -> None:
-        self.opened += 1
+        self._decisions["circuit_opened"] += 1
         self.state = OPEN
         self._since = now
         self._until = now + self._settings.open_for

@@ -60,12 +60,17 @@ class UpstreamState:
         self.decisions: Counter[str] = Counter()
         self.gate = Gate(upstream.concurrency)
         self.outliers = Outliers(upstream, self.decisions)
-        self.breaker = CircuitBreaker(upstream.name, upstream.breaker) if upstream.breaker is not None else None
         self.upstream = upstream
+        self.breaker = self._breaker()
         self.balancer = balancer
         # Made when somebody asks for it: not every upstream pays for it.
         self.latencies: Latencies | None = None
         self._watch()
+
+    def _breaker(self) -> CircuitBreaker | None:
+        """One that is closed, where one is configured; what was counted before stays counted."""
+        settings = self.upstream.breaker
+        return None if settings is None else CircuitBreaker(self.upstream.name, settings, self.decisions)
 
     def _watch(self) -> None:
         """Have told of each try whoever learns from it."""
@@ -91,7 +96,7 @@ class UpstreamState:
         if upstream.balance != before.balance or upstream.concurrency != before.concurrency:
             self._watch()
         if upstream.breaker != before.breaker:
-            self.breaker = CircuitBreaker(upstream.name, upstream.breaker) if upstream.breaker is not None else None
+            self.breaker = self._breaker()
         self.outliers.configure(upstream)
 
     def endpoint(self, endpoint: Endpoint, now: float) -> EndpointState:

@@ -483,6 +483,11 @@ class TestLearnt:
         with pytest.raises(CircuitOpen):
             world.forward()
         assert (world.sent, world.state.gate.in_flight) == ([2], 0)
+        # Other settings begin anew, and what was decided stays counted.
+        upstream = replace(world.group.upstream, breaker=Breaker(min_requests=5))
+        world.state.configure(upstream, lambda upstream: InOrder())
+        assert world.state.breaker.state == "closed"
+        assert world.state.decisions == {"circuit_opened": 1, "circuit_refused": 1}
 
     def test_watchers_see_answers_and_failures(self):
         seen = []

@@ -220,7 +220,8 @@ def test_states_of_a_gateway_s_endpoints() -> None:
     group.state.outliers.check(bad, False, "it said 503", 1.0)
     bad.state.in_flight = 2
     assert group.state.breaker is not None
-    group.state.gate.waited, group.state.gate.refused, group.state.breaker.opened = 3, 2, 1
+    group.state.gate.waited, group.state.gate.refused = 3, 2
+    group.state.decisions["circuit_opened"] += 1
     (part,) = status.of_upstreams(gateway)
     first, second = part["endpoints"]
     assert first == ["10.0.0.1:80", 2, 2, "unhealthy", "it said 503", bad.state.since]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from gateway.errors import CircuitOpen
@@ -16,7 +18,7 @@ def failed(breaker: CircuitBreaker, now: float, took: float = 0.0) -> None:
 
 
 def opened(now: float = 0.0) -> CircuitBreaker:
-    breaker = CircuitBreaker("u", SETTINGS)
+    breaker = CircuitBreaker("u", SETTINGS, Counter())
     for _ in range(10):
         failed(breaker, now)
     assert breaker.state == OPEN
@@ -32,7 +34,7 @@ def admitted(breaker: CircuitBreaker, now: float) -> bool:
 
 
 def test_too_few_requests_say_nothing() -> None:
-    breaker = CircuitBreaker("u", SETTINGS)
+    breaker = CircuitBreaker("u", SETTINGS, Counter())
     for number in range(9):
         failed(breaker, 0.1 * number)
     assert breaker.state == CLOSED
@@ -41,7 +43,7 @@ def test_too_few_requests_say_nothing() -> None:
 
 @pytest.mark.parametrize(("answers", "state"), [(9, OPEN), (10, OPEN), (12, CLOSED)])
 def test_at_its_share_it_opens(answers: int, state: str) -> None:
-    breaker = CircuitBreaker("u", SETTINGS)
+    breaker = CircuitBreaker("u", SETTINGS, Counter())
     failed(breaker, 0.0)
     for _ in range(answers):
         breaker.answered(0.5, 0.6)
@@ -51,7 +53,7 @@ def test_at_its_share_it_opens(answers: int, state: str) -> None:
 
 
 def test_failures_that_are_long_ago_do_not_open_it() -> None:
-    breaker = CircuitBreaker("u", SETTINGS)
+    breaker = CircuitBreaker("u", SETTINGS, Counter())
     for number in range(100):
         failed(breaker, number * 2.0)
     assert breaker.state == CLOSED
@@ -62,7 +64,7 @@ def test_open_it_refuses_and_says_for_how_long() -> None:
     with pytest.raises(CircuitOpen) as seen:
         breaker.admit(1.5)
     assert seen.value.retry_after == 4
-    assert (breaker.refused, breaker.opened) == (1, 1)
+    assert breaker._decisions == {"circuit_opened": 1, "circuit_refused": 1}
     with pytest.raises(CircuitOpen) as seen:
         breaker.admit(4.9999)
     assert seen.value.retry_after == 1
@@ -85,7 +87,7 @@ def test_or_badly() -> None:
     breaker = opened()
     assert admitted(breaker, 5.0)
     failed(breaker, 6.0)
-    assert (breaker.state, breaker.opened) == (OPEN, 2)
+    assert (breaker.state, breaker._decisions["circuit_opened"]) == (OPEN, 2)
     assert not admitted(breaker, 10.9)
     assert admitted(breaker, 11.0)
 
@@ -100,7 +102,7 @@ def test_one_that_is_never_decided_is_followed_by_another() -> None:
 def test_what_was_under_way_when_it_opened_does_not_open_it_again() -> None:
     breaker = opened()
     failed(breaker, 1.0, took=2.0)
-    assert breaker.opened == 1
+    assert breaker._decisions["circuit_opened"] == 1
     assert admitted(breaker, 5.0)
     failed(breaker, 5.1, took=6.0)
     assert breaker.state == HALF_OPEN
