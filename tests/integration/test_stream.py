@@ -15,6 +15,13 @@ from tests.exchanges import finish, soon
 PLENTY = 64 * 1024 * 1024
 
 
+def hold_up(seconds: float) -> None:
+    """Keep the hub from running, as a view that computes does."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
 @pytest.fixture
 def pair():
     """(our stream, the other side's plain socket)."""
@@ -51,6 +58,23 @@ class TestReading:
         stream, _ = pair
         with pytest.raises(TimeoutError):
             stream.recv(100, 0.02)
+
+    def test_what_came_while_the_hub_was_held_up_is_read(self, pair):
+        """A limit passes for the other side only while we listen."""
+        stream, theirs = pair
+        reading = gevent.spawn(stream.recv, 100, 0.05)
+        soon(lambda: stream.waiting)
+        theirs.sendall(b"in time")
+        hold_up(0.3)
+        assert finish([reading]) == [b"in time"]
+
+    def test_but_nothing_else_is_waited_for(self, pair):
+        stream, _ = pair
+        reading = gevent.spawn(stream.recv, 100, 0.05)
+        soon(lambda: stream.waiting)
+        hold_up(0.3)
+        reading.join(timeout=5.0)
+        assert isinstance(reading.exception, TimeoutError)
 
     def test_a_limit_is_for_one_wait(self, pair):
         stream, theirs = pair
