@@ -40,7 +40,7 @@ from gateway.server import proxy_protocol as preamble
 from gateway.server import writer
 from gateway.server.body import ArrivingBody, of_chunks, of_length
 from gateway.server.pace import Pace
-from gateway.server.parser import HeadParser
+from gateway.server.parser import Before, HeadParser
 from gateway.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -206,6 +206,7 @@ class Connection:
         shared, parser = self.shared, self.shared.parser
         if self.proxy_protocol != "off" and not self._preamble():
             return
+        before: Before | None = None
         while True:
             head: bytes | None = None
             try:
@@ -213,7 +214,7 @@ class Connection:
                 if head is None:
                     self._say_the_end()
                     return
-                parser.parse(head)
+                before = parser.parse(head, before)
                 body: ArrivingBody | None = None
                 if parser.content_length is not None:
                     body = of_length(self, parser.content_length, parser.expects_continue)

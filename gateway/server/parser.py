@@ -29,7 +29,7 @@ from gateway.errors import (
     UnsupportedVersion,
     UriTooLong,
 )
-from gateway.exchange import Headers
+from gateway.exchange import Header, Headers
 from gateway.headers import FieldLines
 from gateway.model import ServerLimits
 from gateway.target import host
@@ -61,6 +61,11 @@ _MEANT_FOR_US = frozenset(
 _usual_line = re.compile(rb"(GET|HEAD|POST|PUT|DELETE|PATCH|OPTIONS) (/[!\"$-~]*+) HTTP/1\.1").fullmatch
 # What `_usual` leaves to llhttp: these change how it reads on.
 _UNUSUAL = frozenset({b"transfer-encoding", b"upgrade"})
+
+
+# What a client sent before, when that was of the plainest form: the bytes of its head, where
+# its field lines begin, the fields, and the one Host. Empty for one that sends others each time.
+Before = tuple[bytes, int, tuple[Header, ...], bytes] | tuple[()]
 
 
 class HeadParser:
@@ -126,15 +131,23 @@ class HeadParser:
 
     # -- one head ---------------------------------------------------------------------
 
-    def parse(self, head: bytes) -> None:
+    def parse(self, head: bytes, before: Before | None = None) -> Before | None:
         """Judge `head`: the bytes from the first of the method to the empty line.
 
-        Raises a `ClientError`, after which the connection cannot be used any more: where
-        the next request begins is not known.
+        `before` is what this gave for the head before it on the same connection: many clients
+        send the same field lines again and again, which then mean what they meant. Raises a
+        `ClientError`, after which the connection cannot be used any more: where the next
+        request begins is not known.
         """
         self.content_length = self.upgrade = None
         self.chunked = self.expects_continue = False
-        if not self._usual(head):
+        if before:
+            again = self._again(head, *before)
+            if again is not None:
+                return again
+            before = ()
+        is_usual = self._usual(head)
+        if not is_usual:
             self._parse(head)
         noted = self._noted
         self._judge_host(noted.get(b"host", ()))
@@ -144,6 +157,25 @@ class HeadParser:
             self._judge_connection()
             if b"expect" in noted and self.http11:  # ignored from HTTP/1.0 (RFC 9110 §10.1.1)
                 self._judge_expect()
+        elif is_usual and before is None:
+            return (head, head.index(b"\r\n"), tuple(self.headers), self.host)
+        return before
+
+    def _again(self, head: bytes, lines: bytes, at: int, headers: tuple[Header, ...], host: bytes) -> Before | None:
+        """Read a head that differs in its request line alone; None: it differs in more."""
+        if at:
+            lines = lines[at:]
+        if not head.endswith(lines):
+            return None
+        line = head[: -len(lines)]
+        found = _usual_line(line)
+        if found is None or len(line) > self._line_limit:
+            return None
+        self.method, self.target = found.groups()
+        self.http11 = self.keep_alive = True
+        self.headers = [*headers]
+        self.host = host
+        return lines, 0, headers, host
 
     def _usual(self, head: bytes) -> bool:
         """Read a head of the usual form by a table of lines met before; False: it is not of

@@ -359,6 +359,59 @@ class TestOneAfterAnother:
             assert result(parser, raw) == result(HeadParser(ServerLimits()), raw)
 
 
+class TestTheSameLinesAgain:
+    """A connection remembers the field lines of the head before: what is read by that is what would be read without."""
+
+    LINES = (b"GET / HTTP/1.1", b"HEAD /a?b=%2f HTTP/1.1", b"POST /b HTTP/1.1", b"GET /x#y HTTP/1.1", b"GET /" + b"l" * 300 + b" HTTP/1.1",
+             b"GET / HTTP/1.0", b"GET  / HTTP/1.1", b"ODD / HTTP/1.1", b"OPTIONS * HTTP/1.1", b"GET http://a/ HTTP/1.1", b"GET / HTTP/1.1\r\nX: y", b"")  # fmt: skip
+    FIELDS = (b"Accept: */*", b"X: 1", b"Connection: close", b"Content-Length: 3", b"Host: other.test", b"Cookie: a=b", b"Upgrade: x", b"Bad")  # fmt: skip
+    LIMITS = ServerLimits(request_line=200)
+
+    @given(st.lists(st.tuples(st.sampled_from(LINES), st.lists(st.sampled_from(FIELDS), max_size=3), st.booleans()), max_size=12))
+    def test_one_connection(self, heads: list[tuple[bytes, list[bytes], bool]]) -> None:
+        parser, before = HeadParser(self.LIMITS), None
+        for line, fields, same in heads:
+            raw = head(line, *([] if same else fields))
+            expected = result(HeadParser(self.LIMITS), raw)
+            if isinstance(expected, type):
+                with pytest.raises(expected):
+                    parser.parse(raw, before)
+                return
+            before = parser.parse(raw, before)
+            assert expected == (
+                parser.method, parser.target, parser.headers, parser.http11, parser.content_length, parser.chunked,
+                parser.keep_alive, parser.expects_continue, parser.upgrade,
+            )  # fmt: skip
+            assert parser.host == dict(parser.headers).get(b"Host", b"")
+
+    def test_it_is_read_by_that(self) -> None:
+        parser = HeadParser(ServerLimits())
+        first = parser.parse(head(b"GET /1 HTTP/1.1", b"X: y"))
+        second = parser.parse(head(b"GET /2 HTTP/1.1", b"X: y"), first)
+        third = parser.parse(head(b"POST /3 HTTP/1.1", b"X: y"), second)
+        assert third == second != first
+        assert (parser.method, parser.target) == (b"POST", b"/3")
+
+    def test_who_sends_others_each_time_is_not_asked_again(self) -> None:
+        parser, before = HeadParser(ServerLimits()), None
+        for number in range(3):
+            before = parser.parse(head(b"GET / HTTP/1.1", b"X: %d" % number), before)
+        assert before == ()
+
+    def test_who_changes_the_fields_changes_those_of_one_request(self) -> None:
+        parser = HeadParser(ServerLimits())
+        before = parser.parse(head())
+        parser.headers.append((b"X", b"added"))
+        before = parser.parse(head(), before)
+        parser.headers.append((b"X", b"added"))
+        parser.parse(head(), before)
+        assert parser.headers == [(b"Host", b"example.test")]
+
+    @pytest.mark.parametrize("fields", [[b"Content-Length: 0"], [b"Connection: close"], [b"Expect: 100-continue"], [b"Transfer-Encoding: chunked"]])
+    def test_only_of_the_plainest_form(self, fields: list[bytes]) -> None:
+        assert HeadParser(ServerLimits()).parse(head(b"GET / HTTP/1.1", *fields)) is None
+
+
 # What RFC 9112 lets a head be, written down once more and independently.
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _HEAD = re.compile(
