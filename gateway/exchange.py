@@ -193,6 +193,17 @@ class Request:
                 return value
         return None
 
+    def cookie(self, name: bytes) -> bytes:
+        """The first value of a cookie; empty when there is none. Pairs stand behind "; " (RFC 6265
+        §4.2.1); servers read them with less or more white space, too."""
+        for field, pairs in self.headers:
+            if len(field) == 6 and field.lower() == b"cookie":
+                for pair in pairs.split(b";"):
+                    key, _, value = pair.partition(b"=")
+                    if key.strip(b" \t") == name:
+                        return value.strip(b" \t")
+        return b""
+
     def fail(self, error: GatewayError) -> None:
         """Note an error for the log; the first one is the cause, later ones follow it."""
         self.reason = error.reason

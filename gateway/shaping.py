@@ -119,15 +119,7 @@ def _value(split: Split, request: Request) -> bytes:
     if split.by == "header":
         wanted = split.name.encode("latin-1")
         return b", ".join(value for name, value in request.headers if name.lower() == wanted)
-    if split.by == "cookie":
-        wanted = split.name.encode("latin-1")
-        for name, value in request.headers:
-            if name.lower() == b"cookie":
-                for pair in value.split(b";"):
-                    key, _, given = pair.partition(b"=")
-                    if key.strip() == wanted:
-                        return given.strip()
-    return b""
+    return request.cookie(split.name.encode("latin-1")) if split.by == "cookie" else b""
 
 
 def standing_in(route: Route, snapshot: Snapshot, request: Request) -> tuple[Route, Group]:

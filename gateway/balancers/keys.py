@@ -5,7 +5,6 @@ Rule: a key is bytes; of several values the first counts, and an empty one is no
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 from gateway.exchange import Request
@@ -38,16 +37,8 @@ def header(name: str) -> Key:
 
 
 def cookie(name: str) -> Key:
-    # RFC 6265 §4.2.1: pairs behind "; ". Servers read them with less or more white space, too.
-    find = re.compile(rb"(?:\A|;)[ \t]*" + re.escape(name.encode("latin-1")) + rb"=([^;]*)").search
-
-    def value(request: Request) -> bytes:
-        for field, pairs in request.headers:
-            if len(field) == 6 and field.lower() == b"cookie" and (found := find(pairs)):
-                return found[1].strip(b" \t")
-        return b""
-
-    return value
+    wanted = name.encode("latin-1")
+    return lambda request: request.cookie(wanted)
 
 
 def query(name: str) -> Key:

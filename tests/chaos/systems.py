@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ class Event:
     why: str
 
 
-class System:
+class System(ABC):
     """Started before the instances of a `Behind`, in a folder of its own."""
 
     name: ClassVar[str]
@@ -82,8 +83,8 @@ class System:
         self.port = port
         self.server = self._server(folder, behind)
 
-    def _server(self, folder: Path, behind: Behind) -> Server:
-        raise NotImplementedError
+    @abstractmethod
+    def _server(self, folder: Path, behind: Behind) -> Server: ...
 
     @classmethod
     def missing(cls) -> str:
@@ -107,8 +108,8 @@ class System:
         finally:
             self.server.close()
 
-    def event(self, line: str) -> Event | None:
-        raise NotImplementedError
+    @abstractmethod
+    def event(self, line: str) -> Event | None: ...
 
 
 def _seconds(value: float) -> str:
