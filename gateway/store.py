@@ -25,6 +25,7 @@ from gateway.model import Config, DiscoverySettings, Endpoint, StaticSource, Ups
 from gateway.providers import Provider, Remembering, Update, depends_on, make
 from gateway.router import Router
 from gateway.snapshot import Group, Join, Known, Snapshot, differences, group
+from gateway.turns import breathe
 
 log = logging.getLogger("gateway.store")
 
@@ -214,7 +215,7 @@ class Store:
         def pause() -> None:
             nonlocal began
             if time.monotonic() - began > SLICE:
-                gevent.sleep(0)
+                breathe()
                 began = time.monotonic()
 
         return pause
@@ -335,7 +336,7 @@ class Store:
             try:
                 self.apply()
                 while self._dirty:
-                    gevent.sleep(0)
+                    breathe()
                     self.apply()
                 # What a group is made of gathers where the collector looks seldom, until one
                 # look takes tens of milliseconds: a little each time holds nobody up.

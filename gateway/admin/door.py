@@ -20,7 +20,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import gevent
 from gevent.lock import BoundedSemaphore
 from gevent.threadpool import ThreadPool
 from prometheus_client import CollectorRegistry
@@ -34,6 +33,7 @@ from gateway.errors import GatewayError, MethodNotAllowed, Misdirected, NoRoute,
 from gateway.exchange import Header, Request, Response
 from gateway.model import AdminSettings, Config
 from gateway.telemetry.metrics import Metrics
+from gateway.turns import breathe
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -253,7 +253,7 @@ class Admin:
         endpoints: set[tuple[str, str]] = set()
         for name, group in snapshot.groups.items():
             endpoints.update((name, one.address) for one in group.endpoints)
-            gevent.sleep(0)
+            breathe()
         config = snapshot.config
         return {route.name for route in config.routes}, config.upstreams.keys(), endpoints
 

@@ -22,6 +22,8 @@ from gevent import socket as gsocket
 from gevent.pool import Pool
 from gevent.server import StreamServer
 
+from gateway.turns import breathe
+
 log = logging.getLogger("gateway.admin")
 
 Part = dict[str, Any]
@@ -130,4 +132,4 @@ def _in_turns(parts: Iterable[Part]) -> Iterator[Part]:
     for number, part in enumerate(parts):
         yield part
         if number % _A_TURN == _A_TURN - 1:
-            gevent.sleep(0)
+            breathe()

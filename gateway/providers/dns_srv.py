@@ -16,8 +16,6 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Protocol
 
-import gevent
-
 from gateway.model import DiscoverySettings, DnsSrvSource, Endpoint, Upstream
 from gateway.providers.addresses import Network, allowed, host, networks
 from gateway.providers.base import (
@@ -38,6 +36,7 @@ from gateway.providers.base import (
 from gateway.providers.names import Names, expand, is_name
 from gateway.registries import RegistryError
 from gateway.registries.dns import LEAST_TTL, Addresses, Service, Srv, shared
+from gateway.turns import breathe
 
 # -- records --------------------------------------------------------------------------
 
@@ -186,7 +185,7 @@ class DnsSrvProvider:
         named = (endpoint.host for group in groups for endpoint in group if is_name(endpoint))
         errors = self._names.refresh(named, told, self._due)
         # A service of a thousand targets is worked through in parts, with others in between.
-        gevent.sleep(0)
+        breathe()
         endpoints, refused = best(groups, self._names.addresses, self._deny)
         self._journal.refused((*bad, *refused))
         error = "; ".join(filter(None, (self._error, *errors)))

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-import gevent
-
 from gateway.config import urls
 from gateway.model import DiscoverySettings, Endpoint, EtcdSource, Upstream
 from gateway.providers.addresses import allowed, host, networks
@@ -39,6 +37,7 @@ from gateway.providers.names import Names, expand, is_name
 from gateway.providers.names import make as make_names
 from gateway.registries import RegistryError, etcd
 from gateway.registries.dns import LEAST_TTL
+from gateway.turns import breathe
 
 # An endpoint takes no more than this to write down.
 MOST_VALUE = 4096
@@ -312,12 +311,6 @@ class EtcdProvider:
         if self._unwatched:
             log.info("upstream %s: watching", self.upstream)
         self._unwatched = ""
-
-
-def breathe() -> None:
-    """Let others have their turn. When etcd comes and goes it does so for a thousand upstreams at
-    once, and the hub would go through all of them before it looks at a request."""
-    gevent.sleep(0)
 
 
 @dataclass(slots=True)

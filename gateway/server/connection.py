@@ -42,6 +42,7 @@ from gateway.server.body import ArrivingBody, of_chunks, of_length
 from gateway.server.pace import Pace
 from gateway.server.parser import Before, HeadParser
 from gateway.stream import Stream
+from gateway.turns import breathe
 
 log = logging.getLogger(__name__)
 
@@ -461,7 +462,7 @@ class Connection:
             if passed >= _BYTES_A_TURN:
                 passed = 0
                 client.go_further_ahead()
-                gevent.sleep(0)
+                breathe()
 
     def open_tunnel(self, request: Request, response: Response) -> None:
         """Answer 101 and carry bytes both ways until the tunnel ends."""

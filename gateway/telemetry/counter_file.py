@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import gevent
 from prometheus_client import mmap_dict, multiprocess
 from prometheus_client.metrics_core import Metric
+
+from gateway.turns import breathe
 
 log = logging.getLogger("gateway.metrics")
 
@@ -54,7 +55,7 @@ class Series:
 
 def pause(number: int) -> None:
     if not number % _SLICE:
-        gevent.sleep(0)
+        breathe()
 
 
 class CounterFile:

@@ -77,7 +77,7 @@ Decided = Callable[[], Iterable[tuple[str, str, int]]]
 class _Cell:
     """What the records of one kind add up to since the last write."""
 
-    __slots__ = ("attempts", "bytes_in", "bytes_out", "count", "durations", "endpoint", "route", "upstream")
+    __slots__ = ("attempts", "bytes_in", "bytes_out", "count", "endpoint", "in_buckets", "route", "seconds", "upstream")
 
     def __init__(self, route: Route | None, upstream: Upstream | None, endpoint: Endpoint | None) -> None:
         self.route = route
@@ -87,7 +87,9 @@ class _Cell:
         self.bytes_in = 0
         self.bytes_out = 0
         self.attempts = 0
-        self.durations: list[float] = []
+        self.seconds = 0.0
+        # How many took no longer than each bound of BUCKETS and longer than the one before.
+        self.in_buckets = [0] * len(_LE)
 
 
 class Metrics:
@@ -131,7 +133,9 @@ class Metrics:
             cell.bytes_in += record[13]
             cell.bytes_out += record[14]
             cell.attempts += record[19]
-            cell.durations.append(record[15])
+            duration = record[15]
+            cell.seconds += duration
+            cell.in_buckets[bisect_left(BUCKETS, duration)] += 1
 
     def tick(self, dropped: int, lost: int) -> None:
         """Write, when it is time."""
@@ -244,6 +248,7 @@ def _add_up(counts: _Totals, durations: _Totals, cell: _Cell, method: bytes, sta
         # It lasts as long as somebody talks, which is no measure of the gateway.
         counts["gateway_tunnels_total", (route,)] += cell.count
         return
-    durations[_SUM, (route,)] += sum(cell.durations)
-    for duration in cell.durations:
-        durations[_BUCKET, (route, _LE[bisect_left(BUCKETS, duration)])] += 1
+    durations[_SUM, (route,)] += cell.seconds
+    for bound, number in zip(_LE, cell.in_buckets, strict=True):
+        if number:
+            durations[_BUCKET, (route, bound)] += number
