@@ -10,6 +10,7 @@ so nobody reads before it is known that the body is wanted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from gateway.errors import GatewayError
     from gateway.model import Endpoint, Route, Upstream
     from gateway.stream import Stream
+
+_EVENTS = b"text/event-stream"
+_EVENT_STREAM = re.compile(rb"(?:\A|\n)content-type: " + _EVENTS, re.IGNORECASE)
 
 Header = tuple[bytes, bytes]
 Headers = list[Header]
@@ -276,3 +280,11 @@ class Response:
     def headers(self, headers: Headers) -> None:
         self._headers = headers
         self.block = b""
+
+    def is_event_stream(self) -> bool:
+        """Whether its Content-Type is text/event-stream."""
+        if self.block:
+            return _EVENT_STREAM.search(self.block) is not None
+        return any(
+            name.lower() == b"content-type" and value.lower().startswith(_EVENTS) for name, value in self._headers
+        )

@@ -141,7 +141,8 @@ class Forwarder:
             if kept is not None:
                 _close(kept[0])
         rest = response.stream or response.tunnel
-        if rest is None:
+        if rest is None or _listens(response):
+            # What only listens may do so for hours: it keeps nobody from being answered.
             gate.leave()
         else:
             # The request ends when its body ends.
@@ -298,6 +299,13 @@ def _had_time(
         isinstance(error, ConnectTimeout) and (timeouts.connect is None or deadline - began < timeouts.connect)
     )
     return not cut or (not arriving and timeouts.total is not None and now - began >= timeouts.total / 2)
+
+
+def _listens(response: Response) -> bool:
+    """Whether an answer is a tunnel or a stream of events (WHATWG HTML §9.2), which has no end of its own."""
+    if response.tunnel is not None:
+        return True
+    return response.content_length is None and response.is_event_stream()
 
 
 def _close(response: Response) -> None:

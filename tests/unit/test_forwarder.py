@@ -359,14 +359,31 @@ class TestGate:
         world.forward()
         assert (seen, gate.in_flight) == ([1, 1, 1], 0)
 
-    @pytest.mark.parametrize("kind", ["stream", "tunnel"])
-    def test_until_the_body_ends(self, kind):
+    @pytest.mark.parametrize("headers", [[], [(b"Content-Type", b"text/plain")], [(b"X", b"text/event-stream")]])
+    def test_until_the_body_ends(self, headers):
         body = Body()
-        world = World(Pool(Response(200, b"", [], **{kind: body})))
+        world = World(Pool(Response(200, b"", headers, stream=body)))
         world.forward()
         assert world.state.gate.in_flight == 1
         body.close()
         assert world.state.gate.in_flight == 0
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            lambda body: Response(101, b"", [], tunnel=body),
+            lambda body: Response(200, b"", [(b"content-type", b"Text/Event-Stream; charset=utf-8")], stream=body),
+            lambda body: Response(200, b"", [], b"Content-Type: text/event-stream\r\nX: y", stream=body),
+            lambda body: Response(200, b"", [], b"X: y\r\ncontent-type: text/event-stream", stream=body),
+        ],
+    )
+    def test_what_only_listens_has_no_place(self, answer):
+        body = Body()
+        world = World(Pool(answer(body)))
+        world.forward()
+        assert (world.state.gate.in_flight, world.in_flight) == (0, [1])
+        body.close()
+        assert (world.state.gate.in_flight, world.in_flight) == (0, [0])
 
     @pytest.mark.parametrize("error", [BadResponse(), ClientClosed(), KeyError("fault"), KeyboardInterrupt()])
     def test_and_whatever_is_raised(self, error):
