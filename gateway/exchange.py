@@ -63,10 +63,12 @@ class BufferedBody:
 
 class ResponseBody(Protocol):
     """What is still to come of an answer's body. `on_end` is called once, at its end. `most`:
-    the bytes that one `read` may return, 64 KiB unless a door says otherwise."""
+    the bytes that one `read` may return, 64 KiB unless a door says otherwise. A door calls
+    `on_wait` when it is the client that is waited for."""
 
     most: int
     on_end: Callable[[], None] | None
+    on_wait: Callable[[], None] | None
 
     def read(self) -> bytes:
         """The next piece as it arrives; `b""` is the proper end.

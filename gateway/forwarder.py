@@ -18,7 +18,7 @@ from gateway import target as targets
 from gateway.errors import ClientError, ConnectTimeout, DeadlineExceeded, GatewayError, PoolFull
 from gateway.exchange import Request, Response
 from gateway.headers import Head, Outbound, with_field
-from gateway.health.candidate import Candidate
+from gateway.health.candidate import Candidate, Stay
 from gateway.health.state import UpstreamState
 from gateway.model import Endpoint, RetryPolicy, Route, Timeouts
 from gateway.retry import Attempts, ReplayBody, pause, replayable
@@ -140,14 +140,15 @@ class Forwarder:
             request.reason = ""
             if kept is not None:
                 _close(kept[0])
-        rest = response.stream or response.tunnel
+        rest = response.stream
         if rest is None or _listens(response):
             # What only listens may do so for hours: it keeps nobody from being answered.
             gate.leave()
         else:
             # The request ends when its body ends.
-            gate.stream()
-            rest.on_end = candidate.state.leave
+            stay = Stay(candidate.state)
+            rest.on_end = stay.end
+            rest.on_wait = stay.outlast
         return response
 
     def _try(

@@ -95,13 +95,31 @@ class EndpointState:
         return max((now - self.warm_from) / (self.warm_until - self.warm_from), _LEAST_WARM)
 
     def end(self) -> None:
-        """A try has ended, and its request goes on."""
+        """A try has ended, and perhaps its request goes on."""
         self.in_flight -= 1
 
-    def leave(self) -> None:
-        """A request has ended with it."""
-        self.in_flight -= 1
-        self.gate.end_stream()
+
+class Stay:
+    """What an answer keeps of its upstream while its body goes on: a count at the endpoint, and
+    a place in the gate until the client is what is waited for."""
+
+    __slots__ = ("_placed", "_state")
+
+    def __init__(self, state: EndpointState) -> None:
+        state.gate.stream()
+        self._state = state
+        self._placed = True
+
+    def outlast(self) -> None:
+        """The client is slow to take it: that keeps nobody else from being answered."""
+        if self._placed:
+            self._placed = False
+            self._state.gate.end_stream()
+
+    def end(self) -> None:
+        """The body has ended, and with it the request."""
+        self._state.end()
+        self.outlast()
 
 
 class Candidate:

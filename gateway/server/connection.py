@@ -136,6 +136,7 @@ class Connection:
         "_half_closed",
         "_keep",
         "_pace",
+        "_passing",
         "_told",
         "answering",
         "busy",
@@ -176,6 +177,8 @@ class Connection:
         self._greenlet: Any = None
         self._half_closed: Any = None
         self._pace: Pace | None = None
+        # The rest of the answer that is being written, until it was told that the client is slow.
+        self._passing: ResponseBody | None = None
         # The answer that is being written. `answering`: its head is (being) sent.
         self.answering = False
         self.sent = 0
@@ -419,6 +422,7 @@ class Connection:
                 return None
             self.begin(request, response, body, stream is None)
             if stream is not None and not without_body(request, response):
+                self._passing = stream
                 self._pass_on(stream)
                 self.end()
         except GatewayError as error:
@@ -436,6 +440,7 @@ class Connection:
             return fault
         finally:
             if stream is not None:
+                self._passing = None
                 stream.close()
         return None
 
@@ -598,6 +603,9 @@ class Connection:
         That the socket becomes writable is not the measure: with large buffers it does so
         long after the client took something. What left our kernel is.
         """
+        passing, self._passing = self._passing, None
+        if passing is not None and passing.on_wait is not None:
+            passing.on_wait()
         stream, limit, rate = self.stream, self.settings.timeouts.write, self.settings.min_rate
         pace = self._pace = self._pace or Pace(rate)
         look = _LONGEST_LOOK if limit is None else min(limit / 4, _LONGEST_LOOK)

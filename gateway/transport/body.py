@@ -31,6 +31,7 @@ class AnswerBody:
         "_upload",
         "most",
         "on_end",
+        "on_wait",
     )
 
     def __init__(
@@ -52,6 +53,7 @@ class AnswerBody:
         self._address = address
         self.most = PIECE
         self.on_end: Callable[[], None] | None = None
+        self.on_wait: Callable[[], None] | None = None
 
     def read(self) -> bytes:
         connection = self._connection

@@ -127,6 +127,14 @@ class TestConcurrency:
         record = scene.gateway.logged("/turn/next", where=lambda record: record["status"] == 200)
         assert record["queue_ms"] > 0
 
+    @pytest.mark.own_worker("it knows that it is the client that is slow", door="direct")
+    def test_who_does_not_read_keeps_nobody_from_being_answered(self, scene, upstream):
+        upstream.queue(answer(b"x" * 32 * 1024 * 1024))
+        with scene.client() as client:
+            client.send(request(b"/one/large"))
+            assert client.read_head().status == 200
+            soon(lambda: scene.ask(request(b"/one")).status == 200, "the place to be free")
+
     def test_and_no_longer_than_its_time(self, scene, upstream):
         client, go = self.held(scene, upstream, b"/queue")
         with client:

@@ -349,7 +349,7 @@ def test_pools_and_states_survive_for_what_stays_and_go_with_what_goes() -> None
     assert candidates(app)[1].state is two.state
     assert candidates(app)[1].pool is not pools[1]
     app.reconfigure(serving("v4", ONE))
-    two.state.leave()
+    two.state.end()
     app._forget(app.store.current)
     app.reconfigure(serving("v5", ONE, TWO))
     assert candidates(app)[1].state is not two.state
@@ -363,7 +363,7 @@ def test_an_upstream_that_is_gone_leaves_nothing() -> None:
     app.reconfigure(config())
     assert pool.retired
     assert "main" in app._states
-    one.state.leave()
+    one.state.end()
     app._forget(app.store.current)
     assert "main" not in app._states
     assert not app.transport._by_endpoint

@@ -368,6 +368,16 @@ class TestGate:
         body.close()
         assert world.state.gate.in_flight == 0
 
+    def test_no_longer_than_the_upstream_is_waited_for(self):
+        body = Body()
+        world = World(Pool(Response(200, b"", [], stream=body)))
+        world.forward()
+        body.on_wait()
+        body.on_wait()
+        assert (world.state.gate.in_flight, world.in_flight) == (0, [1])
+        body.close()
+        assert (world.state.gate.in_flight, world.in_flight) == (0, [0])
+
     @pytest.mark.parametrize(
         "answer",
         [

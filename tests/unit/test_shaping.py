@@ -44,6 +44,7 @@ class Rest:
     def __init__(self) -> None:
         self.most = 0
         self.on_end: Callable[[], None] | None = None
+        self.on_wait: Callable[[], None] | None = None
         self.ended = 0
 
     def read(self) -> bytes:

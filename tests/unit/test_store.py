@@ -183,7 +183,7 @@ def test_what_is_gone_is_forgotten_when_its_last_request_ended() -> None:
     one.in_flight = 1
     state.forget(set())
     assert state.endpoints == {ONE.key: one}
-    one.leave()
+    one.end()
     state.forget({TWO.key})
     assert state.endpoints == {}
     assert state.endpoint(TWO, 0.0) is not two

@@ -96,6 +96,7 @@ class Pieces:
         # What `most` was at each read.
         self.asked: list[int] = []
         self.on_end = None
+        self.on_wait = None
         self.closed = 0
 
     def read(self) -> bytes:
