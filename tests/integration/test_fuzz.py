@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from gateway.errors import BadRequest
-from gateway.server.parser import HeadParser
+from gateway.server.parser import Before, HeadParser
 from gateway.transport.answer import AnswerReader
 from tests import fuzzing
 
@@ -40,10 +40,10 @@ class TestItWouldBeSeen:
     def test_a_fault_of_the_parser(self, monkeypatch: pytest.MonkeyPatch) -> None:
         parse = HeadParser.parse
 
-        def faulty(self: HeadParser, raw: bytes) -> None:
+        def faulty(self: HeadParser, raw: bytes, before: Before | None = None) -> Before | None:
             if b"\xff" in raw:
                 raise ValueError("a fault")
-            parse(self, raw)
+            return parse(self, raw, before)
 
         monkeypatch.setattr(HeadParser, "parse", faulty)
         assert any("ValueError: a fault" in wrong for wrong in fuzzing.fuzz(1, 2_000).wrong)
