@@ -41,9 +41,9 @@ _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 _RESET = struct.pack("ii", 1, 0)
 # What the kernel takes of an answer ahead of what it can send (tcp(7), TCP_NOTSENT_LOWAT), and not the
 # megabytes that a socket's buffer grows to, which slow readers could make thousands of: so much from
-# the beginning, and enough to keep a fast client busy once it has proved to be one.
+# the beginning, and enough for the largest pieces once a client has proved to be fast.
 AHEAD = 128 * 1024
-_FURTHER_AHEAD = 512 * 1024
+_FURTHER_AHEAD = 2 * 1024 * 1024
 # ioctl: bytes in the send queue that were not sent yet (Linux: sockios.h, SIOCOUTQNSD).
 _NOT_SENT = 0x894B
 # TLS: the most that a record holds, and how much is kept at a half-close (more than the kernel
@@ -384,10 +384,17 @@ class Stream:
 
     def go_further_ahead(self) -> None:
         """The other side keeps up: from now on the kernel takes more than it can send at once."""
-        if self._allowed_ahead != _FURTHER_AHEAD:
-            self._allowed_ahead = _FURTHER_AHEAD
+        self._allow_ahead(_FURTHER_AHEAD)
+
+    def go_less_ahead(self) -> None:
+        """The other side has been waited for: the kernel takes no more than of any other client."""
+        self._allow_ahead(AHEAD)
+
+    def _allow_ahead(self, size: int) -> None:
+        if self._allowed_ahead != size:
+            self._allowed_ahead = size
             with suppress(OSError):  # not TCP
-                self._raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _FURTHER_AHEAD)
+                self._raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, size)
 
     def _send_rest(self, rest: memoryview, timeout: float | None) -> None:
         while rest:

@@ -52,6 +52,8 @@ _QUIET_SECONDS = 10.0
 _MOST_MEMORY = 20 * 1024
 # How much longer an answer may take the normal client, at the 99th percentile.
 _MOST_SLOWER = 3.0
+# So many seconds may the end of all tunnels take.
+_ALL_ENDED = 120.0
 _BIG = 32 * 1024 * 1024
 _DIRECT = next(door for door in doors() if door.name == "direct")
 
@@ -340,7 +342,7 @@ def tunnels() -> list[str]:
             wrong += normal.failed
             for client in opened:
                 client.close()
-            gateway._await(lambda: gateway.open_connections() <= sockets, "the tunnels to end")
+            gateway._await(lambda: gateway.open_connections() <= sockets, "the tunnels to end", _ALL_ENDED)
             if answered != number:
                 wrong.append(f"{number - answered} do not answer")
             if "Traceback" in gateway.errors():

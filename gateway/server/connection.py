@@ -63,12 +63,18 @@ _LINGER_SECONDS = 2.0
 _LONGEST_LOOK = 5.0
 # A fast source and a fast sink never wait: let others run in between.
 _BYTES_A_TURN = 1024 * 1024
-# Pieces of an answer's body: large ones cost less, but a client that takes nothing holds one
-# for as long as it is let. So no more is read than the kernel would take, within these; the
-# small one is what waits in our memory when it would take none.
+# Pieces of an answer's body: large ones cost less (each wakes the upstream and the client, which
+# is most of what a byte costs), but a client that takes nothing holds one for as long as it is
+# let. So no more is read than the kernel would take, within these; the small one is what waits in
+# our memory when it would take none.
 _PIECE = 64 * 1024
-_LARGE_PIECE = 256 * 1024
+# Where the answer's length is told, a buffer is made for what is to come of it: less than glibc's
+# malloc would map and unmap each time (mallopt(3), M_MMAP_THRESHOLD).
+_TOLD_PIECE = 120 * 1024
+_LARGE_PIECE = 1024 * 1024
 _SMALL_PIECE = 1024
+# A client that was waited for so many seconds is none that keeps up.
+_NOT_FAST = 0.1
 _NO_BODY = frozenset({204, 304})
 
 
@@ -134,6 +140,7 @@ class Connection:
         "_delimited",
         "_greenlet",
         "_half_closed",
+        "_held_up",
         "_keep",
         "_pace",
         "_passing",
@@ -177,6 +184,8 @@ class Connection:
         self._greenlet: Any = None
         self._half_closed: Any = None
         self._pace: Pace | None = None
+        # It was waited for the client, and not for a moment, within the last turn.
+        self._held_up = False
         # The rest of the answer that is being written, until it was told that the client is slow.
         self._passing: ResponseBody | None = None
         # The answer that is being written. `answering`: its head is (being) sent.
@@ -447,7 +456,7 @@ class Connection:
     def _pass_on(self, stream: ResponseBody) -> None:
         client = self.stream
         passed = room = 0
-        wanted = _PIECE
+        wanted = _PIECE if self._told is None else _TOLD_PIECE
         while True:
             if room < wanted:
                 room = client.room()
@@ -466,7 +475,9 @@ class Connection:
             passed += size
             if passed >= _BYTES_A_TURN:
                 passed = 0
-                client.go_further_ahead()
+                if not self._held_up:
+                    client.go_further_ahead()
+                self._held_up = False
                 breathe()
 
     def open_tunnel(self, request: Request, response: Response) -> None:
@@ -620,6 +631,9 @@ class Connection:
             sent = stream.send_some(rest)
             moved = max(unsent - stream.unsent() + sent, 0)
             rest = rest[sent:]
+            if waited >= _NOT_FAST:
+                self._held_up = True
+                stream.go_less_ahead()
             stalled = 0.0 if moved else stalled + waited
             if limit is not None and stalled >= limit:
                 raise self._stuck(f"client took nothing for {limit} s")

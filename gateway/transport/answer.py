@@ -373,10 +373,14 @@ class AnswerReader:
         while not self.pieces:
             if self.complete:
                 return b""
+            remaining = self._remaining
+            if 0 <= remaining < most:
+                # A buffer for what is to come, and one byte that would be too many.
+                most = remaining + 1
             data = self._stream.recv(most, timeout)
             if not data:
                 self._end_of_stream()
-            elif self._remaining >= 0:
+            elif remaining >= 0:
                 self._count(data)
             else:
                 self._quiet += len(data)

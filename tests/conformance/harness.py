@@ -228,8 +228,9 @@ def _link(entry: Path) -> str:
 def _listening() -> set[str]:
     """The inodes of all sockets of this machine that listen."""
     found = set()
-    for table in ("tcp", "tcp6"):
-        rows = [line.split() for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+    # A machine without IPv6 has no tcp6.
+    for table in filter(Path.exists, (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))):
+        rows = [line.split() for line in table.read_text().splitlines()[1:]]
         found |= {row[9] for row in rows if row[3] == "0A"}
     rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
     return found | {row[6] for row in rows if int(row[3], 16) & 0x10000}  # __SO_ACCEPTCON

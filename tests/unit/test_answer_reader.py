@@ -11,7 +11,7 @@ from gateway.errors import BadResponse
 from gateway.exchange import Response
 from gateway.model import AnswerLimits
 from gateway.testing import answer, chunk, chunked, head
-from gateway.transport.answer import AnswerReader
+from gateway.transport.answer import PIECE, AnswerReader
 
 CHUNKED = b"Transfer-Encoding: chunked"
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -23,9 +23,11 @@ class Script:
     def __init__(self, *pieces: bytes) -> None:
         self.pieces = list(pieces)
         self.limits: list[float | None] = []
+        self.sizes: list[int] = []
 
     def recv(self, size: int, timeout: float | None) -> bytes:
         self.limits.append(timeout)
+        self.sizes.append(size)
         return self.pieces.pop(0) if self.pieces else b""
 
 
@@ -353,6 +355,33 @@ class TestLimits:
     def test_many_small_chunks_are_a_body(self):
         read = Read(head(200, CHUNKED), *[chunk(b"a")] * 3000, chunked(), limits=self.SMALL)
         assert len(read.body) == 3000
+
+
+class TestBuffers:
+    """A read asks for what is to come of the body, and one byte more, which would be too many."""
+
+    def test_no_larger_than_what_is_to_come(self):
+        read = Read(head(200, b"Content-Length: 100"), b"x" * 60, b"y" * 40)
+        assert read.stream.sizes[1:] == [101, 41]
+        assert read.told == (200, b"x" * 60 + b"y" * 40, True)
+
+    def test_nor_than_what_is_wanted(self):
+        stream = Script(head(200, b"Content-Length: 100"), b"x" * 50, b"y" * 50)
+        reader = AnswerReader(stream)  # type: ignore[arg-type]
+        reader.read_head(False, None, b"")
+        assert reader.read_body(None, 100) + reader.read_body(None, 99) == b"x" * 50 + b"y" * 50
+        assert stream.sizes[1:] == [100, 51]
+
+    @pytest.mark.parametrize("coded", [CHUNKED, b"X: y"])
+    def test_what_is_to_come_may_not_be_known(self, coded):
+        read = Read(head(200, coded), *([chunked(b"x")] if coded == CHUNKED else [b"x"]))
+        assert set(read.stream.sizes[1:]) == {PIECE}
+        assert read.body == b"x"
+
+    def test_the_one_too_many(self):
+        read = Read(head(200, b"Content-Length: 4"), b"ab", b"cde")
+        assert read.told == (200, b"abcd", False)
+        assert read.stream.sizes[2] == 3
 
 
 class TestClock:

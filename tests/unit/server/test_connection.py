@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gateway.errors import BadPath, ClientClosed, Draining, UpstreamStalled
 from gateway.exchange import Request, Response
 from gateway.model import ServerLimits, ServerSettings, ServerTimeouts
+from gateway.server import connection
 from tests.unit.server.wire import Pieces, answers_in, echo, read_all, serve
 
 GET = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -283,13 +284,19 @@ class TestAnswers:
         assert door.finished == [(b"/last", 200, 12, None)]
         assert body.closed
 
-    @pytest.mark.parametrize(("room", "asked"), [(1 << 20, 256 << 10), (100_000, 100_000), (5, 1 << 10), (-9, 1 << 10)])
+    @pytest.mark.parametrize(("room", "asked"), [(2 << 20, 1 << 20), (100_000, 100_000), (5, 1 << 10), (-9, 1 << 10)])
     def test_pieces_are_as_large_as_the_client_keeps_up(self, room: int, asked: int) -> None:
         first = min(asked, 65536)
         body = Pieces(b"x" * first, b"y" * asked, b"z")
         serve(LAST, answers=lambda _: Response(200, b"OK", [], data=b"", stream=body), room=room)
         # A full piece: more is there; one that is not full was all that there was.
         assert body.asked == [first, asked, asked, first]
+
+    @pytest.mark.parametrize(("room", "asked"), [(2 << 20, 120 << 10), (100_000, 100_000), (5, 1 << 10)])
+    def test_the_first_one_is_larger_where_the_length_is_told(self, room: int, asked: int) -> None:
+        body = Pieces(b"x" * 10)
+        serve(LAST, answers=lambda _: Response(200, b"OK", [], content_length=10, stream=body), room=room)
+        assert body.asked[0] == asked
 
     def test_what_is_out_is_not_held_while_more_is_awaited(self) -> None:
         response = Response(200, b"OK", [], data=b"a" * 9000)
@@ -304,6 +311,27 @@ class TestAnswers:
             pieces = Pieces(*[b"x" * 65536] * (16 * megabytes - 1))
             stream, _ = serve(LAST, answers=lambda _, body=pieces: Response(200, b"OK", [], stream=body))
             assert stream.further_ahead is more
+
+    @pytest.mark.parametrize(("stuck_at", "waited", "more"), [(3, 0.11, True), (3, 0.0, True), (5, 0.11, False), (5, 0.09, True)])
+    def test_but_not_when_it_was_waited_for(
+        self, monkeypatch: pytest.MonkeyPatch, stuck_at: int, waited: float, more: bool
+    ) -> None:
+        """Half megabytes, six and a half of them, chunked; it is stuck when so many are out. What comes two turns later
+        is forgiven."""
+        half = 1 << 19
+        now = 100.0
+
+        def wait() -> None:
+            nonlocal now
+            now += waited
+
+        monkeypatch.setattr(connection, "monotonic", lambda: now)
+        pieces = Pieces(*[b"x" * half] * 6, b"x")
+        stream, door = serve(
+            LAST, answers=lambda _: Response(200, b"OK", [], stream=pieces), stuck_at=[stuck_at * half], while_stuck=wait
+        )
+        assert door.finished == [(b"/last", 200, 6 * half + 1, None)]
+        assert stream.further_ahead is more
 
     def test_a_stream_of_unknown_length(self) -> None:
         body = Pieces(b"x" * 17, b"y")
