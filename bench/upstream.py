@@ -100,8 +100,10 @@ def started(program: Program, port: int, body: bytes, path: str = "/") -> tuple[
     return program, port
 
 
-class Streaming(asyncio.Protocol):
-    """One connection of the second upstream."""
+class Streaming(asyncio.BufferedProtocol):
+    """One connection of the second upstream. All read into one buffer, which is used up at once."""
+
+    _buffer = bytearray(1024 * 1024)
 
     def __init__(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
@@ -115,9 +117,12 @@ class Streaming(asyncio.Protocol):
             raise BenchError("a stream transport was expected")
         self._transport = transport
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(memoryview(self._buffer)[:nbytes])
         except httptools.HttpParserError as error:
             print(f"bad request: {error}", flush=True)
             self._transport.abort()

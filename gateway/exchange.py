@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from gateway.model import Endpoint, Route, Upstream
     from gateway.stream import Stream
 
+# What is read of a body at once, in bytes, unless somebody says otherwise.
+PIECE = 64 * 1024
 _EVENTS = b"text/event-stream"
 _EVENT_STREAM = re.compile(rb"(?:\A|\n)content-type: " + _EVENTS, re.IGNORECASE)
 
@@ -36,8 +38,8 @@ class RequestBody(Protocol):
     complete: bool
     expects_continue: bool
 
-    def read(self) -> bytes:
-        """The next piece as it arrives, at most 64 KiB or so; `b""` is the end.
+    def read(self, most: int = PIECE) -> bytes:
+        """The next piece as it arrives, of `most` bytes or so; `b""` is the end.
 
         Raises a `ClientError` (`ClientClosed`, `RequestTimeout`, `BadRequest`,
         `BodyTooLarge`) when the body cannot be had whole: a short body never looks
@@ -56,7 +58,7 @@ class BufferedBody:
     def __init__(self, data: bytes) -> None:
         self._data = data
 
-    def read(self) -> bytes:
+    def read(self, most: int = PIECE) -> bytes:
         data, self._data = self._data, b""
         return data
 

@@ -476,7 +476,7 @@ class _Body:
     def __init__(self, expects_continue: bool) -> None:
         self.expects_continue = expects_continue
 
-    def read(self) -> bytes:
+    def read(self, most: int = 0) -> bytes:
         return b""
 
 

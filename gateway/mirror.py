@@ -23,7 +23,7 @@ import gevent
 from gevent import Greenlet, Timeout
 
 from gateway.errors import GatewayError
-from gateway.exchange import BufferedBody, Request, RequestBody, Response
+from gateway.exchange import PIECE, BufferedBody, Request, RequestBody, Response
 from gateway.forwarder import Asked, Forwarder
 from gateway.headers import MIRROR, Head, Outbound, with_field
 from gateway.health.candidate import Candidate
@@ -193,8 +193,8 @@ class Tee:
         # None: it is settled.
         self._pieces: list[bytes] | None = []
 
-    def read(self) -> bytes:
-        piece = self._body.read()
+    def read(self, most: int = PIECE) -> bytes:
+        piece = self._body.read(most)
         self.complete = self._body.complete
         self.expects_continue = self._body.expects_continue
         if self._pieces is not None:

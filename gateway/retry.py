@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.errors import ClientError, DeadlineExceeded, GatewayError
-from gateway.exchange import Request, RequestBody
+from gateway.exchange import PIECE, Request, RequestBody
 from gateway.model import RetryPolicy
 
 # Retries that an upstream may always get: so few requests that a share of them is nothing
@@ -136,11 +136,11 @@ class ReplayBody:
         self.complete = body.complete
         self.expects_continue = body.expects_continue
 
-    def read(self) -> bytes:
+    def read(self, most: int = PIECE) -> bytes:
         if self._at < len(self._pieces):
             self._at += 1
             return self._pieces[self._at - 1]
-        piece = self._body.read()
+        piece = self._body.read(most)
         self.expects_continue = False
         if piece:
             self._pieces.append(piece)

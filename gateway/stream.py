@@ -55,6 +55,9 @@ _ATTACH_FILTER, _DETACH_FILTER = 26, 27
 _DROP = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0), 8)
 _DROP_ALL = struct.pack("HP", 1, ctypes.addressof(_DROP))
 
+# Who was waited for so many seconds does not keep up.
+_NOT_FAST = 0.1
+
 # So many seconds behind a limit the hub was held up by something else.
 _LATE = 0.1
 
@@ -168,6 +171,7 @@ class Stream:
         "armed",
         "closed",
         "eager",
+        "held_up",
         "on_readable",
         "slot",
     )
@@ -196,6 +200,8 @@ class Stream:
         self.closed = False
         # The last read filled its buffer: more is likely there already.
         self.eager = False
+        # A write has waited for the other side, and not for a moment; for whoever asks to reset.
+        self.held_up = False
         # Called from the hub when there is something to read and nobody reads.
         self.on_readable: Callable[[], None] | None = None
 
@@ -330,7 +336,7 @@ class Stream:
 
     # -- writing ----------------------------------------------------------------------
 
-    def send(self, data: bytes, timeout: float | None) -> None:
+    def send(self, data: bytes | memoryview, timeout: float | None) -> None:
         """Send all of it. `timeout` bounds each wait without progress.
 
         Raises TimeoutError and OSError; how much was sent is not told, so the connection
@@ -377,18 +383,14 @@ class Stream:
         return int.from_bytes(told, sys.byteorder)
 
     def room(self) -> int:
-        """About how many bytes the kernel would take now of a client's stream without anybody waiting."""
+        """About how many bytes the kernel would take now without anybody waiting."""
         # Half of it is the kernel's own use (socket(7), SO_SNDBUF).
         buffer = int(self._raw.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)) // 2
         return min(buffer - self.unsent(), self._allowed_ahead - self._queued(_NOT_SENT))
 
     def go_further_ahead(self) -> None:
-        """The other side keeps up: from now on the kernel takes more than it can send at once."""
+        """The other side keeps up: until it is waited for, the kernel takes more than it can send at once."""
         self._allow_ahead(_FURTHER_AHEAD)
-
-    def go_less_ahead(self) -> None:
-        """The other side has been waited for: the kernel takes no more than of any other client."""
-        self._allow_ahead(AHEAD)
 
     def _allow_ahead(self, size: int) -> None:
         if self._allowed_ahead != size:
@@ -411,11 +413,15 @@ class Stream:
         if self._write_watcher is None:
             self._write_watcher = self._hub.loop.io(self._raw.fileno(), _WRITE)
         self._writer = getcurrent()
+        began = monotonic()
         try:
             with Timeout(timeout, TimeoutError("timed out")):
                 self._hub.wait(self._write_watcher)
         finally:
             self._writer = None
+            if monotonic() - began >= _NOT_FAST:
+                self.held_up = True
+                self._allow_ahead(AHEAD)
 
     # -- ending -----------------------------------------------------------------------
 
@@ -520,7 +526,7 @@ class TlsStream(Stream):
             raise ConnectionResetError("TLS connection ended without close_notify") from error
         return data
 
-    def send(self, data: bytes, timeout: float | None) -> None:
+    def send(self, data: bytes | memoryview, timeout: float | None) -> None:
         self._send_rest(memoryview(data), timeout)
 
     def send_some(self, data: bytes | memoryview) -> int:

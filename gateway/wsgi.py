@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from gateway.errors import BadRequest, BodyTooLarge, ClientClosed, ClientError, GatewayError, UnsupportedCoding
-from gateway.exchange import Headers, Request, Response
+from gateway.exchange import PIECE, Headers, Request, Response
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-PIECE = 64 * 1024
 
 # Names whose usual spelling is not a capital after each hyphen.
 _SPELLING = {"Te": "TE", "Dnt": "DNT", "Etag": "ETag", "Www-Authenticate": "WWW-Authenticate"}
@@ -128,7 +127,8 @@ class WsgiBody:
         self.complete = False
         self.expects_continue = False
 
-    def read(self) -> bytes:
+    def read(self, most: int = PIECE) -> bytes:
+        """As `RequestBody`, but never more than 64 KiB: some servers wait for all that they are asked for."""
         if self._left == 0:
             return b""
         try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import gevent
 from gevent import Greenlet
 
-from gateway.exchange import BufferedBody, Headers, Request, RequestBody, Response
+from gateway.exchange import PIECE, BufferedBody, Headers, Request, RequestBody, Response
 from gateway.headers import Head
 from gateway.model import AnswerLimits, Endpoint, PoolSettings, StaticSource, Timeouts, TlsSettings, Upstream
 from gateway.transport import EndpointPool, Transport
@@ -31,11 +31,16 @@ class Pieces:
     def __init__(self, *pieces: object, expects_continue: bool = False) -> None:
         self._pieces = iter(pieces)
         self.expects_continue = expects_continue
-        self.reads = 0
+        # How much was wanted at each read.
+        self.asked: list[int] = []
         self.ended = False
 
-    def read(self) -> bytes:
-        self.reads += 1
+    @property
+    def reads(self) -> int:
+        return len(self.asked)
+
+    def read(self, most: int = PIECE) -> bytes:
+        self.asked.append(most)
         self.expects_continue = False
         for piece in self._pieces:
             if isinstance(piece, bytes):

@@ -11,15 +11,16 @@ from time import monotonic
 from typing import Protocol
 
 from gateway.errors import ClientClosed, ClientError, GatewayError, RequestTimeout
-from gateway.exchange import BufferedBody, Request, RequestBody
+from gateway.exchange import PIECE, BufferedBody, Request, RequestBody
 from gateway.model import ServerSettings
 from gateway.server.chunked import ChunkedDecoder
 from gateway.server.pace import Pace
 from gateway.stream import Stream
 
-_READ = 64 * 1024
+# The least that is read at once: what follows a body is kept for the next request.
+_SMALL_READ = 16 * 1024
 # A fast client never lets us wait: others run in between.
-_READS_A_TURN = 16
+_BYTES_A_TURN = 1024 * 1024
 
 
 class Client(Protocol):
@@ -36,13 +37,14 @@ class Client(Protocol):
 class _Body:
     """What the two framings share: one read from the client with all its limits."""
 
-    __slots__ = ("_client", "_pace", "_reads", "complete", "error", "expects_continue", "received", "request")
+    __slots__ = ("_client", "_of_turn", "_pace", "complete", "error", "expects_continue", "received", "request")
 
     def __init__(self, client: Client, expects_continue: bool) -> None:
         self._client = client
         self.error: GatewayError | None = None
         self._pace: Pace | None = None
-        self._reads = 0
+        # Bytes read since others had their turn.
+        self._of_turn = 0
         self.complete = False
         self.expects_continue = expects_continue
         # Bytes of body handed on so far, also told to the request while there is one.
@@ -62,8 +64,8 @@ class _Body:
         self.error = error
         return error
 
-    def _bytes(self) -> bytes:
-        """The next bytes from the client, whatever they are; never none."""
+    def _bytes(self, most: int) -> bytes:
+        """The next bytes from the client, whatever they are, at most `most`; never none."""
         if self.error is not None:
             raise self.error
         client = self._client
@@ -73,13 +75,13 @@ class _Body:
         if self.expects_continue:
             self.expects_continue = False
             client.send_continue()
-        self._reads += 1
-        if not self._reads % _READS_A_TURN:
+        if self._of_turn >= _BYTES_A_TURN:
+            self._of_turn = 0
             client.stream.eager = False
         settings = client.settings
         began = monotonic()
         try:
-            data = client.stream.recv(_READ, settings.timeouts.body)
+            data = client.stream.recv(most, settings.timeouts.body)
         except TimeoutError:
             raise self._fail(RequestTimeout(f"no progress of the body for {settings.timeouts.body} s")) from None
         except OSError as error:
@@ -88,6 +90,7 @@ class _Body:
             raise self._fail(error) from None
         if not data:
             raise self._fail(ClientClosed("client closed inside its body"))
+        self._of_turn += len(data)
         if settings.min_rate:
             if self._pace is None:
                 self._pace = Pace(settings.min_rate)
@@ -105,10 +108,10 @@ class LengthBody(_Body):
         super().__init__(client, expects_continue)
         self.left = length
 
-    def read(self) -> bytes:
+    def read(self, most: int = PIECE) -> bytes:
         if not self.left:
             return b""
-        data = self._bytes()
+        data = self._bytes(min(most, max(self.left, _SMALL_READ)))
         if len(data) > self.left:
             data, self._client.pending = data[: self.left], data[self.left :]
         self.left -= len(data)
@@ -129,10 +132,10 @@ class ChunkedBody(_Body):
         self._decoder = decoder
         self._ready = ready
 
-    def read(self) -> bytes:
+    def read(self, most: int = PIECE) -> bytes:
         data, self._ready = self._ready, b""
         while not data and not self._decoder.done:
-            arrived = self._bytes()
+            arrived = self._bytes(most)
             try:
                 data = self._decoder.feed(arrived)
             except ClientError as error:

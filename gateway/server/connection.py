@@ -34,8 +34,9 @@ from gateway.errors import (
     UriTooLong,
     WriteTimeout,
 )
-from gateway.exchange import Headers, Request, Response, ResponseBody
+from gateway.exchange import PIECE, Headers, Request, Response, ResponseBody
 from gateway.model import ServerSettings
+from gateway.portions import TOLD_PIECE, Portions
 from gateway.server import proxy_protocol as preamble
 from gateway.server import writer
 from gateway.server.body import ArrivingBody, of_chunks, of_length
@@ -61,20 +62,6 @@ _LINGER_BYTES = 4 * 1024 * 1024
 _LINGER_SECONDS = 2.0
 # How often a blocked write looks whether the client takes anything.
 _LONGEST_LOOK = 5.0
-# A fast source and a fast sink never wait: let others run in between.
-_BYTES_A_TURN = 1024 * 1024
-# Pieces of an answer's body: large ones cost less (each wakes the upstream and the client, which
-# is most of what a byte costs), but a client that takes nothing holds one for as long as it is
-# let. So no more is read than the kernel would take, within these; the small one is what waits in
-# our memory when it would take none.
-_PIECE = 64 * 1024
-# Where the answer's length is told, a buffer is made for what is to come of it: less than glibc's
-# malloc would map and unmap each time (mallopt(3), M_MMAP_THRESHOLD).
-_TOLD_PIECE = 120 * 1024
-_LARGE_PIECE = 1024 * 1024
-_SMALL_PIECE = 1024
-# A client that was waited for so many seconds is none that keeps up.
-_NOT_FAST = 0.1
 _NO_BODY = frozenset({204, 304})
 
 
@@ -140,7 +127,6 @@ class Connection:
         "_delimited",
         "_greenlet",
         "_half_closed",
-        "_held_up",
         "_keep",
         "_pace",
         "_passing",
@@ -184,8 +170,6 @@ class Connection:
         self._greenlet: Any = None
         self._half_closed: Any = None
         self._pace: Pace | None = None
-        # It was waited for the client, and not for a moment, within the last turn.
-        self._held_up = False
         # The rest of the answer that is being written, until it was told that the client is slow.
         self._passing: ResponseBody | None = None
         # The answer that is being written. `answering`: its head is (being) sent.
@@ -454,14 +438,9 @@ class Connection:
         return None
 
     def _pass_on(self, stream: ResponseBody) -> None:
-        client = self.stream
-        passed = room = 0
-        wanted = _PIECE if self._told is None else _TOLD_PIECE
+        portions = Portions(self.stream, PIECE if self._told is None else TOLD_PIECE)
         while True:
-            if room < wanted:
-                room = client.room()
-                wanted = min(max(room, _SMALL_PIECE), wanted)
-            stream.most = wanted
+            stream.most = portions.next()
             piece = stream.read()
             if not piece:
                 return
@@ -469,15 +448,7 @@ class Connection:
             size = len(piece)
             # The wait for the next one may be long.
             del piece
-            room -= size
-            # A piece that is not full was all that was there.
-            wanted = _LARGE_PIECE if size >= wanted else _PIECE
-            passed += size
-            if passed >= _BYTES_A_TURN:
-                passed = 0
-                if not self._held_up:
-                    client.go_further_ahead()
-                self._held_up = False
+            if portions.passed(size):
                 breathe()
 
     def open_tunnel(self, request: Request, response: Response) -> None:
@@ -631,9 +602,6 @@ class Connection:
             sent = stream.send_some(rest)
             moved = max(unsent - stream.unsent() + sent, 0)
             rest = rest[sent:]
-            if waited >= _NOT_FAST:
-                self._held_up = True
-                stream.go_less_ahead()
             stalled = 0.0 if moved else stalled + waited
             if limit is not None and stalled >= limit:
                 raise self._stuck(f"client took nothing for {limit} s")

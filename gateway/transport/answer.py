@@ -20,12 +20,11 @@ from math import inf
 import httptools
 
 from gateway.errors import AnswerTooLarge, BadResponse
-from gateway.exchange import Headers
+from gateway.exchange import PIECE, Headers
 from gateway.headers import Inbound, inbound, usual
 from gateway.model import AnswerLimits
 from gateway.stream import Stream, monotonic
 
-PIECE = 64 * 1024
 # A head and a small body fit; a buffer is made for each read, so a small one is cheaper.
 _HEAD_PIECE = 16 * 1024
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway.errors import BadResponse, UpstreamStalled, UpstreamTruncated
-from gateway.transport.answer import PIECE
+from gateway.exchange import PIECE
 from gateway.transport.connection import Connection
 from gateway.transport.upload import Upload
 

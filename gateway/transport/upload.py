@@ -10,6 +10,7 @@ from __future__ import annotations
 from gateway.errors import GatewayError
 from gateway.exchange import RequestBody
 from gateway.model import Timeouts
+from gateway.portions import Portions
 from gateway.stream import Carrier, Stream
 from gateway.transport.answer import AnswerReader
 
@@ -93,12 +94,17 @@ class Upload:
             self._stream.limit(reader.left)
 
     def _pump(self) -> None:
-        send = self._stream.send
-        timeout = self._timeouts.write
-        while True:
-            piece = self._body.read()
-            if not piece:
-                break
-            send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece, timeout)
+        stream, timeout = self._stream, self._timeouts.write
+        portions = Portions(stream)
+        while piece := self._body.read(portions.next()):
+            size = len(piece)
+            if self._chunked:
+                for rest in stream.send_parts((b"%x\r\n" % size, piece, b"\r\n")):
+                    stream.send(rest, timeout)
+            else:
+                stream.send(piece, timeout)
+            # The wait for the next one may be long.
+            del piece
+            portions.passed(size)
         if self._chunked:
-            send(b"0\r\n\r\n", timeout)
+            stream.send(b"0\r\n\r\n", timeout)

@@ -9,6 +9,7 @@ import gevent
 import pytest
 from gevent import socket as gsocket
 
+from gateway import stream as streams
 from gateway.stream import AHEAD, Deadlines, Stream
 from tests.exchanges import finish, soon
 
@@ -227,19 +228,28 @@ class TestWriting:
         with pytest.raises(OSError):
             stream.send(b"x" * PLENTY, 5.0)
 
-    def test_room_is_what_goes_out_without_waiting(self):
-        """Also when the other side takes nothing, and what the kernel holds ahead is bounded (as by the acceptor)."""
+    @pytest.mark.parametrize(("waited", "slow"), [(0.09, False), (0.11, True)])
+    def test_room_is_what_goes_out_without_waiting(self, monkeypatch, waited, slow):
+        """Also when the other side takes nothing, and what the kernel holds ahead is bounded (as by the acceptor): by
+        less again once it was waited for a tenth of a second."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, AHEAD)
             theirs = socket.create_connection(listener.getsockname())
             ours, _ = listener.accept()
-        stream = Stream(gsocket.socket(fileno=ours.detach()))
+        sock = gsocket.socket(fileno=ours.detach())
+        stream = Stream(sock)
         try:
             taken = _fill(stream)
             stream.go_further_ahead()
             assert _fill(stream) > taken >= AHEAD
-            stream.go_less_ahead()
-            assert stream.room() < 0
+            assert not stream.held_up
+            times = iter([100.0, 100.0 + waited])
+            monkeypatch.setattr(streams, "monotonic", lambda: next(times))
+            with pytest.raises(TimeoutError):
+                stream.wait_writable(0.001)
+            monkeypatch.undo()
+            assert stream.held_up is slow
+            assert (sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == AHEAD) is slow
         finally:
             stream.close()
             theirs.close()

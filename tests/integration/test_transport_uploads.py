@@ -65,6 +65,25 @@ class TestWhole:
         assert upstream.violations == []
 
     @BOTH
+    def test_pieces_grow_while_the_upstream_takes_them(self, upstream, line, chunked):
+        length = 8 * 1024 * 1024
+
+        class Fast(Pieces):
+            """All that is wanted is there."""
+
+            left = length
+
+            def read(self, most: int = 0) -> bytes:
+                self.asked.append(most)
+                self.left, size = max(self.left - most, 0), min(self.left, most)
+                return b"x" * size
+
+        body = Fast()
+        line.ask(request(b"POST", body, chunked=chunked, length=None if chunked else length))
+        assert len(upstream.last.body) == length
+        assert body.asked[0] <= 65536 < max(body.asked) <= 1024 * 1024
+
+    @BOTH
     @pytest.mark.parametrize("data", [b"x", b"", MEGABYTE])
     def test_here_already(self, upstream, line, chunked, data):
         asked = request(b"POST", BufferedBody(data), chunked=chunked, length=None if chunked else len(data))

@@ -245,15 +245,20 @@ class Wire:
         self.written += data
 
 
+def _receive(connection: upstream.Streaming, data: bytes) -> None:
+    connection.get_buffer(-1)[: len(data)] = data
+    connection.buffer_updated(len(data))
+
+
 def test_the_upstream_tells_what_it_received() -> None:
     connection = upstream.Streaming()
     wire = Wire()
     connection._transport = cast(asyncio.Transport, wire)
-    connection.data_received(b"POST /in?crc=1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+    _receive(connection, b"POST /in?crc=1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
     assert wire.written == b""
-    connection.data_received(b"2\r\nde\r\n0\r\n\r\n")
+    _receive(connection, b"2\r\nde\r\n0\r\n\r\n")
     assert wire.written.endswith(upstream.told(5, zlib.crc32(b"abcde")))
-    connection.data_received(b"POST /in HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nxy")
+    _receive(connection, b"POST /in HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nxy")
     assert wire.written.endswith(upstream.told(2))
 
 

@@ -86,7 +86,7 @@ class Arriving:
 
     complete = expects_continue = False
 
-    def read(self):
+    def read(self, most=0):
         return b""
 
 

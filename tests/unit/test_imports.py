@@ -47,10 +47,11 @@ ALLOWED: dict[str, set[str]] = {
     "tunnel": EXCHANGE | {"stream"},
     "hedge": set(),
     "turns": set(),
-    "transport": EXCHANGE | {"headers", "stream", "tunnel"},
+    "portions": EXCHANGE | {"stream"},
+    "transport": EXCHANGE | {"headers", "stream", "portions", "tunnel"},
     "mirror": EXCHANGE | {"forwarder", "hedge", "headers", "health", "snapshot", "target", "transport"},
     "wsgi": EXCHANGE,
-    "server": EXCHANGE | {"stream", "turns", "target", "headers", "problem"},
+    "server": EXCHANGE | {"stream", "portions", "turns", "target", "headers", "problem"},
     # gunicorn reads this one: it needs to know what the file says
     "server.settings": {"errors", "model", "server", "config"},
     # what is learnt from elsewhere

@@ -19,7 +19,7 @@ from gateway.errors import (
     UpstreamReset,
     UpstreamStale,
 )
-from gateway.exchange import BufferedBody, Request
+from gateway.exchange import PIECE, BufferedBody, Request
 from gateway.model import RetryPolicy
 from gateway.retry import FLOOR_PER_SECOND, WINDOW, Attempts, Budget, ReplayBody, replayable
 
@@ -141,14 +141,19 @@ def test_a_body_can_be_read_again() -> None:
         def __init__(self) -> None:
             self.left = [b"a", b"bc"]
 
-        def read(self) -> bytes:
+        def read(self, most: int = PIECE) -> bytes:
+            asked.append(most)
             return self.left.pop(0) if self.left else b""
+
+    asked: list[int] = []
 
     body = ReplayBody(Pieces())
     assert body.expects_continue
-    assert body.read() == b"a"
+    assert body.read(7) == b"a"
     assert not body.expects_continue
     body.rewind()
     assert [body.read() for _ in range(4)] == [b"a", b"bc", b"", b""]
     body.rewind()
     assert [body.read() for _ in range(3)] == [b"a", b"bc", b""]
+    # What is kept is not asked for again.
+    assert asked == [7, PIECE, PIECE, PIECE, PIECE]

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from gateway.errors import BadPath, ClientClosed, Draining, UpstreamStalled
 from gateway.exchange import Request, Response
 from gateway.model import ServerLimits, ServerSettings, ServerTimeouts
-from gateway.server import connection
 from tests.unit.server.wire import Pieces, answers_in, echo, read_all, serve
 
 GET = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -181,6 +180,23 @@ class TestBodies:
         assert stream.limits[1] == 10.0
         assert door.finished[0][3] == "request_timeout"
 
+    @pytest.mark.parametrize(("wanted", "sizes"), [(65536, [65536, 60100, 16384]), (100, [100, 100, 100])])
+    def test_no_more_is_read_than_wanted(self, wanted: int, sizes: list[int]) -> None:
+        """Nor a large buffer made for the little that is to come; a small one may hold the next request, too."""
+        first, second = 40_000, 60_000
+        arrivals = [b"a" * min(size, wanted) for size in (first, second)]
+        left = sum(map(len, arrivals)) + 100
+        raw = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % left
+
+        def read(request: Request) -> Response:
+            body = request.body
+            assert body is not None
+            return Response(200, b"OK", [], data=b"".join(iter(lambda: body.read(wanted), b"")))
+
+        stream, _ = serve(raw, *arrivals, b"b" * 100, LAST, answers=lambda request: read(request) if request.body else echo(request))
+        assert bodies(stream.sent) == [b"".join(arrivals) + b"b" * 100, b"GET /last "]
+        assert stream.sizes[1:4] == sizes
+
     def test_bad_chunks_at_once(self) -> None:
         stream, door = serve(CHUNKED + b"0x5\r\nhello\r\n0\r\n\r\n" + GET)
         assert statuses(stream.sent) == [400]
@@ -311,27 +327,6 @@ class TestAnswers:
             pieces = Pieces(*[b"x" * 65536] * (16 * megabytes - 1))
             stream, _ = serve(LAST, answers=lambda _, body=pieces: Response(200, b"OK", [], stream=body))
             assert stream.further_ahead is more
-
-    @pytest.mark.parametrize(("stuck_at", "waited", "more"), [(3, 0.11, True), (3, 0.0, True), (5, 0.11, False), (5, 0.09, True)])
-    def test_but_not_when_it_was_waited_for(
-        self, monkeypatch: pytest.MonkeyPatch, stuck_at: int, waited: float, more: bool
-    ) -> None:
-        """Half megabytes, six and a half of them, chunked; it is stuck when so many are out. What comes two turns later
-        is forgiven."""
-        half = 1 << 19
-        now = 100.0
-
-        def wait() -> None:
-            nonlocal now
-            now += waited
-
-        monkeypatch.setattr(connection, "monotonic", lambda: now)
-        pieces = Pieces(*[b"x" * half] * 6, b"x")
-        stream, door = serve(
-            LAST, answers=lambda _: Response(200, b"OK", [], stream=pieces), stuck_at=[stuck_at * half], while_stuck=wait
-        )
-        assert door.finished == [(b"/last", 200, 6 * half + 1, None)]
-        assert stream.further_ahead is more
 
     def test_a_stream_of_unknown_length(self) -> None:
         body = Pieces(b"x" * 17, b"y")

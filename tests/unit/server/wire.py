@@ -33,13 +33,14 @@ class ScriptedStream:
         self.breaks_after: int | None = None
         # What the kernel would take.
         self.space = 1024 * 1024
+        self.held_up = False
         self.further_ahead = False
-        # The size at which a write is not taken before it was waited for (each once), and how that wait goes.
-        self.stuck_at: list[int] = []
-        self.while_stuck: Callable[[], None] = lambda: None
+        # The sizes of all reads.
+        self.sizes: list[int] = []
 
     def recv(self, size: int, timeout: float | None) -> bytes:
         self.limits.append(timeout)
+        self.sizes.append(size)
         if self.closed:
             raise ConnectionAbortedError("closed")
         if not self._arrivals:
@@ -53,27 +54,15 @@ class ScriptedStream:
     def send_some(self, data: bytes | memoryview) -> int:
         if self.breaks_after is not None and len(self.sent) + len(data) > self.breaks_after:
             raise BrokenPipeError("gone")
-        if self.stuck_at and len(self.sent) >= self.stuck_at[0]:
-            return 0
         self.sent += bytes(data)
         return len(data)
 
     def send_parts(self, parts: Sequence[bytes]) -> list[memoryview]:
-        whole = b"".join(parts)
-        return [memoryview(whole)[self.send_some(whole) :]]
-
-    def wait_writable(self, timeout: float | None) -> None:
-        self.while_stuck()
-        self.stuck_at.pop(0)
-
-    def unsent(self) -> int:
-        return 0
+        self.send_some(b"".join(parts))
+        return []
 
     def go_further_ahead(self) -> None:
         self.further_ahead = True
-
-    def go_less_ahead(self) -> None:
-        self.further_ahead = False
 
     def room(self) -> int:
         return self.space
@@ -169,8 +158,6 @@ def serve(
     application: Any = None,
     breaks_after: int | None = None,
     room: int = 1024 * 1024,
-    stuck_at: Sequence[int] = (),
-    while_stuck: Callable[[], None] = lambda: None,
     **shared: Any,
 ) -> tuple[ScriptedStream, RecordingDoor]:
     """One connection from its first to its last byte."""
@@ -179,7 +166,6 @@ def serve(
     stream = ScriptedStream(*arrivals)
     stream.breaks_after = breaks_after
     stream.space = room
-    stream.stuck_at, stream.while_stuck = list(stuck_at), while_stuck
     whole = Shared(
         door, application, settings, HeadParser(settings.limits), **{"worn": lambda: None, **shared}
     )
