@@ -12,9 +12,9 @@ import errno
 import socket
 import ssl
 import time
-from typing import Any
+from typing import Any, Self
 
-from gevent import Timeout
+from gevent import get_hub, getcurrent
 from gevent import socket as gsocket
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
@@ -28,7 +28,7 @@ from gateway.errors import (
     Overloaded,
     TlsError,
 )
-from gateway.stream import Stream, wrap
+from gateway.stream import LATE, Stream, wrap
 from gateway.transport.answer import AnswerReader
 
 _NO_ROUTE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EACCES, errno.EPERM}
@@ -146,8 +146,46 @@ class TlsConnection(_Opened, HTTPSConnection):
     def connect(self) -> None:
         # The socket's own timeout is for each wait: a handshake that comes byte by byte
         # would never pass it.
-        with Timeout(self._opening_limit, TimeoutError("timed out")):
+        with _Limit(self._opening_limit):
             super().connect()
+
+
+class _Limit:
+    """A `with` block that ends by TimeoutError after `seconds` (None: never).
+
+    A handshake goes to and fro. If the limit passes while the hub is held up (it was paused, or a view
+    held it), the other side could not do its part: once, it gets as long as the hub was late.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._timer: Any = None
+        self._extended = False
+
+    def __enter__(self) -> Self:
+        self._greenlet = getcurrent()
+        if self._seconds is not None:
+            self._start(self._seconds)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.close()
+
+    def _start(self, seconds: float) -> None:
+        self._due = time.monotonic() + seconds
+        # Behind the sockets, as gevent's own Timeout: what came is looked at first.
+        self._timer = get_hub().loop.timer(seconds, priority=-1)
+        self._timer.start(self._passed, update=True)
+
+    def _passed(self) -> None:
+        late = time.monotonic() - self._due
+        if late <= LATE or self._extended:
+            self._greenlet.throw(TimeoutError("timed out"))
+            return
+        self._extended = True
+        self._timer.close()
+        self._start(late)
 
 
 Connection = PlainConnection | TlsConnection

@@ -16,9 +16,9 @@ import trustme
 
 from gateway.errors import ConfigError, ConnectTimeout, TlsError, UpstreamReset, UpstreamTruncated
 from gateway.model import Timeouts, TlsSettings
-from gateway.testing import Act, FakeUpstream, answer, chunked, head
+from gateway.testing import PATIENCE, Act, FakeUpstream, answer, chunked, head
 from gateway.transport import tls
-from tests.exchanges import Line, Pieces, finish, greenlets, open_files, request, soon, whole
+from tests.exchanges import Line, Pieces, finish, greenlets, hold_up_the_hub, open_files, request, soon, whole
 
 NAME = "service.example"
 
@@ -218,6 +218,13 @@ class TestHandshake:
             assert line.counts == (0, 0, 0)
             stop.set()
             speaking.join()
+
+    def test_one_that_could_not_go_on_has_the_time_that_the_hub_was_late(self, serve, ca):
+        _, line = serve(TlsSettings(ca=ca), timeouts=Timeouts(connect=0.1, response=5.0, idle=5.0))
+        asking = gevent.spawn(line.ask)
+        gevent.sleep(0)  # now it dials
+        hold_up_the_hub(0.6)  # and nothing runs until long after its limit
+        assert asking.get(timeout=PATIENCE).body == b"ok"
 
     def test_failures_leave_nothing(self, serve, ca, authority):
         _, line = serve(TlsSettings(ca=ca), context=server_side(authority, "other.example"))

@@ -18,8 +18,8 @@ from gateway.errors import (
     UpstreamStalled,
 )
 from gateway.model import PoolSettings, Timeouts
-from gateway.testing import Act, FakeUpstream, answer, chunk, chunked, head
-from tests.exchanges import Line, Pieces, request, soon, whole
+from gateway.testing import PATIENCE, Act, FakeUpstream, answer, chunk, chunked, head
+from tests.exchanges import Line, Pieces, hold_up_the_hub, request, soon, whole
 
 CHUNKED = b"Transfer-Encoding: chunked"
 # More than two sockets' buffers hold on loopback.
@@ -69,6 +69,13 @@ def full_backlog():
 
 
 class TestConnect:
+    def test_one_that_was_made_while_the_hub_was_held_up(self, upstream, to):
+        line = to(connect=0.1)
+        asking = gevent.spawn(line.ask)
+        gevent.sleep(0)  # now it dials
+        hold_up_the_hub(0.6)  # and nothing runs until long after its limit
+        assert asking.get(timeout=PATIENCE).status == 200
+
     def test_a_listener_that_does_not_accept(self):
         with full_backlog() as port:
             line = Line("127.0.0.1", port, timeouts=Timeouts(connect=0.1))
