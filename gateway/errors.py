@@ -216,6 +216,12 @@ class ConnectRefused(ConnectError):
     reason = "connect_refused"
 
 
+class ConnectReset(ConnectError):
+    """A connection was made and reset before it could be used."""
+
+    reason = "upstream_reset"
+
+
 class NoNetworkRoute(ConnectError):
     reason = "no_network_route"
 

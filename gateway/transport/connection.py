@@ -21,6 +21,7 @@ from urllib3.exceptions import HTTPError
 
 from gateway.errors import (
     ConnectRefused,
+    ConnectReset,
     ConnectTimeout,
     DnsError,
     GatewayError,
@@ -32,6 +33,8 @@ from gateway.stream import LATE, Stream, wrap
 from gateway.transport.answer import AnswerReader
 
 _NO_ROUTE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EACCES, errno.EPERM}
+# The second is what the kernel says of the other side of a connection that was reset.
+_RESET = {errno.ECONNRESET, errno.ENOTCONN}
 # The gateway's own machine has none left: not the upstream's fault.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 
@@ -133,6 +136,8 @@ def explain_connect(error: BaseException, address: str, took: float, phase: str)
         return NoNetworkRoute(cause)
     if number == errno.ETIMEDOUT:
         return ConnectTimeout(cause)
+    if number in _RESET:
+        return ConnectReset(cause)
     return ConnectRefused(cause)
 
 

@@ -300,6 +300,14 @@ class TestWhatEndsIt:
         world.request.fail(seen.value)
         assert (world.request.reason, world.request.cause) == ("response_timeout", "slow; then dial")
 
+    def test_a_dead_connection_is_not_what_went_wrong(self):
+        """It was only found closed: the answer is what a fresh one met."""
+        world = World(Pool(UpstreamStale("closed"), ConnectRefused("dial")), policy=RetryPolicy(attempts=2, when=ALL))
+        with pytest.raises(ConnectRefused) as seen:
+            world.forward()
+        world.request.fail(seen.value)
+        assert (world.request.reason, world.request.cause) == ("connect_refused", "closed; then dial")
+
     @pytest.mark.parametrize("after", [ConnectRefused(), UpstreamReset(), PoolFull(), BadResponse()])
     def test_a_real_answer_is_worth_more_than_an_error(self, after):
         body = Body()
