@@ -187,7 +187,8 @@ class EndpointPool(HTTPConnectionPool):
         self._put(connection)
 
     def _put(self, connection: Connection) -> None:
-        if self._waiting:
+        # Nothing is used twice where none may be kept.
+        if self._waiting and self._settings.max_idle:
             self._waiting.popleft().set(connection)
             return
         if self.retired or len(self._idle) >= self._settings.max_idle:
