@@ -166,6 +166,23 @@ class TestWrite:
         assert "after 0.1 s" in seen.value.cause
         assert not body.ended
 
+    @pytest.mark.parametrize("chunks", [True, False])
+    def test_an_answer_that_has_begun_is_not_cut(self, upstream, to, chunks):
+        """An upstream that needs no more of the request goes on with its answer."""
+
+        def answers(exchange):
+            exchange.wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            exchange.run([head(200, b"Content-Length: 10"), *[0.05, b"x"] * 10])
+            self.stop.wait(20)
+
+        upstream.answer(answers)
+        body = Pieces(*[b"x" * 65536] * (PLENTY // 65536))
+        line = to(write=0.1)
+        response = line.send(request(b"POST", body, chunked=chunks, length=None if chunks else PLENTY))
+        assert whole(response) == b"x" * 10
+        assert not body.ended
+        assert line.counts == (0, 0, 0)
+
     def test_with_a_body_that_is_here_already(self, upstream, to):
         upstream.answer(self.never_reads)
         with pytest.raises(ResponseTimeout) as seen:
