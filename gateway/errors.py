@@ -313,6 +313,14 @@ class UpstreamReset(UpstreamError):
     retry_as: ClassVar[str | None] = "reset"
 
 
+class TlsRefused(UpstreamReset):
+    """A TLS alert came in an answer's place: under TLS 1.3 a server judges our certificate (or that there
+    is none) after the handshake, when the request may be out."""
+
+    reason = "tls_error"
+    detail = TlsError.detail
+
+
 class UpstreamStale(UpstreamReset):
     """A reused connection ended without one byte of an answer: most likely it was closed
     by the upstream at the moment it was chosen."""

@@ -123,7 +123,8 @@ def _connect(sock: Any, host: str, port: int, family: int, timeout: float | None
 
 def explain_connect(error: BaseException, address: str, took: float, phase: str) -> GatewayError:
     """The error of the tree for a failed dial, with endpoint, phase, duration and errno."""
-    number = getattr(error, "errno", None)
+    # OpenSSL has numbers of its own.
+    number = None if isinstance(error, ssl.SSLError) else getattr(error, "errno", None)
     name = errno.errorcode.get(number, "") if isinstance(number, int) else ""
     cause = f"{phase} {address}: {name or type(error).__name__}: {error} after {took * 1000:.1f} ms"
     if isinstance(error, TimeoutError):
