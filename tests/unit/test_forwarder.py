@@ -634,6 +634,23 @@ class TestHedge:
         assert sum(len(pool.heads) for pool in world.pools) == attempts
         assert world.request.attempts == attempts
 
+    def test_the_log_tells_of_both_failures(self):
+        world = self.world(Pool(), Pool())
+        both = Event()
+
+        def first(*_):
+            both.wait()
+            raise ResponseTimeout("slow")
+
+        def second(*_):
+            both.set()
+            raise UpstreamReset("reset")
+
+        world.pools[0].send, world.pools[1].send = first, second
+        with pytest.raises(ResponseTimeout) as seen:
+            world.forward()
+        assert seen.value.cause == "slow; then reset"
+
     def test_an_error_is_tried_again_as_ever(self):
         world = self.world(Pool(ConnectRefused()), Pool())
         assert world.forward().status == 200
