@@ -216,6 +216,12 @@ class ConnectRefused(ConnectError):
     reason = "connect_refused"
 
 
+class ConnectReset(ConnectError):
+    """A connection was made and reset before it could be used."""
+
+    reason = "upstream_reset"
+
+
 class NoNetworkRoute(ConnectError):
     reason = "no_network_route"
 
@@ -305,6 +311,14 @@ class UpstreamReset(UpstreamError):
 
     reason = "upstream_reset"
     retry_as: ClassVar[str | None] = "reset"
+
+
+class TlsRefused(UpstreamReset):
+    """A TLS alert came in an answer's place: under TLS 1.3 a server judges our certificate (or that there
+    is none) after the handshake, when the request may be out."""
+
+    reason = "tls_error"
+    detail = TlsError.detail
 
 
 class UpstreamStale(UpstreamReset):

@@ -236,11 +236,23 @@ class Forwarder:
                 return None
             state.decisions["hedged"] += 1
             request.attempts = 2
-            return lambda: self._try(copied, asked, second, True, False, deadline)
+            return ask_second
 
-        is_second, response = self._race(
-            lambda: self._try(request, asked, first, True, False, deadline), another, after, _close
-        )
+        def ask_second() -> Response:
+            try:
+                return self._try(copied, asked, second, True, False, deadline)
+            except GatewayError as error:
+                copied.fail(error)
+                raise
+
+        try:
+            is_second, response = self._race(
+                lambda: self._try(request, asked, first, True, False, deadline), another, after, _close
+            )
+        except GatewayError as error:
+            if copied.cause:
+                error.cause = f"{error.cause or error.detail}; then {copied.cause}"
+            raise
         if not is_second:
             return response, first
         state.decisions["hedge_won"] += 1

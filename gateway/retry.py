@@ -44,7 +44,7 @@ def pause(policy: RetryPolicy, made: int, jitter: float) -> float:
 class Attempts:
     """The tries of one request. `made` counts those under way or over. `fresh`: the next
     one wants a new connection, as a reused one was just found dead. `stale`: that was all
-    that happened. `first`: what went wrong first."""
+    that happened. `first`: what went wrong first, apart from that."""
 
     policy: RetryPolicy
     replayable: bool
@@ -55,7 +55,8 @@ class Attempts:
 
     def after(self, error: GatewayError) -> bool:
         """Whether to try again after `error`."""
-        self.first = self.first or error
+        if self.first is None or self.first.retry_as == "stale":
+            self.first = error
         self.stale = error.retry_as == "stale"
         return self._left() and error.retry_as in self.policy.when and (
             not error.may_have_been_sent or self.replayable

@@ -59,7 +59,7 @@ _DROP_ALL = struct.pack("HP", 1, ctypes.addressof(_DROP))
 _NOT_FAST = 0.1
 
 # So many seconds behind a limit the hub was held up by something else.
-_LATE = 0.1
+LATE = 0.1
 
 monotonic = time.monotonic
 
@@ -269,7 +269,7 @@ class Stream:
             if self._deadline != inf:
                 self._deadlines.arm(self, self._deadline)
             return
-        if now - self._deadline > _LATE and self._came():
+        if now - self._deadline > LATE and self._came():
             # The hub was late (it was paused, or a view held it), not the other side: what came
             # meanwhile is read first. The watcher tells of it in this turn.
             return

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import gevent
-from gevent import Greenlet
+from gevent import Greenlet, monkey
 
 from gateway.exchange import PIECE, BufferedBody, Headers, Request, RequestBody, Response
 from gateway.headers import Head
@@ -20,6 +20,11 @@ from gateway.transport import EndpointPool, Transport
 
 # Nothing here waits so long unless a test is about to fail.
 TIMEOUTS = Timeouts(connect=5.0, write=5.0, response=5.0, idle=5.0)
+
+
+def hold_up_the_hub(seconds: float) -> None:
+    """Sleep as a view does that computes: no greenlet runs meanwhile."""
+    monkey.get_original("time", "sleep")(seconds)
 
 
 class Pieces:

@@ -12,15 +12,16 @@ import errno
 import socket
 import ssl
 import time
-from typing import Any
+from typing import Any, Self
 
-from gevent import Timeout
+from gevent import get_hub, getcurrent
 from gevent import socket as gsocket
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from gateway.errors import (
     ConnectRefused,
+    ConnectReset,
     ConnectTimeout,
     DnsError,
     GatewayError,
@@ -28,10 +29,12 @@ from gateway.errors import (
     Overloaded,
     TlsError,
 )
-from gateway.stream import Stream, wrap
+from gateway.stream import LATE, Stream, wrap
 from gateway.transport.answer import AnswerReader
 
 _NO_ROUTE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EACCES, errno.EPERM}
+# The second is what the kernel says of the other side of a connection that was reset.
+_RESET = {errno.ECONNRESET, errno.ENOTCONN}
 # The gateway's own machine has none left: not the upstream's fault.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 
@@ -120,7 +123,8 @@ def _connect(sock: Any, host: str, port: int, family: int, timeout: float | None
 
 def explain_connect(error: BaseException, address: str, took: float, phase: str) -> GatewayError:
     """The error of the tree for a failed dial, with endpoint, phase, duration and errno."""
-    number = getattr(error, "errno", None)
+    # OpenSSL has numbers of its own.
+    number = None if isinstance(error, ssl.SSLError) else getattr(error, "errno", None)
     name = errno.errorcode.get(number, "") if isinstance(number, int) else ""
     cause = f"{phase} {address}: {name or type(error).__name__}: {error} after {took * 1000:.1f} ms"
     if isinstance(error, TimeoutError):
@@ -133,6 +137,8 @@ def explain_connect(error: BaseException, address: str, took: float, phase: str)
         return NoNetworkRoute(cause)
     if number == errno.ETIMEDOUT:
         return ConnectTimeout(cause)
+    if number in _RESET:
+        return ConnectReset(cause)
     return ConnectRefused(cause)
 
 
@@ -146,8 +152,46 @@ class TlsConnection(_Opened, HTTPSConnection):
     def connect(self) -> None:
         # The socket's own timeout is for each wait: a handshake that comes byte by byte
         # would never pass it.
-        with Timeout(self._opening_limit, TimeoutError("timed out")):
+        with _Limit(self._opening_limit):
             super().connect()
+
+
+class _Limit:
+    """A `with` block that ends by TimeoutError after `seconds` (None: never).
+
+    A handshake goes to and fro. If the limit passes while the hub is held up (it was paused, or a view
+    held it), the other side could not do its part: once, it gets as long as the hub was late.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._timer: Any = None
+        self._extended = False
+
+    def __enter__(self) -> Self:
+        self._greenlet = getcurrent()
+        if self._seconds is not None:
+            self._start(self._seconds)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.close()
+
+    def _start(self, seconds: float) -> None:
+        self._due = time.monotonic() + seconds
+        # Behind the sockets, as gevent's own Timeout: what came is looked at first.
+        self._timer = get_hub().loop.timer(seconds, priority=-1)
+        self._timer.start(self._passed, update=True)
+
+    def _passed(self) -> None:
+        late = time.monotonic() - self._due
+        if late <= LATE or self._extended:
+            self._greenlet.throw(TimeoutError("timed out"))
+            return
+        self._extended = True
+        self._timer.close()
+        self._start(late)
 
 
 Connection = PlainConnection | TlsConnection

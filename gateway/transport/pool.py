@@ -7,6 +7,7 @@ bound to it. The freshest idle one is lent first, so that the others can grow ol
 
 from __future__ import annotations
 
+import ssl
 from collections import deque
 from time import monotonic
 from typing import Any, cast
@@ -21,6 +22,7 @@ from gateway.errors import (
     GatewayError,
     PoolFull,
     ResponseTimeout,
+    TlsRefused,
     UpstreamCut,
     UpstreamReset,
     UpstreamStale,
@@ -187,7 +189,8 @@ class EndpointPool(HTTPConnectionPool):
         self._put(connection)
 
     def _put(self, connection: Connection) -> None:
-        if self._waiting:
+        # Nothing is used twice where none may be kept.
+        if self._waiting and self._settings.max_idle:
             self._waiting.popleft().set(connection)
             return
         if self.retired or len(self._idle) >= self._settings.max_idle:
@@ -423,7 +426,8 @@ class EndpointPool(HTTPConnectionPool):
         if upload is not None and upload.client_error is not None:
             return upload.client_error
         cause = error
-        if upload is not None and upload.failed is not None:
+        alert = _is_alert(error)
+        if upload is not None and upload.failed is not None and not alert:
             cause = upload.failed
         phase = "write request" if upload is not None and not upload.done else "read head"
         story = (
@@ -439,7 +443,7 @@ class EndpointPool(HTTPConnectionPool):
             return UpstreamCut(f"{story}, in the middle of the answer's head")
         if request.reused:
             return UpstreamStale(story)
-        return UpstreamReset(story)
+        return TlsRefused(story) if alert else UpstreamReset(story)
 
 
 class TlsEndpointPool(EndpointPool):
@@ -452,6 +456,11 @@ class TlsEndpointPool(EndpointPool):
 def _sooner(timeout: float | None, deadline: float) -> float:
     left = max(deadline - monotonic(), 0.0)
     return left if timeout is None else min(timeout, left)
+
+
+def _is_alert(error: BaseException) -> bool:
+    """Whether TLS itself failed. (The end of a connection is an SSLError of its own kind, too.)"""
+    return isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
 
 
 def _whole(body: RequestBody, length: int | None) -> bytes:

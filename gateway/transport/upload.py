@@ -73,7 +73,9 @@ class Upload:
         except TimeoutError as error:
             # Only the stream to the upstream raises it; the client's side has its own.
             self.failed = error
-            self._stream.abort()
+            # An upstream that has begun to answer may need no more of the request.
+            if not self._reader.parsed:
+                self._stream.abort()
         except OSError as error:
             # Perhaps the upstream answered before it closed: the reader will find out.
             self.failed = error

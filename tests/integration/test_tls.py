@@ -16,9 +16,9 @@ import trustme
 
 from gateway.errors import ConfigError, ConnectTimeout, TlsError, UpstreamReset, UpstreamTruncated
 from gateway.model import Timeouts, TlsSettings
-from gateway.testing import Act, FakeUpstream, answer, chunked, head
+from gateway.testing import PATIENCE, Act, FakeUpstream, answer, chunked, head
 from gateway.transport import tls
-from tests.exchanges import Line, Pieces, finish, greenlets, open_files, request, soon, whole
+from tests.exchanges import Line, Pieces, finish, greenlets, hold_up_the_hub, open_files, request, soon, whole
 
 NAME = "service.example"
 
@@ -77,6 +77,7 @@ class TestTrust:
             False,
         )
         assert line.counts == (0, 0, 0)
+        assert "EPERM" not in error.cause, "OpenSSL's numbers are not the system's"
         return error.cause
 
     def test_the_right_one(self, serve, ca):
@@ -147,15 +148,17 @@ class TestTrust:
         _, line = serve(TlsSettings(ca=ca, cert=str(cert), key=str(key)), context=context)
         assert line.ask().body == b"ok"
 
-    def test_a_client_certificate_that_is_missing_under_1_3(self, serve, ca, authority):
+    @pytest.mark.parametrize("body", [None, b"x", Pieces(b"x")])
+    def test_a_client_certificate_that_is_missing_under_1_3(self, serve, ca, authority, body):
         """There the server says so after the handshake, when the request may be out."""
         context = server_side(authority, version=ssl.TLSVersion.TLSv1_3)
         context.verify_mode = ssl.CERT_REQUIRED
         authority.configure_trust(context)
         _, line = serve(TlsSettings(ca=ca), context=context)
         with pytest.raises(UpstreamReset) as seen:
-            line.ask()
-        assert seen.value.may_have_been_sent
+            line.ask(request(b"POST", body, chunked=isinstance(body, Pieces)))
+        assert (seen.value.reason, seen.value.retry_as, seen.value.may_have_been_sent) == ("tls_error", "reset", True)
+        assert "certificate required" in seen.value.cause
         assert line.counts == (0, 0, 0)
 
     def test_old_versions(self, serve, ca, authority):
@@ -218,6 +221,13 @@ class TestHandshake:
             assert line.counts == (0, 0, 0)
             stop.set()
             speaking.join()
+
+    def test_one_that_could_not_go_on_has_the_time_that_the_hub_was_late(self, serve, ca):
+        _, line = serve(TlsSettings(ca=ca), timeouts=Timeouts(connect=0.1, response=5.0, idle=5.0))
+        asking = gevent.spawn(line.ask)
+        gevent.sleep(0)  # now it dials
+        hold_up_the_hub(0.6)  # and nothing runs until long after its limit
+        assert asking.get(timeout=PATIENCE).body == b"ok"
 
     def test_failures_leave_nothing(self, serve, ca, authority):
         _, line = serve(TlsSettings(ca=ca), context=server_side(authority, "other.example"))

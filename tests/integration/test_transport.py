@@ -15,6 +15,7 @@ from gateway.errors import (
     BadResponse,
     ClientClosed,
     ConnectRefused,
+    ConnectReset,
     GatewayError,
     NoNetworkRoute,
     UpstreamCut,
@@ -22,7 +23,7 @@ from gateway.errors import (
     UpstreamStale,
     UpstreamTruncated,
 )
-from gateway.testing import Act, FakeUpstream, answer, chunk, chunked, head
+from gateway.testing import Act, FakeUpstream, Wire, answer, chunk, chunked, head
 from gateway.transport.pool import FRESH
 from tests.exchanges import Line, Pieces, finish, request, soon, whole
 
@@ -251,6 +252,19 @@ class TestFailures:
         assert not error.may_have_been_sent
         assert "ECONNREFUSED" in error.cause
         assert f"127.0.0.1:{port}" in error.cause
+
+    def test_a_connection_that_is_reset_before_it_is_used(self):
+        """Somebody listens there, so that nobody refused; and nothing was sent."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            line = Line(*listener.getsockname())
+            asking = gevent.spawn(line.ask)
+            gevent.sleep(0)  # now it dials; it learns what came of it at the hub's next turn
+            Wire(listener.accept()[0]).reset()
+            with pytest.raises(ConnectReset) as seen:
+                asking.get()
+        error = seen.value
+        assert (error.status, error.reason, error.retry_as, error.may_have_been_sent) == (502, "upstream_reset", "connect", False)
+        assert line.counts == (0, 0, 0)
 
     def test_no_way_there(self):
         """Nobody may send to the broadcast address over TCP: refused by our own kernel, at once."""

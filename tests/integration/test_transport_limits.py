@@ -18,8 +18,8 @@ from gateway.errors import (
     UpstreamStalled,
 )
 from gateway.model import PoolSettings, Timeouts
-from gateway.testing import Act, FakeUpstream, answer, chunk, chunked, head
-from tests.exchanges import Line, Pieces, request, soon, whole
+from gateway.testing import PATIENCE, Act, FakeUpstream, answer, chunk, chunked, head
+from tests.exchanges import Line, Pieces, hold_up_the_hub, request, soon, whole
 
 CHUNKED = b"Transfer-Encoding: chunked"
 # More than two sockets' buffers hold on loopback.
@@ -69,6 +69,13 @@ def full_backlog():
 
 
 class TestConnect:
+    def test_one_that_was_made_while_the_hub_was_held_up(self, upstream, to):
+        line = to(connect=0.1)
+        asking = gevent.spawn(line.ask)
+        gevent.sleep(0)  # now it dials
+        hold_up_the_hub(0.6)  # and nothing runs until long after its limit
+        assert asking.get(timeout=PATIENCE).status == 200
+
     def test_a_listener_that_does_not_accept(self):
         with full_backlog() as port:
             line = Line("127.0.0.1", port, timeouts=Timeouts(connect=0.1))
@@ -158,6 +165,23 @@ class TestWrite:
         assert "write request" in seen.value.cause
         assert "after 0.1 s" in seen.value.cause
         assert not body.ended
+
+    @pytest.mark.parametrize("chunks", [True, False])
+    def test_an_answer_that_has_begun_is_not_cut(self, upstream, to, chunks):
+        """An upstream that needs no more of the request goes on with its answer."""
+
+        def answers(exchange):
+            exchange.wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            exchange.run([head(200, b"Content-Length: 10"), *[0.05, b"x"] * 10])
+            self.stop.wait(20)
+
+        upstream.answer(answers)
+        body = Pieces(*[b"x" * 65536] * (PLENTY // 65536))
+        line = to(write=0.1)
+        response = line.send(request(b"POST", body, chunked=chunks, length=None if chunks else PLENTY))
+        assert whole(response) == b"x" * 10
+        assert not body.ended
+        assert line.counts == (0, 0, 0)
 
     def test_with_a_body_that_is_here_already(self, upstream, to):
         upstream.answer(self.never_reads)

@@ -134,6 +134,16 @@ class TestMaxConnections:
         assert (got.body, got.reused) == (b"ok", True)
         assert len(upstream.connections) == 1
 
+    def test_who_waits_takes_over_no_connection_where_none_is_reused(self, upstream, to):
+        line = to(max_connections=1, max_idle=0)
+        with all_busy(upstream, line) as done:
+            waiting = gevent.spawn(line.ask)
+            soon(lambda: line.counts == (1, 0, 1))
+            done.set()
+            (got,) = finish([waiting])
+        assert (got.body, got.reused) == (b"ok", False)
+        assert len(upstream.connections) == 2
+
     def test_queue_timeout(self, upstream, to):
         line = to(max_connections=1, queue_timeout=0.05)
         with all_busy(upstream, line):

@@ -300,6 +300,14 @@ class TestWhatEndsIt:
         world.request.fail(seen.value)
         assert (world.request.reason, world.request.cause) == ("response_timeout", "slow; then dial")
 
+    def test_a_dead_connection_is_not_what_went_wrong(self):
+        """It was only found closed: the answer is what a fresh one met."""
+        world = World(Pool(UpstreamStale("closed"), ConnectRefused("dial")), policy=RetryPolicy(attempts=2, when=ALL))
+        with pytest.raises(ConnectRefused) as seen:
+            world.forward()
+        world.request.fail(seen.value)
+        assert (world.request.reason, world.request.cause) == ("connect_refused", "closed; then dial")
+
     @pytest.mark.parametrize("after", [ConnectRefused(), UpstreamReset(), PoolFull(), BadResponse()])
     def test_a_real_answer_is_worth_more_than_an_error(self, after):
         body = Body()
@@ -625,6 +633,23 @@ class TestHedge:
                 world.forward()
         assert sum(len(pool.heads) for pool in world.pools) == attempts
         assert world.request.attempts == attempts
+
+    def test_the_log_tells_of_both_failures(self):
+        world = self.world(Pool(), Pool())
+        both = Event()
+
+        def first(*_):
+            both.wait()
+            raise ResponseTimeout("slow")
+
+        def second(*_):
+            both.set()
+            raise UpstreamReset("reset")
+
+        world.pools[0].send, world.pools[1].send = first, second
+        with pytest.raises(ResponseTimeout) as seen:
+            world.forward()
+        assert seen.value.cause == "slow; then reset"
 
     def test_an_error_is_tried_again_as_ever(self):
         world = self.world(Pool(ConnectRefused()), Pool())
