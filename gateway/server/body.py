@@ -20,6 +20,10 @@ from gateway.stream import Stream
 _READ = 64 * 1024
 # A fast client never lets us wait: others run in between.
 _READS_A_TURN = 16
+# The same for one that sends next to nothing but chunk sizes: about a millisecond, and less of it
+# is read at once.
+_LINES_A_TURN = 1024
+_SMALL_READ = 4 * 1024
 
 
 class Client(Protocol):
@@ -36,13 +40,15 @@ class Client(Protocol):
 class _Body:
     """What the two framings share: one read from the client with all its limits."""
 
-    __slots__ = ("_client", "_pace", "_reads", "complete", "error", "expects_continue", "received", "request")
+    __slots__ = ("_client", "_most", "_pace", "_reads", "complete", "error", "expects_continue", "received", "request")
 
     def __init__(self, client: Client, expects_continue: bool) -> None:
         self._client = client
         self.error: GatewayError | None = None
         self._pace: Pace | None = None
         self._reads = 0
+        # Bytes that are read at once.
+        self._most = _READ
         self.complete = False
         self.expects_continue = expects_continue
         # Bytes of body handed on so far, also told to the request while there is one.
@@ -79,7 +85,7 @@ class _Body:
         settings = client.settings
         began = monotonic()
         try:
-            data = client.stream.recv(_READ, settings.timeouts.body)
+            data = client.stream.recv(self._most, settings.timeouts.body)
         except TimeoutError:
             raise self._fail(RequestTimeout(f"no progress of the body for {settings.timeouts.body} s")) from None
         except OSError as error:
@@ -121,13 +127,15 @@ class ChunkedBody(_Body):
     no upstream is told of any (`TE: trailers` is not passed on), and a field that is
     merged late could be one that was already acted upon (RFC 9110 §6.5.1)."""
 
-    __slots__ = ("_decoder", "_ready")
+    __slots__ = ("_decoder", "_lines", "_ready")
     left: int | None = None
 
     def __init__(self, client: Client, decoder: ChunkedDecoder, ready: bytes, expects_continue: bool) -> None:
         super().__init__(client, expects_continue)
         self._decoder = decoder
         self._ready = ready
+        # The decoder's at the last turn of others.
+        self._lines = 0
 
     def read(self) -> bytes:
         data, self._ready = self._ready, b""
@@ -137,6 +145,10 @@ class ChunkedBody(_Body):
                 data = self._decoder.feed(arrived)
             except ClientError as error:
                 raise self._fail(error) from None
+            if self._decoder.lines - self._lines >= _LINES_A_TURN:
+                self._lines = self._decoder.lines
+                self._most = _SMALL_READ
+                self._client.stream.eager = False
             if self._decoder.done:
                 self._client.pending = self._decoder.rest
         self._count(data, complete=self._decoder.done)

@@ -38,6 +38,7 @@ class ChunkedDecoder:
         "_line",
         "_trailer_bytes",
         "done",
+        "lines",
         "rest",
         "size",
         "trailers",
@@ -52,6 +53,8 @@ class ChunkedDecoder:
         self._left = 0
         self._extensions = 0
         self._trailer_bytes = 0
+        # Lines read so far, which is what a body costs.
+        self.lines = 0
         # Bytes of body announced so far.
         self.size = 0
         self.done = False
@@ -102,6 +105,7 @@ class ChunkedDecoder:
         self._held = part
 
     def _take(self, line: bytes) -> None:
+        self.lines += 1
         if self._line == _SIZE_LINE:
             self._size_line(line)
         elif self._line == _TRAILER_LINE:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,9 @@ from gateway.errors import BadPath, ClientClosed, Draining, UpstreamStalled
 from gateway.exchange import Request, Response
 from gateway.model import ServerLimits, ServerSettings, ServerTimeouts
 from gateway.server import connection
-from tests.unit.server.wire import Pieces, answers_in, echo, read_all, serve
+from gateway.server.body import of_chunks
+from tests.unit.server import wire
+from tests.unit.server.wire import Pieces, ScriptedStream, answers_in, echo, read_all, serve
 
 GET = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -196,6 +200,18 @@ class TestBodies:
         assert statuses(serve(POST + b"hello" + GET, settings=settings)[0].sent) == [413]
         assert statuses(serve(CHUNKED + b"5\r\n", b"hello\r\n0\r\n\r\n" + GET, settings=settings)[0].sent) == [413]
         assert statuses(serve(CHUNKED, b"4\r\nhell\r\n1\r\n", GET, settings=settings)[0].sent) == [413]
+
+    def test_others_run_between_reads_of_next_to_nothing_but_chunk_sizes(self) -> None:
+        """A thousand lines cost about a millisecond; what a stream reads at once may be sixty times that."""
+        eager = []
+        stream = ScriptedStream(b"1\r\nx\r\n" * 2000, b"3e8\r\n" + b"x" * 1000 + b"\r\n")
+        client = SimpleNamespace(stream=stream, pending=b"", settings=ServerSettings())
+        body = of_chunks(client, expects_continue=False)
+        for size in (2000, 1000):
+            stream.eager = True
+            assert len(body.read()) == size
+            eager.append(stream.eager)
+        assert eager == [False, True]
 
     def test_trailers_are_no_headers(self) -> None:
         _, door = serve(CHUNKED + b"0\r\nHost: evil\r\nContent-Length: 7\r\n\r\n" + LAST)
