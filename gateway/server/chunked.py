@@ -147,9 +147,10 @@ class ChunkedDecoder:
 
     def _room_for_extensions(self, more: int) -> None:
         """Extensions may be as much as the limit, and as much as the body itself: what
-        is dropped must not be most of what is read."""
+        is dropped must not be most of what is read. Those of one chunk, which are held
+        until they are whole, may not be more than the limit."""
         limit = self._limits.chunk_extensions
-        if limit and more > 0 and self._extensions + more > limit + self.size:
+        if limit and more > 0 and (more > limit or self._extensions + more > limit + self.size):
             raise BadRequest(f"chunk extensions of more than {self._extensions + more} bytes")
 
     def _room_for_trailer(self, more: int) -> None:
