@@ -234,7 +234,7 @@ class Connection:
                 elif parser.chunked:
                     body = of_chunks(self, parser.expects_continue)
             except ClientError as error:
-                self._refuse(error, head is not None)
+                self._refuse(error, head)
                 return
             request = Request(
                 parser.method,
@@ -292,10 +292,18 @@ class Connection:
         return data[:end]
 
     def _head_in_pieces(self, data: bytes) -> bytes | None:
-        """A head that did not come at once, or has empty lines before it."""
+        """A head that did not come at once, or has empty lines before it. What is here of one that
+        is refused is left in `pending`."""
+        buffer = bytearray(data)
+        try:
+            return self._collect(buffer)
+        except ClientError:
+            self.pending = bytes(buffer)
+            raise
+
+    def _collect(self, buffer: bytearray) -> bytes | None:
         limit = self.settings.timeouts.header
         deadline = inf if limit is None else self.started + limit
-        buffer = bytearray(data)
         empty_lines = seen = 0
         while True:
             while buffer.startswith(b"\r\n") and empty_lines < _MOST_EMPTY_LINES:
@@ -357,7 +365,7 @@ class Connection:
                 found = preamble.read(self.pending, self.proxy_protocol)
             except BadRequest as error:
                 self.started = monotonic()
-                self._refuse(error, parsed=False)
+                self._refuse(error, None)
                 return False
             if found is not None:
                 self.pending = self.pending[found.length :]
@@ -500,11 +508,15 @@ class Connection:
         finally:
             tunnel.close()
 
-    def _refuse(self, error: ClientError, parsed: bool) -> None:
-        """Answer a request that is none, or not one that can be served, and be done."""
+    def _refuse(self, error: ClientError, head: bytes | None) -> None:
+        """Answer a request that is none, or not one that can be served, and be done. `head` None: there
+        is no whole one."""
         parser = self.shared.parser
+        parsed = head is not None
+        begun = self.pending if head is None else head
         request = Request(
-            (parser.method if parsed else b"") or b"-",
+            # An answer to HEAD has no body, whatever is wrong with the rest.
+            (parser.method if parsed else b"") or (b"HEAD" if begun.startswith(b"HEAD ") else b"-"),
             (parser.target if parsed else b"") or b"-",
             parser.headers if parsed else [],
             started=self.started,

@@ -137,6 +137,26 @@ class TestHeads:
         assert stream.sent == b""
         assert door.finished == []
 
+    @pytest.mark.parametrize(
+        ("arrivals", "status"),
+        [
+            ([b"HEAD / HTTP/1.1\r\nX: ", b"x" * 101], 431),
+            ([b"HEAD / HTTP/1.1\r\nX: " + b"x" * 101 + b"\r\n\r\n"], 431),
+            ([b"HEAD /" + b"x" * 101 + b" HTTP/1.1\r\n\r\n"], 414),
+            ([b"HE", b"AD /", b"x" * 101], 414),
+            ([b"HEAD / HTTP/1.1\nHost: a\n\n"], 400),
+            ([b"HEAD / HTTP/1.1\r\n", TimeoutError()], 408),
+            ([b"HEAD / HTTP/1.1\r\n"], 400),
+        ],
+    )
+    def test_a_refused_head_request_is_answered_without_a_body(
+        self, arrivals: list[bytes | Exception], status: int
+    ) -> None:
+        limits = ServerLimits(request_line=100, header=100)
+        stream, _ = serve(*arrivals, settings=ServerSettings(limits=limits))
+        assert stream.sent.startswith(b"HTTP/1.1 %d " % status)
+        assert stream.sent.endswith(b"\r\n\r\n")
+
     def test_half_a_head(self) -> None:
         assert statuses(serve(b"GET / HTTP/1.1\r\nHo")[0].sent) == [400]
         assert serve(b"GET / HTTP/1.1\r\nHo", ConnectionResetError())[0].sent == b""
