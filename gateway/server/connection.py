@@ -640,9 +640,9 @@ class Connection:
             except TimeoutError:
                 pass  # not writable; whether something was taken is seen below
             waited = monotonic() - began
-            sent = stream.send_some(rest)
-            moved = max(unsent - stream.unsent() + sent, 0)
-            rest = rest[sent:]
+            # Before the next write, of which TLS does not tell what a part of it sent.
+            moved = max(unsent - stream.unsent(), 0)
+            rest = rest[stream.send_some(rest) :]
             if waited >= _NOT_FAST:
                 self._held_up = True
                 stream.go_less_ahead()

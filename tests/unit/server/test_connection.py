@@ -451,6 +451,34 @@ class TestAnswers:
         assert door.finished[0][3] == "client_closed"
         assert len(door.finished) == 1
 
+    @pytest.mark.parametrize(("taken", "error"), [(100_000, None), (1000, "write_timeout"), (0, "write_timeout")])
+    def test_what_a_client_takes_of_one_write_is_told_by_the_kernel(
+        self, monkeypatch: pytest.MonkeyPatch, taken: int, error: str | None
+    ) -> None:
+        """TLS says nothing of a write that does not go out whole, and the kernel is as full after it as before."""
+        now = 100.0
+
+        class ByRecords(ScriptedStream):
+            queued = 0
+
+            def send_some(self, data: bytes | memoryview) -> int:
+                self.queued = 1_000_000
+                return super().send_some(data)
+
+            def wait_writable(self, timeout: float | None) -> None:
+                nonlocal now
+                now += 5.0
+                self.queued -= taken
+                super().wait_writable(timeout)
+
+            def unsent(self) -> int:
+                return self.queued
+
+        monkeypatch.setattr(connection, "monotonic", lambda: now)
+        monkeypatch.setattr(wire, "ScriptedStream", ByRecords)
+        _, door = serve(LAST, stuck_at=[0] * 20)
+        assert [end[3] for end in door.finished] == [error]
+
     def test_interim_answers(self) -> None:
         def hinting(request: Request) -> Response:
             assert request.interim is not None
