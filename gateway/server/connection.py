@@ -135,6 +135,7 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
+        "_body",
         "_by_reset",
         "_chunked",
         "_delimited",
@@ -182,6 +183,8 @@ class Connection:
         self.busy = False
         self.gone: GatewayError | None = None
         self._greenlet: Any = None
+        # That of the request which is answered.
+        self._body: ArrivingBody | None = None
         self._half_closed: Any = None
         self._pace: Pace | None = None
         # It was waited for the client, and not for a moment, within the last turn.
@@ -383,6 +386,7 @@ class Connection:
         self.answering = False
         self.sent = 0
         self.gone = None
+        self._body = body
         self.busy = True
         self.stream.watch()
         try:
@@ -418,7 +422,7 @@ class Connection:
         """The answer is out or broken off: what is left of the request must go."""
         self.busy = False
         if body is not None:
-            body.request = None
+            body.request = self._body = None
         self._stop_half_closed()
         if self.stream.waiting:  # somebody still reads the body that nobody wants any more
             self._keep = False
@@ -663,9 +667,12 @@ class Connection:
         """From the hub: there is something to read and nobody reads."""
         if not self.busy:
             return
-        stream = self.stream
+        stream, body = self.stream, self._body
+        # The next request is taken in, so that one sees what comes behind it; up to a limit,
+        # from which on it is not watched until it is read.
+        ahead = (body is None or body.complete) and len(self.pending) < _READ
         try:
-            if stream.is_tls:
+            if ahead or stream.is_tls:
                 found = stream.poll(_READ)
                 if found:
                     self.pending += found
@@ -674,12 +681,12 @@ class Connection:
         except OSError as error:
             self._give_up(f"client reset the connection: {error}")
             return
-        if found is None:
+        if found is None or (found and ahead):
             stream.watch()
         elif not found:
             self._half_close()
-        # Else the next request or more of this one's body: it is not watched until it is
-        # read, or the hub would tell of it for ever.
+        # Else more of this one's body: it is not watched until it is read, or the hub would
+        # tell of it for ever.
 
     def _half_close(self) -> None:
         patience = self.settings.timeouts.half_close
