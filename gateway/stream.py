@@ -60,6 +60,8 @@ _NOT_FAST = 0.1
 
 # So many seconds behind a limit the hub was held up by something else.
 LATE = 0.1
+# A timer's, so that sockets are looked at before it runs (`turns`).
+_SOON = 1e-9
 
 monotonic = time.monotonic
 
@@ -198,7 +200,8 @@ class Stream:
         # Where Deadlines keeps it; 0 for nowhere.
         self.slot = 0
         self.closed = False
-        # The last read filled its buffer: more is likely there already.
+        # The last read filled its buffer: more is likely there already. Set to False by a reader
+        # that never waits, so that others run before it reads again.
         self.eager = False
         # A write has waited for the other side, and not for a moment; for whoever asks to reset.
         self.held_up = False
@@ -491,18 +494,35 @@ class TlsStream(Stream):
                 return self._ahead.popleft()
             try:
                 data: bytes = self._tls.read(size)
-                return data
             except ssl.SSLZeroReturnError:
                 # What a close_notify is called once ours is out, too.
                 return b""
             except ssl.SSLWantReadError:
                 self.wait_readable(None if deadline is None else max(deadline - monotonic(), 0.0))
+                self.eager = True
             except ssl.SSLWantWriteError:
                 self.wait_writable(timeout)
             except ssl.SSLEOFError as error:
                 # Without close_notify the end is not authentic (RFC 8446 §6.1): a body that
                 # is delimited by it may have been cut.
                 raise ConnectionResetError("TLS connection ended without close_notify") from error
+            else:
+                if not self.eager:
+                    self.eager = True
+                    self._let_others_run(timeout)
+                return data
+
+    def _let_others_run(self, timeout: float | None) -> None:
+        """A turn of the hub, for one who could read on without waiting: as the reader, since `on_readable`
+        would take what comes next before what was read is handed on."""
+        timer = self._hub.loop.timer(_SOON)
+        timer.start(self._readable)
+        try:
+            with suppress(TimeoutError):
+                self.wait_readable(timeout)
+        finally:
+            timer.stop()
+            timer.close()
 
     def peek(self) -> bytes | None:
         # A raw peek would show ciphertext, session tickets among it. The layer is asked for

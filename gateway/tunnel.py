@@ -13,13 +13,15 @@ from typing import ClassVar
 from gateway.stream import Carrier, Stream
 
 PIECE = 64 * 1024
+# A fast source and a fast sink never wait: others run in between.
+_READS_A_TURN = 16
 
 
 class Pump:
     """One tunnel between a client and an upstream. `timeout`: seconds without a byte either
     way, None for no limit. `sent` and `received`: bytes from and to the client."""
 
-    __slots__ = ("_client", "_last", "_timeout", "_upstream", "failure", "received", "sent")
+    __slots__ = ("_client", "_last", "_reads", "_timeout", "_upstream", "failure", "received", "sent")
     # How many of this process run now.
     running: ClassVar[int] = 0
 
@@ -28,6 +30,7 @@ class Pump:
         self._upstream = upstream
         self._timeout = timeout
         self._last = time.monotonic()
+        self._reads = 0
         self.sent = 0
         self.received = 0
         # The first error of either side; None after a proper end.
@@ -71,6 +74,9 @@ class Pump:
     def _recv(self, stream: Stream) -> bytes:
         """Read; silence of one side is no matter while the other speaks."""
         limit = self._timeout
+        self._reads += 1
+        if not self._reads % _READS_A_TURN:
+            stream.eager = False
         while True:
             try:
                 data = stream.recv(PIECE, limit)

@@ -21,6 +21,10 @@ from gateway.stream import Stream
 _SMALL_READ = 16 * 1024
 # A fast client never lets us wait: others run in between.
 _BYTES_A_TURN = 1024 * 1024
+# The same for one that sends next to nothing but chunk sizes: about a millisecond, and less of it
+# is read at once.
+_LINES_A_TURN = 1024
+_FEW = 4 * 1024
 
 
 class Client(Protocol):
@@ -124,22 +128,30 @@ class ChunkedBody(_Body):
     no upstream is told of any (`TE: trailers` is not passed on), and a field that is
     merged late could be one that was already acted upon (RFC 9110 §6.5.1)."""
 
-    __slots__ = ("_decoder", "_ready")
+    __slots__ = ("_decoder", "_lines", "_most", "_ready")
     left: int | None = None
 
     def __init__(self, client: Client, decoder: ChunkedDecoder, ready: bytes, expects_continue: bool) -> None:
         super().__init__(client, expects_continue)
         self._decoder = decoder
         self._ready = ready
+        # The decoder's at the last turn of others.
+        self._lines = 0
+        # Bytes that are read at once. No more, however fast it is: they may be all chunk sizes.
+        self._most = PIECE
 
     def read(self, most: int = PIECE) -> bytes:
         data, self._ready = self._ready, b""
         while not data and not self._decoder.done:
-            arrived = self._bytes(most)
+            arrived = self._bytes(min(most, self._most))
             try:
                 data = self._decoder.feed(arrived)
             except ClientError as error:
                 raise self._fail(error) from None
+            if self._decoder.lines - self._lines >= _LINES_A_TURN:
+                self._lines = self._decoder.lines
+                self._most = _FEW
+                self._client.stream.eager = False
             if self._decoder.done:
                 self._client.pending = self._decoder.rest
         self._count(data, complete=self._decoder.done)

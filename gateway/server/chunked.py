@@ -38,6 +38,7 @@ class ChunkedDecoder:
         "_line",
         "_trailer_bytes",
         "done",
+        "lines",
         "rest",
         "size",
         "trailers",
@@ -52,6 +53,8 @@ class ChunkedDecoder:
         self._left = 0
         self._extensions = 0
         self._trailer_bytes = 0
+        # Lines read so far, which is what a body costs.
+        self.lines = 0
         # Bytes of body announced so far.
         self.size = 0
         self.done = False
@@ -102,6 +105,7 @@ class ChunkedDecoder:
         self._held = part
 
     def _take(self, line: bytes) -> None:
+        self.lines += 1
         if self._line == _SIZE_LINE:
             self._size_line(line)
         elif self._line == _TRAILER_LINE:
@@ -143,9 +147,10 @@ class ChunkedDecoder:
 
     def _room_for_extensions(self, more: int) -> None:
         """Extensions may be as much as the limit, and as much as the body itself: what
-        is dropped must not be most of what is read."""
+        is dropped must not be most of what is read. Those of one chunk, which are held
+        until they are whole, may not be more than the limit."""
         limit = self._limits.chunk_extensions
-        if limit and more > 0 and self._extensions + more > limit + self.size:
+        if limit and more > 0 and (more > limit or self._extensions + more > limit + self.size):
             raise BadRequest(f"chunk extensions of more than {self._extensions + more} bytes")
 
     def _room_for_trailer(self, more: int) -> None:

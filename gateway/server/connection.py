@@ -122,6 +122,7 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
+        "_body",
         "_by_reset",
         "_chunked",
         "_delimited",
@@ -168,6 +169,8 @@ class Connection:
         self.busy = False
         self.gone: GatewayError | None = None
         self._greenlet: Any = None
+        # That of the request which is answered.
+        self._body: ArrivingBody | None = None
         self._half_closed: Any = None
         self._pace: Pace | None = None
         # The rest of the answer that is being written, until it was told that the client is slow.
@@ -218,7 +221,7 @@ class Connection:
                 elif parser.chunked:
                     body = of_chunks(self, parser.expects_continue)
             except ClientError as error:
-                self._refuse(error, head is not None)
+                self._refuse(error, head)
                 return
             request = Request(
                 parser.method,
@@ -276,10 +279,18 @@ class Connection:
         return data[:end]
 
     def _head_in_pieces(self, data: bytes) -> bytes | None:
-        """A head that did not come at once, or has empty lines before it."""
+        """A head that did not come at once, or has empty lines before it. What is here of one that
+        is refused is left in `pending`."""
+        buffer = bytearray(data)
+        try:
+            return self._collect(buffer)
+        except ClientError:
+            self.pending = bytes(buffer)
+            raise
+
+    def _collect(self, buffer: bytearray) -> bytes | None:
         limit = self.settings.timeouts.header
         deadline = inf if limit is None else self.started + limit
-        buffer = bytearray(data)
         empty_lines = seen = 0
         while True:
             while buffer.startswith(b"\r\n") and empty_lines < _MOST_EMPTY_LINES:
@@ -341,7 +352,7 @@ class Connection:
                 found = preamble.read(self.pending, self.proxy_protocol)
             except BadRequest as error:
                 self.started = monotonic()
-                self._refuse(error, parsed=False)
+                self._refuse(error, None)
                 return False
             if found is not None:
                 self.pending = self.pending[found.length :]
@@ -359,6 +370,7 @@ class Connection:
         self.answering = False
         self.sent = 0
         self.gone = None
+        self._body = body
         self.busy = True
         self.stream.watch()
         try:
@@ -394,7 +406,7 @@ class Connection:
         """The answer is out or broken off: what is left of the request must go."""
         self.busy = False
         if body is not None:
-            body.request = None
+            body.request = self._body = None
         self._stop_half_closed()
         if self.stream.waiting:  # somebody still reads the body that nobody wants any more
             self._keep = False
@@ -471,11 +483,15 @@ class Connection:
         finally:
             tunnel.close()
 
-    def _refuse(self, error: ClientError, parsed: bool) -> None:
-        """Answer a request that is none, or not one that can be served, and be done."""
+    def _refuse(self, error: ClientError, head: bytes | None) -> None:
+        """Answer a request that is none, or not one that can be served, and be done. `head` None: there
+        is no whole one."""
         parser = self.shared.parser
+        parsed = head is not None
+        begun = self.pending if head is None else head
         request = Request(
-            (parser.method if parsed else b"") or b"-",
+            # An answer to HEAD has no body, whatever is wrong with the rest.
+            (parser.method if parsed else b"") or (b"HEAD" if begun.startswith(b"HEAD ") else b"-"),
             (parser.target if parsed else b"") or b"-",
             parser.headers if parsed else [],
             started=self.started,
@@ -599,9 +615,9 @@ class Connection:
             except TimeoutError:
                 pass  # not writable; whether something was taken is seen below
             waited = monotonic() - began
-            sent = stream.send_some(rest)
-            moved = max(unsent - stream.unsent() + sent, 0)
-            rest = rest[sent:]
+            # Before the next write, of which TLS does not tell what a part of it sent.
+            moved = max(unsent - stream.unsent(), 0)
+            rest = rest[stream.send_some(rest) :]
             stalled = 0.0 if moved else stalled + waited
             if limit is not None and stalled >= limit:
                 raise self._stuck(f"client took nothing for {limit} s")
@@ -619,9 +635,12 @@ class Connection:
         """From the hub: there is something to read and nobody reads."""
         if not self.busy:
             return
-        stream = self.stream
+        stream, body = self.stream, self._body
+        # The next request is taken in, so that one sees what comes behind it; up to a limit,
+        # from which on it is not watched until it is read.
+        ahead = (body is None or body.complete) and len(self.pending) < _READ
         try:
-            if stream.is_tls:
+            if ahead or stream.is_tls:
                 found = stream.poll(_READ)
                 if found:
                     self.pending += found
@@ -630,12 +649,12 @@ class Connection:
         except OSError as error:
             self._give_up(f"client reset the connection: {error}")
             return
-        if found is None:
+        if found is None or (found and ahead):
             stream.watch()
         elif not found:
             self._half_close()
-        # Else the next request or more of this one's body: it is not watched until it is
-        # read, or the hub would tell of it for ever.
+        # Else more of this one's body: it is not watched until it is read, or the hub would
+        # tell of it for ever.
 
     def _half_close(self) -> None:
         patience = self.settings.timeouts.half_close

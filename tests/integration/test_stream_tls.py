@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import gevent
 import pytest
 
 from gateway.stream import TlsStream
@@ -31,11 +32,32 @@ def port(tmp_path: Path) -> Iterator[int]:
             process.kill()
 
 
+def connected(port: int) -> TlsStream:
+    plain = socket.create_connection(("127.0.0.1", port))
+    return TlsStream(certificate().client.wrap_socket(plain, server_hostname="localhost"))
+
+
+def test_who_need_not_wait_lets_others_run(port: int) -> None:
+    stream = connected(port)
+    stream.send(b"%d" % NUMBERS, 5.0)
+    got = stream.recv(4, 5.0)
+    ran: list[str] = []
+    stream.on_readable = lambda: ran.append("told")
+    # The other half of the first record is decrypted already.
+    gevent.spawn(ran.append, "other")
+    stream.eager = False
+    got += stream.recv(4, 5.0)
+    assert ran == ["other"]
+    while len(got) < 8 * NUMBERS:
+        got += stream.recv(65536, 5.0)
+    stream.close()
+    assert got == b"".join(b"%08d" % each for each in range(NUMBERS))
+
+
 def test_nothing_is_lost_of_what_comes_meanwhile(port: int) -> None:
     """`SSL_shutdown` looks for the other side's close_notify, and drops the data that it finds instead."""
     for number in range(ROUNDS):
-        plain = socket.create_connection(("127.0.0.1", port))
-        stream = TlsStream(certificate().client.wrap_socket(plain, server_hostname="localhost"))
+        stream = connected(port)
         stream.send(b"%d" % NUMBERS, 5.0)
         got = b""
         while len(got) < 8 * number * NUMBERS // ROUNDS:

@@ -7,7 +7,7 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -190,6 +190,17 @@ class TestClientsThatLeave:
         client.reset()
         ended = worker.ended(target)
         assert (ended["status"], ended["error"], ended["bytes_in"]) == (None, "client_closed", size)
+
+    @pytest.mark.parametrize("end", [RawClient.reset, RawClient.half_close])
+    def test_behind_a_pipelined_request(self, worker: WorkerProcess, end: Callable[[RawClient], None]) -> None:
+        target = f"/hold?{62 + len(end.__name__)}"
+        with worker.client() as client:
+            client.send(get(target))
+            time.sleep(0.05)
+            client.send(get("/hello"))
+            time.sleep(0.05)
+            end(client)
+            assert worker.ended(target)["error"] == "client_closed"
 
     def test_pipelined_bytes_are_not_an_end(self, worker: WorkerProcess) -> None:
         with worker.client() as client:

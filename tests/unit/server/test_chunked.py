@@ -180,6 +180,14 @@ class TestLimits:
         with pytest.raises(BadRequest):  # before its end has come
             decode(b"5;" + b"x" * 300, limits=limits)
 
+    def test_extensions_of_one_chunk_behind_much_body(self) -> None:
+        """They are held until they are whole, and nothing else of a body is."""
+        limits = ServerLimits(chunk_extensions=100)
+        body = b"3e8\r\n" + b"x" * 1000 + b"\r\n"
+        assert decode(body + b"5;" + b"x" * 99 + b"\r\nhello", limits=limits)[0] == b"x" * 1000 + b"hello"
+        with pytest.raises(BadRequest):
+            decode(body + b"5;" + b"x" * 300, limits=limits)
+
     def test_extensions_may_not_outweigh_the_body(self) -> None:
         limits = ServerLimits(chunk_extensions=100)
         chunk = b"1;" + b"x" * 39 + b"\r\na\r\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,10 @@ from hypothesis import strategies as st
 from gateway.errors import BadPath, ClientClosed, Draining, UpstreamStalled
 from gateway.exchange import Request, Response
 from gateway.model import ServerLimits, ServerSettings, ServerTimeouts
-from tests.unit.server.wire import Pieces, answers_in, echo, read_all, serve
+from gateway.server import connection
+from gateway.server.body import of_chunks
+from tests.unit.server import wire
+from tests.unit.server.wire import Pieces, ScriptedStream, answers_in, echo, read_all, serve
 
 GET = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -132,6 +137,26 @@ class TestHeads:
         assert stream.sent == b""
         assert door.finished == []
 
+    @pytest.mark.parametrize(
+        ("arrivals", "status"),
+        [
+            ([b"HEAD / HTTP/1.1\r\nX: ", b"x" * 101], 431),
+            ([b"HEAD / HTTP/1.1\r\nX: " + b"x" * 101 + b"\r\n\r\n"], 431),
+            ([b"HEAD /" + b"x" * 101 + b" HTTP/1.1\r\n\r\n"], 414),
+            ([b"HE", b"AD /", b"x" * 101], 414),
+            ([b"HEAD / HTTP/1.1\nHost: a\n\n"], 400),
+            ([b"HEAD / HTTP/1.1\r\n", TimeoutError()], 408),
+            ([b"HEAD / HTTP/1.1\r\n"], 400),
+        ],
+    )
+    def test_a_refused_head_request_is_answered_without_a_body(
+        self, arrivals: list[bytes | Exception], status: int
+    ) -> None:
+        limits = ServerLimits(request_line=100, header=100)
+        stream, _ = serve(*arrivals, settings=ServerSettings(limits=limits))
+        assert stream.sent.startswith(b"HTTP/1.1 %d " % status)
+        assert stream.sent.endswith(b"\r\n\r\n")
+
     def test_half_a_head(self) -> None:
         assert statuses(serve(b"GET / HTTP/1.1\r\nHo")[0].sent) == [400]
         assert serve(b"GET / HTTP/1.1\r\nHo", ConnectionResetError())[0].sent == b""
@@ -212,6 +237,18 @@ class TestBodies:
         assert statuses(serve(POST + b"hello" + GET, settings=settings)[0].sent) == [413]
         assert statuses(serve(CHUNKED + b"5\r\n", b"hello\r\n0\r\n\r\n" + GET, settings=settings)[0].sent) == [413]
         assert statuses(serve(CHUNKED, b"4\r\nhell\r\n1\r\n", GET, settings=settings)[0].sent) == [413]
+
+    def test_others_run_between_reads_of_next_to_nothing_but_chunk_sizes(self) -> None:
+        """A thousand lines cost about a millisecond; what a stream reads at once may be sixty times that."""
+        eager = []
+        stream = ScriptedStream(b"1\r\nx\r\n" * 2000, b"3e8\r\n" + b"x" * 1000 + b"\r\n")
+        client = SimpleNamespace(stream=stream, pending=b"", settings=ServerSettings())
+        body = of_chunks(client, expects_continue=False)
+        for size in (2000, 1000):
+            stream.eager = True
+            assert len(body.read()) == size
+            eager.append(stream.eager)
+        assert eager == [False, True]
 
     def test_trailers_are_no_headers(self) -> None:
         _, door = serve(CHUNKED + b"0\r\nHost: evil\r\nContent-Length: 7\r\n\r\n" + LAST)
@@ -409,6 +446,34 @@ class TestAnswers:
         assert body.closed
         assert door.finished[0][3] == "client_closed"
         assert len(door.finished) == 1
+
+    @pytest.mark.parametrize(("taken", "error"), [(100_000, None), (1000, "write_timeout"), (0, "write_timeout")])
+    def test_what_a_client_takes_of_one_write_is_told_by_the_kernel(
+        self, monkeypatch: pytest.MonkeyPatch, taken: int, error: str | None
+    ) -> None:
+        """TLS says nothing of a write that does not go out whole, and the kernel is as full after it as before."""
+        now = 100.0
+
+        class ByRecords(ScriptedStream):
+            queued = 0
+
+            def send_some(self, data: bytes | memoryview) -> int:
+                self.queued = 1_000_000
+                return super().send_some(data)
+
+            def wait_writable(self, timeout: float | None) -> None:
+                nonlocal now
+                now += 5.0
+                self.queued -= taken
+                super().wait_writable(timeout)
+
+            def unsent(self) -> int:
+                return self.queued
+
+        monkeypatch.setattr(connection, "monotonic", lambda: now)
+        monkeypatch.setattr(wire, "ScriptedStream", ByRecords)
+        _, door = serve(LAST, stuck=20)
+        assert [end[3] for end in door.finished] == [error]
 
     def test_interim_answers(self) -> None:
         def hinting(request: Request) -> Response:

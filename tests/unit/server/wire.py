@@ -35,6 +35,8 @@ class ScriptedStream:
         self.space = 1024 * 1024
         self.held_up = False
         self.further_ahead = False
+        # So many writes take nothing before they are waited for.
+        self.stuck = 0
         # The sizes of all reads.
         self.sizes: list[int] = []
 
@@ -54,12 +56,17 @@ class ScriptedStream:
     def send_some(self, data: bytes | memoryview) -> int:
         if self.breaks_after is not None and len(self.sent) + len(data) > self.breaks_after:
             raise BrokenPipeError("gone")
+        if self.stuck:
+            return 0
         self.sent += bytes(data)
         return len(data)
 
     def send_parts(self, parts: Sequence[bytes]) -> list[memoryview]:
-        self.send_some(b"".join(parts))
-        return []
+        whole = b"".join(parts)
+        return [memoryview(whole)[self.send_some(whole) :]]
+
+    def wait_writable(self, timeout: float | None) -> None:
+        self.stuck -= 1
 
     def go_further_ahead(self) -> None:
         self.further_ahead = True
@@ -158,6 +165,7 @@ def serve(
     application: Any = None,
     breaks_after: int | None = None,
     room: int = 1024 * 1024,
+    stuck: int = 0,
     **shared: Any,
 ) -> tuple[ScriptedStream, RecordingDoor]:
     """One connection from its first to its last byte."""
@@ -165,7 +173,7 @@ def serve(
     door = RecordingDoor(answers)
     stream = ScriptedStream(*arrivals)
     stream.breaks_after = breaks_after
-    stream.space = room
+    stream.space, stream.stuck = room, stuck
     whole = Shared(
         door, application, settings, HeadParser(settings.limits), **{"worn": lambda: None, **shared}
     )
