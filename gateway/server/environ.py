@@ -225,7 +225,9 @@ class WsgiApplication:
         answer = _Answer(connection, request, body)
         environ: dict[str, Any] = {}
         iterable: Any = None
-        failure: Exception | None = None
+        failure: BaseException | None = None
+        # Everything that an application raises ends its request alone: SystemExit would end the
+        # worker, and by its status gunicorn's master, too.
         try:
             try:
                 if self._begins is not None:
@@ -233,13 +235,13 @@ class WsgiApplication:
                 environ = environ_of(request, connection, self._base)
                 iterable = self._application(environ, answer.start_response)
                 self._pass_on(iterable, answer, connection, request)
-            except Exception as error:
+            except BaseException as error:
                 failure = error
                 self._fail(error, answer, connection, request, body)
             finally:
                 if hasattr(iterable, "close"):
                     iterable.close()
-        except Exception as error:  # from close, or on top of a failure
+        except BaseException as error:  # from close, or on top of a failure
             connection.failed(error)
             connection.break_off()
         if iterable is None and failure is not None:
@@ -284,7 +286,7 @@ class WsgiApplication:
 
     def _fail(
         self,
-        error: Exception,
+        error: BaseException,
         answer: _Answer,
         connection: Connection,
         request: Request,

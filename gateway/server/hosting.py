@@ -8,6 +8,7 @@ gunicorn's own flags, applied later by gunicorn, beat both, except for `FORCED`.
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import math
 import os
 import resource
@@ -149,6 +150,14 @@ def disinherit(environ: Mapping[str, str], pid: int) -> list[int]:
     if environ.get("LISTEN_PID") != str(pid):
         return []
     return list(range(3, 3 + _whole("LISTEN_FDS", environ.get("LISTEN_FDS", "0"))))
+
+
+def speak_through(gunicorns: Any) -> None:
+    """What the gateway has to say goes where gunicorn's own error log goes, in its form and level."""
+    ours, theirs = logging.getLogger("gateway"), gunicorns.error_log
+    ours.handlers = theirs.handlers
+    ours.setLevel(theirs.level)
+    ours.propagate = False
 
 
 def raise_open_files(connections: int) -> str:

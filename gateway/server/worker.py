@@ -11,6 +11,7 @@ Requests go to the application by one of two doors, decided once: straight to
 from __future__ import annotations
 
 import ipaddress
+import logging
 import math
 from time import monotonic
 from typing import Any
@@ -26,6 +27,7 @@ from gateway import problem
 from gateway.errors import Draining, GatewayError
 from gateway.exchange import Request, Response
 from gateway.model import ServerLimits, ServerSettings, ServerTimeouts
+from gateway.server import hosting
 from gateway.server.acceptor import Acceptor
 from gateway.server.connection import Connection, Door, Place, Shared
 from gateway.server.environ import WsgiApplication
@@ -122,10 +124,15 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         # The application may not have been loaded yet.
         application: Any = getattr(self, "wsgi", None)
         if application is not None and hasattr(application, "draining"):
-            application.draining = True
+            siblings = getattr(application, "siblings", None)
+            # At SIGHUP the gateway stays, and whoever asks it must not be told otherwise.
+            application.draining = siblings is None or not siblings.replaced()
         self._leave_soon()
 
     def run(self) -> None:
+        if not logging.getLogger("gateway").hasHandlers():
+            # Without the settings, or an application that has said where to.
+            hosting.speak_through(self.log)
         self._woken = Event()
         shared = self._make_shared()
         data = self._data = Intake(shared, shared.settings.limits.connections or math.inf)
@@ -194,7 +201,8 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             limits=ServerLimits(
                 request_line=cfg.limit_request_line,
                 headers=cfg.limit_request_fields,
-                header=cfg.limit_request_fields * (cfg.limit_request_field_size + 4),
+                # 0: no limit.
+                header=cfg.limit_request_field_size and cfg.limit_request_fields * (cfg.limit_request_field_size + 4),
                 connections=cfg.worker_connections,
             ),
         )

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -287,6 +288,43 @@ def test_a_hup_with_a_broken_file_leaves_everything_as_it_was(start: Start, docu
     assert "stays in force" in server.output()
     document.write_text(text(service))
     ends_well(server, port)
+
+
+def test_a_cleaned_up_temporary_directory_costs_no_worker(start: Start, tmp_path: Path) -> None:
+    """What the workers meet in is gone; a successor comes all the same, after a death and at a reload."""
+    port = free_port()
+    server = start([*GUNICORN, *SETTINGS, "-b", f"127.0.0.1:{port}", "--worker-tmp-dir", str(tmp_path), APP])
+    ready(server, port)
+    assert server.process is not None
+    for number, target in ((signal.SIGKILL, None), (signal.SIGHUP, server.process.pid)):
+        (folder,) = tmp_path.glob("wsgi-gateway-run-*")
+        shutil.rmtree(folder)
+        before = children(server.process.pid)
+        os.kill(target or min(before), number)
+        wait_until(lambda old=before: not old & children(server.process.pid), "the old worker is gone")  # type: ignore[misc, union-attr]
+        ready(server, port)
+        assert (folder / "siblings").exists()
+    ends_well(server, port)
+    assert not list(tmp_path.glob("wsgi-gateway-run-*"))
+
+
+def test_a_reload_is_no_draining(start: Start, document: Path, service: int) -> None:
+    """The worker that goes accepts for `drain`; whoever asks it hears of the gateway, which stays."""
+    document.write_text(text(service).replace("graceful: 5s", "graceful: 5s, drain: 2s"))
+    port = free_port()
+    server = start([*GUNICORN, *SETTINGS, "-b", f"127.0.0.1:{port}", APP])
+    ready(server, port)
+    assert server.process is not None
+    before = children(server.process.pid)
+    server.send(signal.SIGHUP)
+    heard = set()
+    while before & children(server.process.pid):
+        heard.add(get(port, "/-/readyz").status)
+    assert heard == {200}
+    server.send(signal.SIGTERM)
+    server.wait_until(lambda: get(port, "/-/readyz").status == 503, "it drains")
+    assert through(port).status == 200
+    assert server.process.wait(30) == 0
 
 
 def test_usr1_reopens_the_access_log(start: Start, document: Path, service: int, tmp_path: Path) -> None:
