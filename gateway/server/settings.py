@@ -100,10 +100,11 @@ def on_reload(server: Any) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """The master, for each worker: the number under which it counts and logs."""
+    """The master, for each worker: the number under which it counts and logs, and what it is to heed."""
     if _run is not None:
         _meet(server)
     worker.slot = _hosting.free_slot({each.slot for each in server.WORKERS.values()})
+    worker.heeded = _hosting.differing(server.cfg, _current)
 
 
 def post_fork(server: Any, worker: Any) -> None:

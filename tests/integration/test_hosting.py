@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from gateway.testing import RawClient
 from tests import services
 from tests.services import ROOT, Server, free_port, wait_until
 
@@ -244,6 +245,35 @@ def test_a_flag_beats_port(start: Start) -> None:
     ready(server, port)
     assert not services.accepts(other)
     ends_well(server, port)
+
+
+def test_gunicorns_own_limits_go_before_the_files_where_somebody_has_set_them(start: Start, tmp_path: Path) -> None:
+    port = free_port()
+    mine = tmp_path / "mine.py"
+    mine.write_text("from gateway.server.settings import *\nlimit_request_fields = 5\n")
+    server = start(
+        [*GUNICORN, "-c", str(mine), "-b", f"127.0.0.1:{port}", "--limit-request-line", "200", APP],
+        GUNICORN_CMD_ARGS="--keep-alive 0",
+    )
+    ready(server, port)
+    with RawClient(port) as client:
+        assert client.request(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n").header(b"connection") == b"close"
+    assert get(port, "/" + "x" * 200).status == 414
+    assert get(port, "/x", {f"X-{number}": "" for number in range(5)}).status == 431
+    # What nobody has set is the file's.
+    assert get(port, "/x", {"X": "x" * 16_000}).status == 200
+    ends_well(server, port)
+
+
+@pytest.mark.parametrize(("name", "value"), [("PORT", "http"), ("PORT", "65536"), ("WEB_CONCURRENCY", "many")])
+def test_gateway_run_says_what_is_wrong_with_the_environment(
+    start: Start, document: Path, name: str, value: str
+) -> None:
+    server = start([sys.executable, "-m", "gateway", "run", "-c", str(document)], **{name: value})
+    assert server.process is not None
+    assert server.process.wait(30) == 1
+    assert f"{name}: {value!r} will not do" in server.output()
+    assert "Traceback" not in server.output()
 
 
 def test_a_bad_file_ends_the_start_with_its_mistakes(start: Start, document: Path) -> None:
