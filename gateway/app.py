@@ -524,9 +524,12 @@ class Gateway(Flask):
             seen.status = int(status[:3])
             return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
-        def finish(sent: int) -> None:
-            if "gateway.forwarded" not in environ:
-                self.finish(request, seen, sent, None)
+        def finish(answer: wsgi.Counted) -> None:
+            if "gateway.forwarded" in environ:
+                return
+            seen.status = answer.status or seen.status
+            # One that was answered by us is noted already.
+            self.finish(request, seen, answer.sent, None if request.reason else answer.failure)
 
         if not request.request_id:
             self._outbound.identify(request)

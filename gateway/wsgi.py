@@ -232,16 +232,20 @@ class WsgiAnswer:
 
 
 class Counted:
-    """An application's iterable whose bytes are counted; `finish` gets their number at its end."""
+    """An application's iterable whose bytes are counted; `finish` is called once, at its end."""
 
-    def __init__(self, inner: Iterable[bytes], finish: Callable[[int], None]) -> None:
+    def __init__(self, inner: Iterable[bytes], finish: Callable[[Counted], None]) -> None:
         self._inner = inner
         self._finish = finish
-        self._sent = 0
+        self.sent = 0
+        # What our own worker knows: why it is not what the application said, and which status it
+        # is that went out or, to a client that is gone, did not.
+        self.failure: GatewayError | None = None
+        self.status: int | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         for piece in self._inner:
-            self._sent += len(piece)
+            self.sent += len(piece)
             yield piece
 
     def close(self) -> None:
@@ -250,7 +254,7 @@ class Counted:
             if hasattr(self._inner, "close"):
                 self._inner.close()
         finally:
-            self._finish(self._sent)
+            self._finish(self)
 
 
 def start(response: Response, start_response: StartResponse) -> None:

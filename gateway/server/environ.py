@@ -18,6 +18,7 @@ from gateway.errors import ClientClosed, ClientError, GatewayError, UpstreamTrun
 from gateway.exchange import Headers, Request, RequestBody, Response
 from gateway.server.body import ArrivingBody
 from gateway.server.connection import Connection, without_body
+from gateway.wsgi import Counted
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -163,6 +164,8 @@ class _Answer:
         response = self.response
         if response is None:
             raise AssertionError("the application did not call start_response")
+        if self._connection.gone is not None:  # the application may have caught that
+            raise self._connection.gone
         self.begun = True
         if data or complete:
             response.data = data
@@ -226,6 +229,7 @@ class WsgiApplication:
         environ: dict[str, Any] = {}
         iterable: Any = None
         failure: BaseException | None = None
+        told: GatewayError | None = None
         # Everything that an application raises ends its request alone: SystemExit would end the
         # worker, and by its status gunicorn's master, too.
         try:
@@ -237,8 +241,9 @@ class WsgiApplication:
                 self._pass_on(iterable, answer, connection, request)
             except BaseException as error:
                 failure = error
-                self._fail(error, answer, connection, request, body)
+                told = self._fail(error, answer, connection, request, body)
             finally:
+                _note(iterable, told, answer, connection, body)
                 if hasattr(iterable, "close"):
                     iterable.close()
         except BaseException as error:  # from close, or on top of a failure
@@ -291,17 +296,19 @@ class WsgiApplication:
         connection: Connection,
         request: Request,
         body: ArrivingBody | None,
-    ) -> None:
-        """The application failed, or the client did while it ran."""
-        if connection.gone is not None or isinstance(error, ClientClosed):
+    ) -> GatewayError:
+        """The application failed, or the client did while it ran: what the log is to say."""
+        if connection.gone is not None:
             connection.discard(None)
-            return
-        if connection.answering:
-            if not isinstance(error, GatewayError):
-                connection.failed(error)
-            connection.break_off()
-            return
+            return connection.gone
+        if isinstance(error, ClientClosed):
+            connection.discard(None)
+            return error
         known: GatewayError
+        if connection.answering:
+            known = error if isinstance(error, GatewayError) else connection.failed(error)
+            connection.break_off()
+            return known
         if body is not None and body.error is not None:
             known = body.error  # what the application made of it does not matter
         elif isinstance(error, GatewayError):
@@ -310,9 +317,25 @@ class WsgiApplication:
             known = connection.failed(error)
         if isinstance(known, ClientClosed):
             connection.discard(None)
-            return
+            return known
         answer.response = connection.shared.door.answer(known, request)
         connection.write(request, answer.response, body)
+        return known
+
+
+def _note(
+    iterable: Any, told: GatewayError | None, answer: _Answer, connection: Connection, body: ArrivingBody | None
+) -> None:
+    """Let a view's answer (`gateway.wsgi.Counted`) know what it cannot see: how it went here."""
+    if not isinstance(iterable, Counted):
+        return
+    missing = body.error if body is not None else None
+    iterable.failure = told or connection.gone or missing
+    if iterable.failure is not None:
+        iterable.sent = connection.sent
+        # Whatever an application says to a client that left inside its body: nobody hears it.
+        if not answer.begun or isinstance(missing, ClientClosed):
+            iterable.status = iterable.failure.status
 
 
 def _is_alone(iterable: Any) -> bool:
