@@ -18,7 +18,6 @@ from gateway.errors import ClientClosed, ClientError, GatewayError, UpstreamTrun
 from gateway.exchange import Headers, Request, RequestBody, Response
 from gateway.server.body import ArrivingBody
 from gateway.server.connection import Connection, without_body
-from gateway.wsgi import Counted
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -85,6 +84,7 @@ def environ_of(request: Request, connection: Connection, base: dict[str, Any]) -
     path, query = split_target(request.target)
     place = connection.place
     environ = dict(base)
+    body: Any = io.BytesIO() if request.body is None else io.BufferedReader(_Raw(request.body))
     raw = request.target.decode("latin-1")
     environ.update(
         {
@@ -100,8 +100,10 @@ def environ_of(request: Request, connection: Connection, base: dict[str, Any]) -
             "REMOTE_ADDR": request.peer,
             "REMOTE_PORT": str(connection.peer_port),
             "wsgi.url_scheme": request.scheme,
-            "wsgi.input": io.BytesIO() if request.body is None else io.BufferedReader(_Raw(request.body)),
+            "wsgi.input": body,
             "gateway.request": request,
+            # By which it is seen that a middleware has put another in its place.
+            "gateway.input": body,
         }
     )
     if request.scheme == "https":
@@ -326,8 +328,8 @@ class WsgiApplication:
 def _note(
     iterable: Any, told: GatewayError | None, answer: _Answer, connection: Connection, body: ArrivingBody | None
 ) -> None:
-    """Let a view's answer (`gateway.wsgi.Counted`) know what it cannot see: how it went here."""
-    if not isinstance(iterable, Counted):
+    """Let a Gateway's iterable (`gateway.wsgi`) know what it cannot see: how it went here."""
+    if not hasattr(iterable, "failure"):
         return
     missing = body.error if body is not None else None
     iterable.failure = told or connection.gone or missing

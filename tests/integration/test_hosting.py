@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from gateway.testing import RawClient
+from gateway.testing import FakeUpstream, RawClient, RawResponse
 from tests import services
 from tests.services import ROOT, Server, free_port, wait_until
 
@@ -389,6 +389,67 @@ def test_a_wrapped_gateway_is_left_to_who_wrapped_it(start: Start, tmp_path: Pat
     server.wait_until(lambda: "is a Wrapper and not a Gateway" in server.output(), "it is said")
     server.wait_until(lambda: services.accepts(port), "it listens")
     assert get(port, "/-/healthz").status == 200
+    ends_well(server, port)
+
+
+READERS = """
+import io
+from flask import request
+from gateway import create_app
+
+app = create_app()
+inner = app.wsgi_app
+
+@app.before_request
+def before():
+    if request.path == "/data":
+        request.get_data()
+    elif request.path == "/form":
+        request.form
+    elif request.path == "/part":
+        request.stream.read(2)
+
+def middleware(environ, start_response):
+    if environ["PATH_INFO"] == "/replaced":
+        body = environ["wsgi.input"].read()
+        environ["wsgi.input"] = io.BytesIO(body)
+    return inner(environ, start_response)
+
+app.wsgi_app = middleware
+"""
+
+
+@pytest.mark.parametrize("worker", ["gateway.server.worker.GatewayWorker", "gevent"])
+def test_a_body_that_python_code_has_read_is_forwarded_or_refused(
+    start: Start, document: Path, tmp_path: Path, worker: str
+) -> None:
+    """Never does the upstream get a part of it, or wait for what cannot come."""
+    (tmp_path / "readers.py").write_text(READERS)
+    with FakeUpstream() as upstream:
+        document.write_text(text(int(upstream.url.rpartition(":")[2])))
+        bodies_read_by_python_code(start, tmp_path, worker, upstream)
+
+
+def bodies_read_by_python_code(start: Start, tmp_path: Path, worker: str, upstream: FakeUpstream) -> None:
+    port = free_port()
+    command = [*GUNICORN, *SETTINGS, "-k", worker, "-b", f"127.0.0.1:{port}", "--pythonpath", str(tmp_path)]
+    server = start([*command, "readers:app"])
+    ready(server, port)
+    framings = [b"Content-Length: 7\r\n\r\na=bcdef", b"Transfer-Encoding: chunked\r\n\r\n7\r\na=bcdef\r\n0\r\n\r\n"]
+    form = b"Content-Type: application/x-www-form-urlencoded\r\n"
+
+    def post(path: bytes, framing: bytes) -> RawResponse:
+        with RawClient(port) as client:
+            return client.request(b"POST " + path + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + form + framing)
+
+    for framing in framings:
+        for path in (b"/data", b"/replaced", b"/untouched"):
+            assert post(path, framing).status == 200
+            assert upstream.last.body == b"a=bcdef"
+        refused = post(b"/form", framing)
+        assert (refused.status, refused.header(b"gateway-error")) == (500, b"internal_error")
+    # Of a chunked body of which a part was read gunicorn's own worker cannot know.
+    assert post(b"/part", framings[0]).status == 500
     ends_well(server, port)
 
 
