@@ -35,7 +35,7 @@ from gateway.balancers import balancer
 from gateway.config.source import Where, parse
 from gateway.config.watch import ConfigStatus, Watch, off_hub
 from gateway.errors import BadRequest, GatewayError, NoRoute, NotReady, Overloaded, UnsupportedMethod
-from gateway.exchange import Request, Response
+from gateway.exchange import BufferedBody, Request, Response
 from gateway.forwarder import Forwarder
 from gateway.headers import Outbound, check_max_forwards
 from gateway.health.candidate import Candidate
@@ -524,9 +524,12 @@ class Gateway(Flask):
             seen.status = int(status[:3])
             return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
-        def finish(sent: int) -> None:
-            if "gateway.forwarded" not in environ:
-                self.finish(request, seen, sent, None)
+        def finish(answer: wsgi.Counted) -> None:
+            if "gateway.forwarded" in environ:
+                return
+            seen.status = answer.status or seen.status
+            # One that was answered by us is noted already.
+            self.finish(request, seen, answer.sent, None if request.reason else answer.failure)
 
         if not request.request_id:
             self._outbound.identify(request)
@@ -552,10 +555,25 @@ class Gateway(Flask):
         if asked.routing_exception is None or isinstance(asked.routing_exception, RequestRedirect):
             return super().dispatch_request()
         request: Request = asked.environ["gateway.request"]
+        missing = request.body is not None and "stream" in vars(asked) and _take_kept_body(asked, request)
         asked.environ["gateway.forwarded"] = True
-        response = self._admitted(request) or self._handle(request, views=False)
+        if missing:
+            response: Response | None = self.answer(InternalError(missing), request)
+        else:
+            response = self._admitted(request) or self._handle(request, views=False)
         assert response is not None
         return _flask_response(response, lambda sent, error: self.finish(request, response, sent, error))
+
+
+def _take_kept_body(asked: flask.Request, request: Request) -> str:
+    """A hook has touched the body's stream: forward what Flask has kept of it (`get_data`,
+    `get_json`) or what is to be had yet; what is wrong when that is not all of it, else ""."""
+    data = asked.get_data()
+    whole = request.bytes_in or len(data) if request.content_length is None else request.content_length
+    if len(data) != whole or (not data and "form" in vars(asked)):
+        return "a hook has read the request's body and not by get_data(): it cannot be forwarded"
+    request.body = BufferedBody(data)
+    return ""
 
 
 class _Forwarded(flask.Response):

@@ -26,6 +26,7 @@ from gateway.config.document import LIMIT
 from gateway.config.schema import json_schema
 from gateway.errors import ConfigError
 from gateway.model import Config, Match, Route
+from gateway.server import hosting
 
 # HOST:PORT, [IPv6]:PORT, :PORT; gunicorn takes unix sockets and inherited ones too.
 _BIND = re.compile(r"((?P<host>[^:\[\]/]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})|unix:.+|fd://[0-9]+)\Z")
@@ -177,6 +178,10 @@ def run(path: str | None, bind: str | None, workers: int | None, admin: str | No
     if admin is not None:
         os.environ["GATEWAY_ADMIN"] = admin
     found = _loaded(path, load=_on_this_machine)
+    try:
+        hosting.gunicorn_settings(found.server, os.environ)
+    except ConfigError as error:
+        _fail(str(error))
     os.environ["GATEWAY_CONFIG"] = source.parse(found.path).absolute()
     # Output that waits in this process would be lost with it.
     sys.stdout.flush()

@@ -27,6 +27,8 @@ def request(environ: WSGIEnvironment, started: float, body_limit: int) -> Reques
     """The request that an environ describes. Raises a ClientError."""
     parsed = environ.get("gateway.request")
     if isinstance(parsed, Request):
+        if environ["wsgi.input"] is not environ.get("gateway.input", environ["wsgi.input"]):
+            _take_input(parsed, environ, body_limit)
         return parsed
     headers = _headers(environ)
     length = _content_length(environ)
@@ -50,6 +52,16 @@ def request(environ: WSGIEnvironment, started: float, body_limit: int) -> Reques
     if chunked or length:
         made.body = WsgiBody(environ["wsgi.input"], made, length, body_limit)
     return made
+
+
+def _take_input(request: Request, environ: WSGIEnvironment, body_limit: int) -> None:
+    """A middleware has read the body, and put another in its place."""
+    length = request.content_length = _content_length(environ)
+    request.chunked = bool(environ.get("HTTP_TRANSFER_ENCODING"))
+    request.body = None
+    if request.chunked or length:
+        request.bytes_in = 0  # it is counted again
+        request.body = WsgiBody(environ["wsgi.input"], request, length, body_limit)
 
 
 # environ key -> the header's name, b"" for keys that are none; as many as there are in use.
@@ -184,8 +196,9 @@ class WsgiAnswer:
         self._finish = finish
         # Bytes of the body that were handed over, for the log.
         self.sent = 0
-        # Why a server that can tell stopped writing.
+        # Why a server that can tell stopped writing, and the status that it gave instead.
         self.failure: GatewayError | None = None
+        self.status: int | None = None
         self._ended = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -232,16 +245,20 @@ class WsgiAnswer:
 
 
 class Counted:
-    """An application's iterable whose bytes are counted; `finish` gets their number at its end."""
+    """An application's iterable whose bytes are counted; `finish` is called once, at its end."""
 
-    def __init__(self, inner: Iterable[bytes], finish: Callable[[int], None]) -> None:
+    def __init__(self, inner: Iterable[bytes], finish: Callable[[Counted], None]) -> None:
         self._inner = inner
         self._finish = finish
-        self._sent = 0
+        self.sent = 0
+        # What our own worker knows: why it is not what the application said, and which status it
+        # is that went out or, to a client that is gone, did not.
+        self.failure: GatewayError | None = None
+        self.status: int | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         for piece in self._inner:
-            self._sent += len(piece)
+            self.sent += len(piece)
             yield piece
 
     def close(self) -> None:
@@ -250,7 +267,7 @@ class Counted:
             if hasattr(self._inner, "close"):
                 self._inner.close()
         finally:
-            self._finish(self._sent)
+            self._finish(self)
 
 
 def start(response: Response, start_response: StartResponse) -> None:

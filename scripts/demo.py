@@ -34,7 +34,11 @@ TICK = 0.1
 
 
 def main() -> int:
-    host, port = ("0.0.0.0", int(os.environ["PORT"])) if os.environ.get("PORT") else ("127.0.0.1", 8000)
+    told = os.environ.get("PORT")
+    if told and not (told.isascii() and told.isdigit() and 0 < int(told) < 65536):
+        print(f"scripts/run: PORT: {told!r} will not do (a whole number from 1 to 65535)", file=sys.stderr)
+        return 1
+    host, port = ("0.0.0.0", int(told)) if told else ("127.0.0.1", 8000)
     taken = [f"{port} (for {name})" for name, host, port in listeners(host, port) if not free(host, port)]
     if taken:
         print(f"scripts/run: port {', '.join(taken)} is taken; stop what listens there", end="", file=sys.stderr)

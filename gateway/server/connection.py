@@ -413,7 +413,7 @@ class Connection:
         elif self._keep and body is not None and not body.complete:
             self._keep = self._drain(body)
 
-    def failed(self, failure: Exception) -> GatewayError:
+    def failed(self, failure: BaseException) -> GatewayError:
         """A fault of the gateway (or of a WSGI application), with its traceback in the log."""
         log.error("a request failed", exc_info=failure)
         return GatewayError(f"{type(failure).__name__}: {failure}")

@@ -84,6 +84,7 @@ def environ_of(request: Request, connection: Connection, base: dict[str, Any]) -
     path, query = split_target(request.target)
     place = connection.place
     environ = dict(base)
+    body: Any = io.BytesIO() if request.body is None else io.BufferedReader(_Raw(request.body))
     raw = request.target.decode("latin-1")
     environ.update(
         {
@@ -99,8 +100,10 @@ def environ_of(request: Request, connection: Connection, base: dict[str, Any]) -
             "REMOTE_ADDR": request.peer,
             "REMOTE_PORT": str(connection.peer_port),
             "wsgi.url_scheme": request.scheme,
-            "wsgi.input": io.BytesIO() if request.body is None else io.BufferedReader(_Raw(request.body)),
+            "wsgi.input": body,
             "gateway.request": request,
+            # By which it is seen that a middleware has put another in its place.
+            "gateway.input": body,
         }
     )
     if request.scheme == "https":
@@ -163,6 +166,8 @@ class _Answer:
         response = self.response
         if response is None:
             raise AssertionError("the application did not call start_response")
+        if self._connection.gone is not None:  # the application may have caught that
+            raise self._connection.gone
         self.begun = True
         if data or complete:
             response.data = data
@@ -225,7 +230,10 @@ class WsgiApplication:
         answer = _Answer(connection, request, body)
         environ: dict[str, Any] = {}
         iterable: Any = None
-        failure: Exception | None = None
+        failure: BaseException | None = None
+        told: GatewayError | None = None
+        # Everything that an application raises ends its request alone: SystemExit would end the
+        # worker, and by its status gunicorn's master, too.
         try:
             try:
                 if self._begins is not None:
@@ -233,13 +241,14 @@ class WsgiApplication:
                 environ = environ_of(request, connection, self._base)
                 iterable = self._application(environ, answer.start_response)
                 self._pass_on(iterable, answer, connection, request)
-            except Exception as error:
+            except BaseException as error:
                 failure = error
-                self._fail(error, answer, connection, request, body)
+                told = self._fail(error, answer, connection, request, body)
             finally:
+                _note(iterable, told, answer, connection, body)
                 if hasattr(iterable, "close"):
                     iterable.close()
-        except Exception as error:  # from close, or on top of a failure
+        except BaseException as error:  # from close, or on top of a failure
             connection.failed(error)
             connection.break_off()
         if iterable is None and failure is not None:
@@ -284,22 +293,24 @@ class WsgiApplication:
 
     def _fail(
         self,
-        error: Exception,
+        error: BaseException,
         answer: _Answer,
         connection: Connection,
         request: Request,
         body: ArrivingBody | None,
-    ) -> None:
-        """The application failed, or the client did while it ran."""
-        if connection.gone is not None or isinstance(error, ClientClosed):
+    ) -> GatewayError:
+        """The application failed, or the client did while it ran: what the log is to say."""
+        if connection.gone is not None:
             connection.discard(None)
-            return
-        if connection.answering:
-            if not isinstance(error, GatewayError):
-                connection.failed(error)
-            connection.break_off()
-            return
+            return connection.gone
+        if isinstance(error, ClientClosed):
+            connection.discard(None)
+            return error
         known: GatewayError
+        if connection.answering:
+            known = error if isinstance(error, GatewayError) else connection.failed(error)
+            connection.break_off()
+            return known
         if body is not None and body.error is not None:
             known = body.error  # what the application made of it does not matter
         elif isinstance(error, GatewayError):
@@ -308,9 +319,25 @@ class WsgiApplication:
             known = connection.failed(error)
         if isinstance(known, ClientClosed):
             connection.discard(None)
-            return
+            return known
         answer.response = connection.shared.door.answer(known, request)
         connection.write(request, answer.response, body)
+        return known
+
+
+def _note(
+    iterable: Any, told: GatewayError | None, answer: _Answer, connection: Connection, body: ArrivingBody | None
+) -> None:
+    """Let a Gateway's iterable (`gateway.wsgi`) know what it cannot see: how it went here."""
+    if not hasattr(iterable, "failure"):
+        return
+    missing = body.error if body is not None else None
+    iterable.failure = told or connection.gone or missing
+    if iterable.failure is not None:
+        iterable.sent = connection.sent
+        # Whatever an application says to a client that left inside its body: nobody hears it.
+        if not answer.begun or isinstance(missing, ClientClosed):
+            iterable.status = iterable.failure.status
 
 
 def _is_alone(iterable: Any) -> bool:

@@ -8,10 +8,12 @@ gunicorn's own flags, applied later by gunicorn, beat both, except for `FORCED`.
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import math
 import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,11 @@ FORCED: dict[str, Any] = {
 LARGEST_REQUEST_LINE = 8190
 MOST_FIELDS = 32768
 
+# What our own worker has better names for: it heeds these where somebody has set them.
+HEEDED = frozenset(
+    {"keepalive", "limit_request_field_size", "limit_request_fields", "limit_request_line", "worker_connections"}
+)
+
 # The first gunicorn_h1c that is as strict as gunicorn's own parser in Python; older ones
 # accept bare LF and folded lines, and gunicorn takes them without a word.
 STRICT_H1C = (0, 6, 14)
@@ -60,6 +67,31 @@ def gunicorn_settings(server: ServerSettings, environ: Mapping[str, str]) -> dic
         "http_parser": http_parser(),
         **FORCED,
     }
+
+
+def differing(cfg: Any, said: Mapping[str, Any]) -> frozenset[str]:
+    """Those of `HEEDED` that a flag or somebody's own settings file has set, otherwise than the
+    gateway's file (`said`) would have them."""
+    return frozenset(name for name in HEEDED if cfg.settings[name].get() != cfg.settings[name].validator(said[name]))
+
+
+def heed(server: ServerSettings, cfg: Any, names: Collection[str]) -> ServerSettings:
+    """The server's settings, but for what gunicorn's settings of these names say. There, too, 0
+    is no limit, except for `keepalive`: no connection is kept, which is the worker's to see to."""
+    timeouts, limits = server.timeouts, server.limits
+    if "keepalive" in names:
+        timeouts = replace(timeouts, keepalive=cfg.keepalive or None)
+    if "limit_request_line" in names:
+        limits = replace(limits, request_line=cfg.limit_request_line)
+    if "limit_request_fields" in names:
+        limits = replace(limits, headers=cfg.limit_request_fields)
+    if "limit_request_field_size" in names:
+        # Of one line there, of all lines together here; 4: a colon, a space and the line's end.
+        size = cfg.limit_request_field_size
+        limits = replace(limits, header=size and cfg.limit_request_fields * (size + 4))
+    if "worker_connections" in names:
+        limits = replace(limits, connections=cfg.worker_connections)
+    return replace(server, timeouts=timeouts, limits=limits)
 
 
 def listens_at(listener: Any, tls: bool) -> str:
@@ -149,6 +181,14 @@ def disinherit(environ: Mapping[str, str], pid: int) -> list[int]:
     if environ.get("LISTEN_PID") != str(pid):
         return []
     return list(range(3, 3 + _whole("LISTEN_FDS", environ.get("LISTEN_FDS", "0"))))
+
+
+def speak_through(gunicorns: Any) -> None:
+    """What the gateway has to say goes where gunicorn's own error log goes, in its form and level."""
+    ours, theirs = logging.getLogger("gateway"), gunicorns.error_log
+    ours.handlers = theirs.handlers
+    ours.setLevel(theirs.level)
+    ours.propagate = False
 
 
 def raise_open_files(connections: int) -> str:

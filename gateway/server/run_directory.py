@@ -1,8 +1,9 @@
 """The folder in which the workers of one master meet: counters in files, sockets to ask by.
 
-Rule: the master makes it and removes it; only its user may look in. One that a killed
-master left behind is removed by the next: whether anybody lives is asked by a lock, which
-the kernel gives up with the last process of that master, wherever its number is reused.
+Rule: the master makes it and removes it; only the workers' user (gunicorn's `user`) may look
+in. One that a killed master left behind is removed by the next: whether anybody lives is
+asked by a lock, which the kernel gives up with the last process of that master, wherever its
+number is reused.
 """
 
 from __future__ import annotations
@@ -32,21 +33,41 @@ _YOUNG = 60.0
 class RunDirectory:
     """See the module's docstring. Workers inherit the lock by being forked.
 
-    Raises OSError where nothing can be written.
+    `within`: where to make it, else in the temporary directory. `user` and `group`: whose it
+    is, by number. Raises OSError where nothing can be written.
     """
 
-    def __init__(self, within: str | None = None) -> None:
+    def __init__(self, within: str | None, user: int, group: int) -> None:
         where = within or tempfile.gettempdir()
         if len(where) > _LONGEST - len(_PREFIX) - 8:
             where = "/tmp"
         with contextlib.suppress(OSError):  # that it cannot be read is no reason not to write there
-            _sweep(Path(where))
+            _sweep(Path(where), {os.getuid(), user})
         # 0700, as all that mkdtemp makes.
         self.path = tempfile.mkdtemp(prefix=_PREFIX, dir=where)
-        self._lock = os.open(os.path.join(self.path, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._user, self._group = user, group
+        self._take()
         self._owner = os.getpid()
         atexit.register(self.remove)
+
+    def remake(self) -> None:
+        """Make it again if it is gone: there are those who clean /tmp. Raises OSError where that
+        cannot be, or somebody else has made one of that name."""
+        try:
+            told = os.lstat(self.path)
+        except FileNotFoundError:
+            os.mkdir(self.path, 0o700)
+            self._take()
+        else:
+            if told.st_uid != self._user:
+                raise PermissionError(f"{self.path} is another user's")
+
+    def _take(self) -> None:
+        """Lock it, and give it to whom it is for."""
+        self._lock = os.open(os.path.join(self.path, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        if self._user != os.geteuid():
+            os.chown(self.path, self._user, self._group)
 
     def remove(self) -> None:
         """At the master's end. Workers end by the same way and change nothing."""
@@ -54,14 +75,14 @@ class RunDirectory:
             shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _sweep(where: Path) -> None:
-    """Remove what masters that are gone have left behind."""
+def _sweep(where: Path, users: set[int]) -> None:
+    """Remove what masters that are gone have left behind for these users."""
     for found in where.glob(f"{_PREFIX}*"):
         # Another user's, or gone meanwhile: not ours to remove.
         with contextlib.suppress(OSError):
             told = found.lstat()
             # One that is being made may not be locked yet.
-            if not stat.S_ISDIR(told.st_mode) or told.st_uid != os.getuid() or time.time() - told.st_mtime < _YOUNG:
+            if not stat.S_ISDIR(told.st_mode) or told.st_uid not in users or time.time() - told.st_mtime < _YOUNG:
                 continue
             lock = os.open(found / _LOCK, os.O_RDWR | os.O_CLOEXEC)
             try:

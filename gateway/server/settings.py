@@ -10,7 +10,6 @@ from gevent import monkey
 monkey.patch_all()
 
 import gc
-import logging
 import os
 import secrets
 import signal
@@ -59,17 +58,12 @@ os.environ.setdefault(_STICKY_KEY, secrets.token_hex(32))
 
 def on_starting(server: Any) -> None:
     """The master, before it opens a socket: what must hold whatever the environment says."""
-    _speak_through(server.log)
+    _hosting.speak_through(server.log)
     _force(server)
     warning = _hosting.raise_open_files(server.cfg.worker_connections)
     if warning:
         server.log.warning("%s", warning)
-    global _run
-    try:
-        # Where gunicorn is told to keep its own, for hosts with nothing else to write to.
-        _run = _RunDirectory(server.cfg.worker_tmp_dir)
-    except OSError as error:
-        server.log.error("No directory for this gateway's workers to meet in, each is alone: %s", error)
+    _meet(server)
     _inherit_admin(server)
     if "bind" in _hosting.given(server.cfg):
         _disinherit(server)
@@ -106,8 +100,11 @@ def on_reload(server: Any) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """The master, for each worker: the number under which it counts and logs."""
+    """The master, for each worker: the number under which it counts and logs, and what it is to heed."""
+    if _run is not None:
+        _meet(server)
     worker.slot = _hosting.free_slot({each.slot for each in server.WORKERS.values()})
+    worker.heeded = _hosting.differing(server.cfg, _current)
 
 
 def post_fork(server: Any, worker: Any) -> None:
@@ -138,7 +135,7 @@ def on_exit(server: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """The worker, once the application is loaded: greenlets start here, as they would not survive a fork."""
-    _speak_through(worker.log)
+    _hosting.speak_through(worker.log)
     gateway = _gateway(worker)
     if gateway is None:
         worker.log.warning(
@@ -187,14 +184,6 @@ def _gateway(worker: Any) -> Any:
     return application if all(hasattr(application, name) for name in ("handle", "start", "stop", "reopen")) else None
 
 
-def _speak_through(gunicorns: Any) -> None:
-    """What the gateway has to say goes where gunicorn's own error log goes, in its form and level."""
-    ours, theirs = logging.getLogger("gateway"), gunicorns.error_log
-    ours.handlers = theirs.handlers
-    ours.setLevel(theirs.level)
-    ours.propagate = False
-
-
 def _reopen_on_usr1(worker: Any, gateway: Any) -> None:
     """SIGUSR1 reopens gunicorn's logs; the access log was rotated with them."""
     gunicorns = worker.handle_usr1
@@ -204,6 +193,20 @@ def _reopen_on_usr1(worker: Any, gateway: Any) -> None:
         gateway.reopen()
 
     signal.signal(signal.SIGUSR1, reopen)
+
+
+def _meet(server: Any) -> None:
+    """A directory for the workers to meet in."""
+    global _run
+    try:
+        if _run is None:
+            # Where gunicorn is told to keep its own, for hosts with nothing else to write to.
+            _run = _RunDirectory(server.cfg.worker_tmp_dir, server.cfg.uid, server.cfg.gid)
+        else:
+            _run.remake()
+    except OSError as error:
+        _run = None
+        server.log.error("No directory for this gateway's workers to meet in, each is alone: %s", error)
 
 
 def _force(server: Any) -> None:

@@ -8,16 +8,25 @@ is told to leave without one leaves for good.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+
+from gevent import monkey
+
+# The plain one: gevent's waits for a loop that does not run in the master.
+_close = monkey.get_original("os", "close")
 
 _NAME = "siblings"
 
 
 def reloaded(folder: str) -> None:
-    """The master, before it replaces its workers."""
-    with open(os.path.join(folder, _NAME), "ab") as file:
-        file.write(b".")
+    """The master, before it replaces its workers; it makes no file, which they could not open."""
+    with contextlib.suppress(OSError):  # no worker has come so far, or somebody cleans up
+        # The folder is the workers' user's, whom the master may be more than: no link is followed.
+        fd = os.open(os.path.join(folder, _NAME), os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+        os.write(fd, b".")
+        _close(fd)
 
 
 class Siblings:

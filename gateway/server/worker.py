@@ -11,6 +11,7 @@ Requests go to the application by one of two doors, decided once: straight to
 from __future__ import annotations
 
 import ipaddress
+import logging
 import math
 from time import monotonic
 from typing import Any
@@ -25,7 +26,8 @@ from gunicorn.workers.ggevent import GeventWorker
 from gateway import problem
 from gateway.errors import Draining, GatewayError
 from gateway.exchange import Request, Response
-from gateway.model import ServerLimits, ServerSettings, ServerTimeouts
+from gateway.model import ServerSettings
+from gateway.server import hosting
 from gateway.server.acceptor import Acceptor
 from gateway.server.connection import Connection, Door, Place, Shared
 from gateway.server.environ import WsgiApplication
@@ -103,6 +105,8 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
     alive: bool
     # Which door is in use, and why.
     door: tuple[str, str] = ("", "")
+    # gunicorn's settings that somebody has set and that go before a Gateway's own.
+    heeded: frozenset[str] = frozenset()
     # The descriptor of the listener that is not for data.
     admin_fd: int | None = None
 
@@ -122,10 +126,15 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         # The application may not have been loaded yet.
         application: Any = getattr(self, "wsgi", None)
         if application is not None and hasattr(application, "draining"):
-            application.draining = True
+            siblings = getattr(application, "siblings", None)
+            # At SIGHUP the gateway stays, and whoever asks it must not be told otherwise.
+            application.draining = siblings is None or not siblings.replaced()
         self._leave_soon()
 
     def run(self) -> None:
+        if not logging.getLogger("gateway").hasHandlers():
+            # Without the settings, or an application that has said where to.
+            hosting.speak_through(self.log)
         self._woken = Event()
         shared = self._make_shared()
         data = self._data = Intake(shared, shared.settings.limits.connections or math.inf)
@@ -147,7 +156,10 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
 
     def _make_shared(self) -> Shared:
         gateway = self.wsgi if all(hasattr(self.wsgi, name) for name in _GATEWAY) else None
-        settings = self._settings() if gateway is None else gateway.server
+        if gateway is None:
+            settings = hosting.heed(ServerSettings(), self.cfg, hosting.HEEDED)
+        else:
+            settings = hosting.heed(gateway.server, self.cfg, self.heeded)
         seen = watched(self.cfg, self.log)
         reason: str | None = seen
         if gateway is None:
@@ -170,7 +182,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             parser=HeadParser(settings.limits),
             left=self.max_requests,
             worn=self._worn,
-            closing=gateway is None and not self.cfg.keepalive,
+            closing=not self.cfg.keepalive,
         )
 
     def _admin_shared(self, data: Shared) -> Shared:
@@ -184,19 +196,6 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             settings=data.settings,
             parser=HeadParser(data.settings.limits),
             worn=lambda: None,
-        )
-
-    def _settings(self) -> ServerSettings:
-        """gunicorn's own settings, for an application that is not a Gateway."""
-        cfg = self.cfg
-        return ServerSettings(
-            timeouts=ServerTimeouts(keepalive=cfg.keepalive or None),
-            limits=ServerLimits(
-                request_line=cfg.limit_request_line,
-                headers=cfg.limit_request_fields,
-                header=cfg.limit_request_fields * (cfg.limit_request_field_size + 4),
-                connections=cfg.worker_connections,
-            ),
         )
 
     def _worn(self) -> None:

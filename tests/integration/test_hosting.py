@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from gateway.testing import FakeUpstream, RawClient, RawResponse
 from tests import services
 from tests.services import ROOT, Server, free_port, wait_until
 
@@ -245,6 +247,35 @@ def test_a_flag_beats_port(start: Start) -> None:
     ends_well(server, port)
 
 
+def test_gunicorns_own_limits_go_before_the_files_where_somebody_has_set_them(start: Start, tmp_path: Path) -> None:
+    port = free_port()
+    mine = tmp_path / "mine.py"
+    mine.write_text("from gateway.server.settings import *\nlimit_request_fields = 5\n")
+    server = start(
+        [*GUNICORN, "-c", str(mine), "-b", f"127.0.0.1:{port}", "--limit-request-line", "200", APP],
+        GUNICORN_CMD_ARGS="--keep-alive 0",
+    )
+    ready(server, port)
+    with RawClient(port) as client:
+        assert client.request(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n").header(b"connection") == b"close"
+    assert get(port, "/" + "x" * 200).status == 414
+    assert get(port, "/x", {f"X-{number}": "" for number in range(5)}).status == 431
+    # What nobody has set is the file's.
+    assert get(port, "/x", {"X": "x" * 16_000}).status == 200
+    ends_well(server, port)
+
+
+@pytest.mark.parametrize(("name", "value"), [("PORT", "http"), ("PORT", "65536"), ("WEB_CONCURRENCY", "many")])
+def test_gateway_run_says_what_is_wrong_with_the_environment(
+    start: Start, document: Path, name: str, value: str
+) -> None:
+    server = start([sys.executable, "-m", "gateway", "run", "-c", str(document)], **{name: value})
+    assert server.process is not None
+    assert server.process.wait(30) == 1
+    assert f"{name}: {value!r} will not do" in server.output()
+    assert "Traceback" not in server.output()
+
+
 def test_a_bad_file_ends_the_start_with_its_mistakes(start: Start, document: Path) -> None:
     document.write_text("version: 1\nupstreams: {}\nroutes: [{name: a, upstream: nowhere}]\nnonsense: 1\n")
     port = free_port()
@@ -289,6 +320,43 @@ def test_a_hup_with_a_broken_file_leaves_everything_as_it_was(start: Start, docu
     ends_well(server, port)
 
 
+def test_a_cleaned_up_temporary_directory_costs_no_worker(start: Start, tmp_path: Path) -> None:
+    """What the workers meet in is gone; a successor comes all the same, after a death and at a reload."""
+    port = free_port()
+    server = start([*GUNICORN, *SETTINGS, "-b", f"127.0.0.1:{port}", "--worker-tmp-dir", str(tmp_path), APP])
+    ready(server, port)
+    assert server.process is not None
+    for number, target in ((signal.SIGKILL, None), (signal.SIGHUP, server.process.pid)):
+        (folder,) = tmp_path.glob("wsgi-gateway-run-*")
+        shutil.rmtree(folder)
+        before = children(server.process.pid)
+        os.kill(target or min(before), number)
+        wait_until(lambda old=before: not old & children(server.process.pid), "the old worker is gone")  # type: ignore[misc, union-attr]
+        ready(server, port)
+        assert (folder / "siblings").exists()
+    ends_well(server, port)
+    assert not list(tmp_path.glob("wsgi-gateway-run-*"))
+
+
+def test_a_reload_is_no_draining(start: Start, document: Path, service: int) -> None:
+    """The worker that goes accepts for `drain`; whoever asks it hears of the gateway, which stays."""
+    document.write_text(text(service).replace("graceful: 5s", "graceful: 5s, drain: 2s"))
+    port = free_port()
+    server = start([*GUNICORN, *SETTINGS, "-b", f"127.0.0.1:{port}", APP])
+    ready(server, port)
+    assert server.process is not None
+    before = children(server.process.pid)
+    server.send(signal.SIGHUP)
+    heard = set()
+    while before & children(server.process.pid):
+        heard.add(get(port, "/-/readyz").status)
+    assert heard == {200}
+    server.send(signal.SIGTERM)
+    server.wait_until(lambda: get(port, "/-/readyz").status == 503, "it drains")
+    assert through(port).status == 200
+    assert server.process.wait(30) == 0
+
+
 def test_usr1_reopens_the_access_log(start: Start, document: Path, service: int, tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     document.write_text(text(service) + f"access_log: {{path: {log}}}\n")
@@ -321,6 +389,67 @@ def test_a_wrapped_gateway_is_left_to_who_wrapped_it(start: Start, tmp_path: Pat
     server.wait_until(lambda: "is a Wrapper and not a Gateway" in server.output(), "it is said")
     server.wait_until(lambda: services.accepts(port), "it listens")
     assert get(port, "/-/healthz").status == 200
+    ends_well(server, port)
+
+
+READERS = """
+import io
+from flask import request
+from gateway import create_app
+
+app = create_app()
+inner = app.wsgi_app
+
+@app.before_request
+def before():
+    if request.path == "/data":
+        request.get_data()
+    elif request.path == "/form":
+        request.form
+    elif request.path == "/part":
+        request.stream.read(2)
+
+def middleware(environ, start_response):
+    if environ["PATH_INFO"] == "/replaced":
+        body = environ["wsgi.input"].read()
+        environ["wsgi.input"] = io.BytesIO(body)
+    return inner(environ, start_response)
+
+app.wsgi_app = middleware
+"""
+
+
+@pytest.mark.parametrize("worker", ["gateway.server.worker.GatewayWorker", "gevent"])
+def test_a_body_that_python_code_has_read_is_forwarded_or_refused(
+    start: Start, document: Path, tmp_path: Path, worker: str
+) -> None:
+    """Never does the upstream get a part of it, or wait for what cannot come."""
+    (tmp_path / "readers.py").write_text(READERS)
+    with FakeUpstream() as upstream:
+        document.write_text(text(int(upstream.url.rpartition(":")[2])))
+        bodies_read_by_python_code(start, tmp_path, worker, upstream)
+
+
+def bodies_read_by_python_code(start: Start, tmp_path: Path, worker: str, upstream: FakeUpstream) -> None:
+    port = free_port()
+    command = [*GUNICORN, *SETTINGS, "-k", worker, "-b", f"127.0.0.1:{port}", "--pythonpath", str(tmp_path)]
+    server = start([*command, "readers:app"])
+    ready(server, port)
+    framings = [b"Content-Length: 7\r\n\r\na=bcdef", b"Transfer-Encoding: chunked\r\n\r\n7\r\na=bcdef\r\n0\r\n\r\n"]
+    form = b"Content-Type: application/x-www-form-urlencoded\r\n"
+
+    def post(path: bytes, framing: bytes) -> RawResponse:
+        with RawClient(port) as client:
+            return client.request(b"POST " + path + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + form + framing)
+
+    for framing in framings:
+        for path in (b"/data", b"/replaced", b"/untouched"):
+            assert post(path, framing).status == 200
+            assert upstream.last.body == b"a=bcdef"
+        refused = post(b"/form", framing)
+        assert (refused.status, refused.header(b"gateway-error")) == (500, b"internal_error")
+    # Of a chunked body of which a part was read gunicorn's own worker cannot know.
+    assert post(b"/part", framings[0]).status == 500
     ends_well(server, port)
 
 

@@ -106,6 +106,18 @@ def test_run_says_which_port_is_taken(ports: int) -> None:
             server.close()
 
 
+def test_run_says_what_is_wrong_with_port(ports: int) -> None:
+    server = Server([str(ROOT / "scripts" / "run")], cwd=ROOT, env={**environ(ports), "PORT": "http"})
+    try:
+        server.start()
+        assert server.process is not None
+        assert server.process.wait(PATIENCE) == 1
+        assert "PORT: 'http' will not do" in server.output()
+        assert "Traceback" not in server.output()
+    finally:
+        server.close()
+
+
 def parts_of(demo: Server, port: int) -> list[int]:
     """The processes that scripts/run started: the services and, last, the gateway."""
     demo.wait_until(lambda: f"http://127.0.0.1:{port}" in demo.output(), "scripts/run says where it listens", PATIENCE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 import time
@@ -231,6 +232,18 @@ class TestApplications:
                 assert client.request(post).body == b"('POST', '/', '127.0.0.1', b'abc')"
             assert worker.ask(b"GET / HTTP/1.1\r\n\r\n").status == 400
             assert "Error" not in worker.errors()
+
+    def test_one_that_exits_ends_its_request_alone(self, tmp_path: Path) -> None:
+        with WorkerProcess(tmp_path, app="plain") as worker, worker.client() as client:
+            assert client.request(get("/exit")).status == 500
+            assert client.request(get("/")).status == 200
+            # In gunicorn's own log, in its form.
+            assert re.search(r"^\[.*\[ERROR\] a request failed$", worker.errors(), re.MULTILINE)
+
+    @pytest.mark.parametrize("flag", ["--limit-request-line", "--limit-request-fields", "--limit-request-field_size"])
+    def test_without_a_limit(self, tmp_path: Path, flag: str) -> None:
+        with WorkerProcess(tmp_path, flag, "0", app="plain") as worker:
+            assert worker.ask(get("/", "X: " + "x" * 2000)).status == 200
 
     def test_flask(self, tmp_path: Path) -> None:
         with WorkerProcess(tmp_path, app="flasked") as worker, worker.client() as client:

@@ -189,6 +189,8 @@ told = Told()
 
 
 def _plain(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    if environ["PATH_INFO"] == "/exit":
+        raise SystemExit(3)
     body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     data = repr((environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["REMOTE_ADDR"], body)).encode()
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(data)))])

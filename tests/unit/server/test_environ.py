@@ -8,6 +8,7 @@ from typing import Any
 from wsgiref.validate import validator
 
 import pytest
+from gevent import GreenletExit, Timeout
 
 from gateway.errors import UpstreamTruncated
 from gateway.exchange import Request, Response
@@ -300,6 +301,15 @@ class TestFailures:
         stream, door = run(app, GET.replace(b"Connection: close\r\n", b"") * 2)
         assert [status for status, _, _ in answers_in(stream.sent)] == [500, 500]
         assert b"secret" not in stream.sent
+        assert [end[1] for end in door.finished] == [500, 500]
+
+    @pytest.mark.parametrize("failure", [SystemExit(3), GreenletExit(), Timeout()])
+    def test_of_a_kind_that_would_end_more_than_the_request(self, failure: BaseException) -> None:
+        def app(environ: dict[str, Any], start_response: Start) -> list[bytes]:
+            raise failure
+
+        stream, door = run(app, GET.replace(b"Connection: close\r\n", b"") * 2)
+        assert [status for status, _, _ in answers_in(stream.sent)] == [500, 500]
         assert [end[1] for end in door.finished] == [500, 500]
 
     def test_before_the_first_piece(self) -> None:

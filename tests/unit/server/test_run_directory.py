@@ -1,0 +1,72 @@
+"""The folder of a master's workers: whose it is, and what a reload writes into it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gateway.server.run_directory import RunDirectory
+from gateway.server.siblings import reloaded
+
+
+def test_it_is_the_workers_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gunicorn's `user`: the master may be root, and what it makes is to be of use to its workers."""
+    given: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(os, "chown", lambda path, user, group: given.append((path, user, group)))
+    other = os.geteuid() + 1
+    theirs = RunDirectory(str(tmp_path), other, 7)
+    ours = RunDirectory(str(tmp_path), os.geteuid(), 7)
+    assert given == [(theirs.path, other, 7)]
+    theirs.remove()
+    ours.remove()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_one_that_a_killed_master_left_to_another_user_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / "wsgi-gateway-run-left"
+    left.mkdir()
+    (left / "lock").touch()
+    os.chown(left, 65534, 65534)
+    os.utime(left, (0, 0))
+    RunDirectory(str(tmp_path), os.geteuid(), os.getegid()).remove()
+    assert left.exists()
+    RunDirectory(str(tmp_path), 65534, 65534).remove()
+    assert not left.exists()
+
+
+def test_it_is_made_again_when_somebody_cleans_up(tmp_path: Path) -> None:
+    made = RunDirectory(str(tmp_path), os.geteuid(), os.getegid())
+    (Path(made.path) / "siblings").touch()
+    made.remake()
+    assert (Path(made.path) / "siblings").exists()
+    shutil.rmtree(made.path)
+    made.remake()
+    assert Path(made.path).stat().st_mode & 0o777 == 0o700
+    assert [each.name for each in Path(made.path).iterdir()] == ["lock"]
+    made.remove()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_one_that_somebody_else_made_in_its_place_is_not_used(tmp_path: Path) -> None:
+    made = RunDirectory(str(tmp_path), os.geteuid(), os.getegid())
+    os.chown(made.path, 65534, 65534)
+    with pytest.raises(PermissionError, match="another user's"):
+        made.remake()
+    made.remove()
+
+
+def test_a_reload_before_any_worker_makes_no_file_that_they_could_not_open(tmp_path: Path) -> None:
+    reloaded(str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reload_follows_no_link(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.touch()
+    (tmp_path / "siblings").symlink_to(other)
+    reloaded(str(tmp_path))
+    assert other.read_bytes() == b""
