@@ -301,9 +301,12 @@ class ConsulProvider:
             self._told, self._bad = decode(answer.payload(), self._of)
             self._named = any(map(is_name, self._told))
             self._digest = digest
-        doubt = self._belief.doubt(answer, not self._told, self._clock())
+        hidden = answer.filtered and not self._told
+        doubt = "" if hidden else self._belief.doubt(answer, not self._told, self._clock())
         if news or self._named:
             self._judge()
+        if hidden:
+            raise RefusedError("there are instances, but the token may not read them")
         return doubt
 
     def _judge(self) -> None:

@@ -82,12 +82,13 @@ class _Reply:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One answer of the health API. `index` None: the registry gave none to wait with.
-    `body` is what came; `payload` decodes it."""
+    `body` is what came; `payload` decodes it. `filtered`: without the instances that the token may not see."""
 
     body: bytes
     index: int | None
     known_leader: bool
     decode: Callable[[], object] = field(compare=False)
+    filtered: bool = False
 
     def payload(self) -> object:
         """Raises `RegistryError` when the body is not JSON."""
@@ -177,6 +178,7 @@ class ConsulApi:
             # Without an index nobody waits, and holds a connection while waiting.
             index=None if crowded else reply.index(),
             known_leader=reply.headers.get("X-Consul-KnownLeader", "true").lower() != "false",
+            filtered=reply.headers.get("X-Consul-Results-Filtered-By-ACLs", "").lower() == "true",
             decode=reply.decoded,
         )
 
