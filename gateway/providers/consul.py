@@ -49,6 +49,8 @@ DOUBTED = 3
 # Names among the addresses are looked up after an answer when they are due, and no answer
 # tells when they change: nothing is waited for longer than this, or than they are good.
 NAMES_WAIT = 10.0
+# An agent takes no more; the catalogue takes any number, and balancers reckon with floats.
+MOST_WEIGHT = 65535
 
 
 # -- decoding -------------------------------------------------------------------------
@@ -103,7 +105,7 @@ def _endpoint(entry: object, upstream: Upstream) -> Endpoint:
 def _weight(service: Mapping[str, Any]) -> int:
     """`Weights.Passing`: 0 drains, 1 where nothing sensible is said (Consul's own default)."""
     passing = _object(service, "Weights").get("Passing")
-    return passing if _whole(passing) and passing >= 0 else 1
+    return min(passing, MOST_WEIGHT) if _whole(passing) and passing >= 0 else 1
 
 
 def _object(entry: object, key: str) -> Mapping[str, Any]:
