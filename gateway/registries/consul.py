@@ -47,6 +47,9 @@ WAIT_SPREAD = 1 / 16
 # 10,000 instances with a dozen checks each are some 30 MB.
 MOST_BYTES = 64 * 1024 * 1024
 
+# An index is a number of 64 bits.
+MOST_DIGITS = 20
+
 _PIECE = 256 * 1024
 _HERE = {"127.0.0.1", "::1", "localhost"}
 
@@ -76,7 +79,7 @@ class _Reply:
     def index(self) -> int | None:
         """`X-Consul-Index`, at least 1 as Consul's rules have it; None when there is none."""
         told = self.headers.get("X-Consul-Index", "")
-        return max(1, int(told)) if told.isascii() and told.isdigit() else None
+        return max(1, int(told)) if told.isascii() and told.isdigit() and len(told) <= MOST_DIGITS else None
 
 
 @dataclass(frozen=True, slots=True)

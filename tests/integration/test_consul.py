@@ -388,7 +388,11 @@ def test_an_answer_that_is_too_large_is_not_kept(
     running.until_at("10.0.0.1:80")
 
 
-@pytest.mark.parametrize("lines", [(), (b"X-Consul-Index: x",), (b"X-Consul-Index: -1",), (b"X-Consul-Index: 0",)])
+@pytest.mark.parametrize(
+    "lines",
+    [(), *((b"X-Consul-Index: " + index,) for index in (b"x", b"-1", b"0", b"9" * 5000))],
+    ids=["none", "text", "negative", "0", "5000 digits"],
+)
 def test_an_index_is_not_needed(registry: FakeUpstream, start: Start, lines: tuple[bytes, ...]) -> None:
     registry.answer(answer(ONE, *lines))
     running = start(registry.url, "s")
