@@ -99,5 +99,5 @@ def missing() -> str:
     try:
         Network.make().close()
     except (OSError, subprocess.SubprocessError):
-        return "network namespaces may not be made here"
+        return "neither root nor user namespaces may make one here"
     return ""
