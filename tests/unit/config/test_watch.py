@@ -250,6 +250,14 @@ def test_warnings_are_told_when_they_are_new(followed: Followed, caplog: pytest.
     assert caplog.text.count("has GET without HEAD") == 1
 
 
+def test_a_flood_of_warnings_is_cut_short(followed: Followed, caplog: pytest.LogCaptureFixture) -> None:
+    route = "  - {{name: r{0}, upstream: u, match: {{path: /{0}, methods: [GET]}}}}\n"
+    truncate(followed.path, text("u") + "routes:\n" + "".join(map(route.format, range(120))))
+    followed.rest()
+    assert caplog.text.count("has GET without HEAD") == 100
+    assert "20 more warnings: gateway check tells them all" in caplog.text
+
+
 # -- a key beside a file ------------------------------------------------------------------
 
 
