@@ -158,7 +158,7 @@ class Belief:
         if before is not None and answer.index is not None and answer.index < before:
             self.forgot = True
         if self.forgot:
-            return f"an empty answer from a registry that lost its memory (index {answer.index})"
+            return "an empty answer from a registry that lost its memory"
         if not answer.known_leader:
             return "an empty answer from a server that knows no leader"
         if self.away:

@@ -335,7 +335,7 @@ FAULTS: dict[str, tuple[Script, str]] = {
     "not HTTP": ([b"SSH-2.0-x\r\n", Act.CLOSE], "SSH-2.0-x"),
     "empty from a server without a leader": (answer(b"[]", INDEX, b"X-Consul-KnownLeader: false"), "no leader"),
     "empty because of the token": (answer(b"[]", INDEX, b"X-Consul-Results-Filtered-By-ACLs: true"), "may not read them"),
-    "empty at an index that went back": (answer(b"[]", b"X-Consul-Index: 8"), "lost its memory (index 8)"),
+    "empty at an index that went back": (answer(b"[]", b"X-Consul-Index: 8"), "lost its memory"),
 }  # fmt: skip
 
 
