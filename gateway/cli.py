@@ -8,6 +8,7 @@ before gevent has patched them there.
 from __future__ import annotations
 
 import gzip
+import ipaddress
 import json
 import os
 import re
@@ -34,7 +35,7 @@ _BIND = re.compile(r"((?P<host>[^:\[\]/]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5
 # More than a record with the longest target can have.
 _LONGEST_LINE = 1024 * 1024
 
-_file = click.argument("file", type=click.Path(dir_okay=False))
+_file = click.argument("file")
 _config = click.option("-c", "--config", "path", metavar="FILE", help="The configuration; see GATEWAY_CONFIG.")
 _json = click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 _header = click.option(
@@ -96,7 +97,12 @@ def routes(path: str | None) -> None:
 @click.argument("url")
 @_config
 @_header
-@click.option("--peer", metavar="ADDRESS", help="Who connects; by default somebody who is trusted by nobody.")
+@click.option(
+    "--peer",
+    metavar="ADDRESS",
+    callback=lambda *given: _peer(given[2]),
+    help="Who connects; by default somebody who is trusted by nobody.",
+)
 @_json
 def explain(method: str, url: str, path: str | None, headers: Headers, peer: str | None, as_json: bool) -> None:
     """Tell what would become of a request: the route that wins, why others lose, what the upstream gets."""
@@ -113,8 +119,8 @@ def explain(method: str, url: str, path: str | None, headers: Headers, peer: str
 
 
 @main.command()
-@click.argument("old", type=click.Path(dir_okay=False))
-@click.argument("new", type=click.Path(dir_okay=False))
+@click.argument("old")
+@click.argument("new")
 @click.option("--requests", "log", metavar="ACCESS_LOG", help="Replay the requests of this log (also gzipped).")
 @_json
 def diff(old: str, new: str, log: str | None, as_json: bool) -> None:
@@ -244,6 +250,13 @@ def _headers(given: tuple[str, ...]) -> Headers:
     if not all(name and colon for name, colon, _ in fields):
         raise click.BadParameter("a header is 'Name: value'")
     return tuple((name, value.strip(" \t")) for name, _, value in fields)
+
+
+def _peer(given: str | None) -> str | None:
+    try:
+        return given and str(ipaddress.ip_address(given))
+    except ValueError as error:
+        raise click.BadParameter(f"{error}") from None
 
 
 def _bind(given: str | None) -> str | None:

@@ -22,7 +22,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say by name, last and in colour, which servers were missing: a skip must not pass for a success."""
     if not services.missed:
         return
-    terminalreporter.section("SERVERS THAT COULD NOT BE FOUND", red=True, bold=True)
+    terminalreporter.section("WHAT COULD NOT BE HAD", red=True, bold=True)
     for name, tests in sorted(services.missed.items()):
         terminalreporter.line(f"{name}: {len(tests)} test(s) SKIPPED; {services.HOW[name]}", red=True)
 

@@ -62,6 +62,15 @@ def require(program: str) -> Path:
     pytest.skip(message)
 
 
+def allowed(what: str, why_not: str) -> None:
+    """Go on, unless there is a reason why not: then the calling test is skipped loudly, also in CI, where nobody can
+    get what the machine does not allow."""
+    if why_not:
+        missed.setdefault(what, []).append(os.environ.get("PYTEST_CURRENT_TEST", "?"))
+        HOW[what] = why_not
+        pytest.skip(f"{what}: {why_not}")
+
+
 def free_ports(count: int) -> list[int]:
     """Loopback ports that nothing listens on; all held open while they are chosen, so they differ."""
     with contextlib.ExitStack() as stack:

@@ -7,6 +7,7 @@ take every route away. A follower never ends by itself.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -18,9 +19,11 @@ import gevent
 from gateway.config.source import Key, Where
 from gateway.errors import ConfigError, Mistake
 from gateway.model import ConsulSettings, DiscoverySettings, EtcdSettings
-from gateway.registries import RegistryError
+from gateway.registries import RegistryError, one_line
 from gateway.registries.consul import ConsulApi
 from gateway.registries.etcd import EtcdApi
+
+log = logging.getLogger("gateway.config")
 
 # What the key holds, or (None) why that is not known.
 Tell = Callable[[bytes | None, str], None]
@@ -86,6 +89,10 @@ def follow(key: Key, settings: DiscoverySettings, tell: Tell) -> None:
                 _follow_etcd(key, etcd_settings(key, settings), tell, pause)
         except RegistryError as error:
             tell(None, str(error))
+        except Exception as error:
+            # A follower that dies is worse than whatever this was: it would never be noticed.
+            log.exception("%s: cannot be followed for a reason of our own", key)
+            tell(None, one_line(f"{type(error).__name__}: {error}"))
         gevent.sleep(pause.next())
 
 

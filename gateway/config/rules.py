@@ -111,7 +111,8 @@ MOST_FALLBACKS = 8
 
 def fallbacks_end(draft: Draft) -> Breaches:
     """Going from fallback to fallback comes to an end, and soon."""
-    after = {name: upstream.get("fallback") for name, upstream in draft.raw_upstreams()}
+    given = ((name, upstream.get("fallback")) for name, upstream in draft.raw_upstreams())
+    after = {name: fallback if _is_text(fallback) else None for name, fallback in given}
     told: set[str] = set()
     for name in after:
         way = [name]

@@ -35,6 +35,8 @@ GRACE = 0.7
 AGAIN = 5.0
 # Distinct troubles that are remembered until one is over.
 MOST_LOGGED = 100
+# Warnings of one configuration that are logged: requests wait meanwhile.
+MOST_WARNINGS = 100
 
 Result = TypeVar("Result")
 # device, inode, size, times of change; or why there is none.
@@ -270,9 +272,11 @@ class Watch:
         config = off_hub(lambda: assemble(self._where, file, key, self._environ))
         self._use(config)
         self._version = config.version
-        for warning in config.warnings:
-            if warning not in self._warned:
-                log.warning("%s", warning)
+        new = [warning for warning in config.warnings if warning not in self._warned]
+        for warning in new[:MOST_WARNINGS]:
+            log.warning("%s", warning)
+        if len(new) > MOST_WARNINGS:
+            log.warning("%d more warnings: gateway check tells them all", len(new) - MOST_WARNINGS)
         self._warned = set(config.warnings)
 
     # -- the key of a registry ----------------------------------------------------------

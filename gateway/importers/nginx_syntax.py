@@ -69,12 +69,12 @@ def parse(text: str, name: str) -> list[Directive]:
             words = []
         else:
             if words:
-                raise _wrong(name, words[0].line, f"{words[0].text} is not ended by a ;")
+                raise _not_ended(name, words[0])
             if len(blocks) == 1:
                 raise _wrong(name, token.line, "a } that closes nothing")
             blocks.pop()
     if words:
-        raise _wrong(name, words[0].line, f"{words[0].text} is not ended by a ;")
+        raise _not_ended(name, words[0])
     if len(blocks) > 1:
         raise _wrong(name, blocks[-1].line, "a { that is never closed")
     return blocks[0].directives
@@ -133,6 +133,12 @@ def _letter(text: str, place: int) -> tuple[str, int]:
         after = text[place + 1]
         return _ESCAPES.get(after, "\\" + after), place + 2
     return text[place], place + 1
+
+
+def _not_ended(name: str, word: _Token) -> ConfigError:
+    # In what is no configuration of nginx a word may be the whole of it.
+    shown = word.text if len(word.text) <= 80 else f"{word.text[:79]}…"
+    return _wrong(name, word.line, f"{shown} is not ended by a ;")
 
 
 def _wrong(name: str, line: int, told: str) -> ConfigError:

@@ -49,6 +49,8 @@ DOUBTED = 3
 # Names among the addresses are looked up after an answer when they are due, and no answer
 # tells when they change: nothing is waited for longer than this, or than they are good.
 NAMES_WAIT = 10.0
+# An agent takes no more; the catalogue takes any number, and balancers reckon with floats.
+MOST_WEIGHT = 65535
 
 
 # -- decoding -------------------------------------------------------------------------
@@ -103,7 +105,7 @@ def _endpoint(entry: object, upstream: Upstream) -> Endpoint:
 def _weight(service: Mapping[str, Any]) -> int:
     """`Weights.Passing`: 0 drains, 1 where nothing sensible is said (Consul's own default)."""
     passing = _object(service, "Weights").get("Passing")
-    return passing if _whole(passing) and passing >= 0 else 1
+    return min(passing, MOST_WEIGHT) if _whole(passing) and passing >= 0 else 1
 
 
 def _object(entry: object, key: str) -> Mapping[str, Any]:
@@ -156,7 +158,7 @@ class Belief:
         if before is not None and answer.index is not None and answer.index < before:
             self.forgot = True
         if self.forgot:
-            return f"an empty answer from a registry that lost its memory (index {answer.index})"
+            return "an empty answer from a registry that lost its memory"
         if not answer.known_leader:
             return "an empty answer from a server that knows no leader"
         if self.away:
@@ -301,9 +303,12 @@ class ConsulProvider:
             self._told, self._bad = decode(answer.payload(), self._of)
             self._named = any(map(is_name, self._told))
             self._digest = digest
-        doubt = self._belief.doubt(answer, not self._told, self._clock())
+        hidden = answer.filtered and not self._told
+        doubt = "" if hidden else self._belief.doubt(answer, not self._told, self._clock())
         if news or self._named:
             self._judge()
+        if hidden:
+            raise RefusedError("there are instances, but the token may not read them")
         return doubt
 
     def _judge(self) -> None:

@@ -329,7 +329,7 @@ class Memory:
         self.cluster, self.revision = listing.cluster, listing.revision
         self.forgot = some_known and not listing.pairs and (self.forgot or back)
         if self.forgot:
-            raise RegistryError(f"an empty answer from a registry that lost its memory (revision {listing.revision})")
+            raise RegistryError("an empty answer from a registry that lost its memory")
 
 
 def make(

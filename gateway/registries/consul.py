@@ -47,6 +47,9 @@ WAIT_SPREAD = 1 / 16
 # 10,000 instances with a dozen checks each are some 30 MB.
 MOST_BYTES = 64 * 1024 * 1024
 
+# An index is a number of 64 bits.
+MOST_DIGITS = 20
+
 _PIECE = 256 * 1024
 _HERE = {"127.0.0.1", "::1", "localhost"}
 
@@ -76,18 +79,19 @@ class _Reply:
     def index(self) -> int | None:
         """`X-Consul-Index`, at least 1 as Consul's rules have it; None when there is none."""
         told = self.headers.get("X-Consul-Index", "")
-        return max(1, int(told)) if told.isascii() and told.isdigit() else None
+        return max(1, int(told)) if told.isascii() and told.isdigit() and len(told) <= MOST_DIGITS else None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One answer of the health API. `index` None: the registry gave none to wait with.
-    `body` is what came; `payload` decodes it."""
+    `body` is what came; `payload` decodes it. `filtered`: without the instances that the token may not see."""
 
     body: bytes
     index: int | None
     known_leader: bool
     decode: Callable[[], object] = field(compare=False)
+    filtered: bool = False
 
     def payload(self) -> object:
         """Raises `RegistryError` when the body is not JSON."""
@@ -177,6 +181,7 @@ class ConsulApi:
             # Without an index nobody waits, and holds a connection while waiting.
             index=None if crowded else reply.index(),
             known_leader=reply.headers.get("X-Consul-KnownLeader", "true").lower() != "false",
+            filtered=reply.headers.get("X-Consul-Results-Filtered-By-ACLs", "").lower() == "true",
             decode=reply.decoded,
         )
 

@@ -23,6 +23,8 @@ MOST_LINE = 16 * 1024 * 1024
 # no permission, no precondition, out of range (compacted), not authenticated.
 _REFUSALS = frozenset({3, 5, 7, 9, 11, 16})
 _OUT_OF_RANGE, _UNAUTHENTICATED = 11, 16
+# What reading JSON of another shape raises; a number may be infinite.
+_BROKEN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 _LOST_LOGIN = ("user name is empty", "invalid auth token", "revision of auth store is old")
 
 
@@ -86,14 +88,14 @@ def page(body: bytes) -> Page:
         header = answer["header"]
         pairs = tuple((_bytes(kv["key"]), _bytes(kv.get("value", ""))) for kv in answer.get("kvs", ()))
         return Page(pairs, int(header["revision"]), str(header["cluster_id"]), bool(answer.get("more")))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except _BROKEN as error:
         raise RegistryError(f"not the answer to a range request: {text(body)}") from error
 
 
 def token(body: bytes) -> str:
     # Whatever this holds is not to be quoted.
     found = decode(body, secret=True).get("token")
-    if not isinstance(found, str) or not found.isprintable():
+    if not isinstance(found, str) or not (found.isascii() and found.isprintable()):
         raise RegistryError("an answer without a token to a login")
     return found
 
@@ -113,7 +115,7 @@ def notice(line: bytes) -> Notice:
             created=bool(result.get("created")),
             part=bool(result.get("fragment")),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except _BROKEN as error:
         raise RegistryError(f"not a message of a watch: {text(line)}") from error
 
 
@@ -136,7 +138,7 @@ def refused(status: int, body: bytes) -> RegistryError:
     try:
         answer = decode(body)
         code, told = int(answer["code"]), answer.get("message") or answer.get("error")
-    except (RegistryError, KeyError, TypeError, ValueError):
+    except (RegistryError, *_BROKEN):
         return RegistryError(f"HTTP {status}: {text(body)}")
     if code in _REFUSALS:
         return Refusal(one_line(told), code)

@@ -59,14 +59,14 @@ class Instance:
     def order(self, line: str) -> None:
         fault, _, value = line.partition(" ")
         before, self.fault, self.value = self.fault, fault, float(value or 0)
-        if before == "blackhole":
-            self._reappear()
+        if before == "queue":
+            self._accept_again()
         if fault == "refuse":
             self._deafen()
         elif self._listener is None:
             self.listen()
-        if fault == "blackhole":
-            self._vanish()
+        if fault == "queue":
+            self._stop_accepting()
         if fault in _OF_CONNECTIONS:
             for connection in list(self.connections):
                 connection.leave_when_idle()
@@ -83,8 +83,8 @@ class Instance:
             self._listener.close()
             self._listener = None
 
-    def _vanish(self) -> None:
-        """As if packets went nowhere: nobody accepts, and the queue is so full that the kernel drops every SYN."""
+    def _stop_accepting(self) -> None:
+        """Nobody accepts or reads, and the queue is so full that the kernel drops every SYN."""
         assert self._listener is not None
         self._loop.remove_reader(self._listener.fileno())
         self._listener.listen(0)
@@ -94,7 +94,7 @@ class Instance:
             sock.connect_ex(self._at)
             self._fillers.append(sock)
 
-    def _reappear(self) -> None:
+    def _accept_again(self) -> None:
         for sock in self._fillers:
             sock.close()
         self._fillers.clear()
@@ -166,7 +166,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        if not self._busy and self._instance.fault != "blackhole":
+        if not self._busy and self._instance.fault != "queue":
             self._next()
 
     def _next(self) -> None:
@@ -196,7 +196,7 @@ class Connection(asyncio.Protocol):
     def _answer(self, method: str, ident: str, body: bytes) -> None:
         instance = self._instance
         fault = instance.fault
-        if self._transport.is_closing() or fault in ("hang", "blackhole"):
+        if self._transport.is_closing() or fault in ("hang", "queue"):
             return
         if fault == "garbage":
             self._transport.write(_GARBAGE)
@@ -245,7 +245,7 @@ class Connection(asyncio.Protocol):
             self._loop.call_later(BETWEEN, self._more, rest)
 
     def _more(self, rest: list[bytes]) -> None:
-        if self._transport.is_closing() or self._instance.fault == "blackhole":
+        if self._transport.is_closing() or self._instance.fault == "queue":
             return
         self._transport.write(_chunk(rest[0]))
         if len(rest) > 1:

@@ -3,7 +3,7 @@
 Two workers before five instances of `main`, which get 300 requests a second (60 % GETs, 25 % POSTs, 15 % streamed
 downloads), and one instance of `other`, which gets 100 GETs a second and never fails.
 
-Rule: everything is a process of its own on loopback, and all of it is gone afterwards. What is measured is what clients
+Rule: everything is a process of its own on loopback, or in a network of its own, and all of it is gone afterwards. What is measured is what clients
 and instances saw; of the system itself only its log is used, for the moment at which it says that an instance is out.
 """
 
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -28,7 +28,8 @@ import trustme
 
 from tests.chaos.faults import Fault
 from tests.chaos.load import FAILED, OK, PATIENCE, WRONG, Record, read
-from tests.chaos.systems import SRV, TLS_NAME, Behind, Event, Limits, System
+from tests.chaos.network import Network, instance_address
+from tests.chaos.systems import LOOPBACK, SRV, TLS_NAME, Behind, Event, Limits, System
 from tests.consul_agent import LastingConsul
 from tests.dnsmasq_server import Dnsmasq
 from tests.services import ROOT, Server
@@ -52,7 +53,7 @@ def quiet_ports(number: int) -> list[int]:
             port = random.randrange(max(lowest - 15_000, 1024), lowest)
             sock = stack.enter_context(socket.socket())
             with contextlib.suppress(OSError):
-                sock.bind(("127.0.0.1", port))
+                sock.bind((LOOPBACK, port))
                 found.append(port)
     return found
 
@@ -73,13 +74,16 @@ class Tail:
 
 
 class Instance:
-    """One process of `tests.chaos.instance`, on the same port whenever it runs."""
+    """One process of `tests.chaos.instance`, at the same place whenever it runs. `enter`: how to get to its side."""
 
-    def __init__(self, name: str, port: int, folder: Path, certificate: Path | None) -> None:
+    def __init__(
+        self, name: str, address: str, port: int, folder: Path, certificate: Path | None, enter: Sequence[str] = ()
+    ) -> None:
         self.name = name
+        self.address = address
         self.port = port
         self._orders = folder / f"{name}.sock"
-        command = [sys.executable, "-m", "tests.chaos.instance", name, "127.0.0.1", str(port), str(folder)]
+        command = [*enter, sys.executable, "-m", "tests.chaos.instance", name, address, str(port), str(folder)]
         self.server = Server([*command, *([str(certificate)] if certificate else [])], cwd=ROOT)
 
     def start(self) -> None:
@@ -118,8 +122,10 @@ class Instance:
 class Load:
     """One process of `tests.chaos.load`, and what it has recorded."""
 
-    def __init__(self, port: int, prefix: str, rate: float, mix: tuple[str, ...], name: str) -> None:
-        command = [sys.executable, "-m", "tests.chaos.load", str(port), prefix, f"{rate:g}", name, *mix]
+    def __init__(
+        self, port: int, prefix: str, rate: float, mix: tuple[str, ...], name: str, enter: Sequence[str]
+    ) -> None:
+        command = [*enter, sys.executable, "-m", "tests.chaos.load", str(port), prefix, f"{rate:g}", name, *mix]
         self.server = Server(command, cwd=ROOT)
         self._tail = Tail(self.server.log)
         self.rate = rate
@@ -193,7 +199,7 @@ class Outcome:
 
 
 class Stage:
-    """Everything that runs. `needs`: tls, dns, consul or nothing."""
+    """Everything that runs. `needs`: tls, dns, consul, network or nothing."""
 
     def __init__(
         self, kind: type[System], limits: Limits, needs: str = "", rate: float = RATE, settings: str = ""
@@ -209,6 +215,7 @@ class Stage:
         self.victim: Instance
         self.dns: Dnsmasq
         self.consul: LastingConsul
+        self.network: Network
 
     # starting and stopping
 
@@ -227,8 +234,12 @@ class Stage:
         certificate = authority = None
         if self._needs == "tls":
             certificate, authority = self._certificate()
-        self.main = [Instance(f"main-{n}", ports[n], self.folder, certificate) for n in range(1, INSTANCES + 1)]
-        self.other = Instance("other", ports[0], self.folder, None)
+        self._near, far = self._sides(closing)
+        self.main = [
+            Instance(f"main-{n}", self._address(n), ports[n], self.folder, certificate, far)
+            for n in range(1, INSTANCES + 1)
+        ]
+        self.other = Instance("other", LOOPBACK, ports[0], self.folder, None, self._near)
         self.victim = self.main[0]
         for instance in (*self.main, self.other):
             closing.callback(instance.server.close)
@@ -237,8 +248,8 @@ class Stage:
             instance.wait()
         found = self._registry(closing)
         behind = Behind(
-            {instance.name: instance.port for instance in self.main}, self.other.port, self._limits, authority,
-            settings=self._settings, **found,
+            {instance.name: (instance.address, instance.port) for instance in self.main}, self.other.port, self._limits,
+            authority, settings=self._settings, enter=self._near, **found,
         )  # fmt: skip
         self.system = self._kind(self.folder, behind, ports[-1])
         closing.callback(self.system.stop)
@@ -247,18 +258,31 @@ class Stage:
         self._loads(closing)
 
     def _loads(self, closing: contextlib.ExitStack) -> None:
-        self.load = Load(self.system.port, "/main", self._rate, MIX, "main")
-        self.beside = Load(self.system.port, "/other", OTHER_RATE, ("get=1",), "other")
+        self.load = Load(self.system.port, "/main", self._rate, MIX, "main", self._near)
+        self.beside = Load(self.system.port, "/other", OTHER_RATE, ("get=1",), "other", self._near)
         for load in (self.load, self.beside):
             closing.callback(load.server.close)
             load.start()
         began = time.monotonic()
         assert self.wait(30.0, lambda: self._back(began) is not None), "not every instance gets its share"
 
+    def _sides(self, closing: contextlib.ExitStack) -> tuple[Sequence[str], Sequence[str]]:
+        """How to get to the side of the system, and to that of the instances that can fail."""
+        if self._needs != "network":
+            return (), ()
+        self.network = Network.make()
+        closing.callback(self.network.close)
+        for number in range(1, INSTANCES + 1):
+            self.network.appear(self._address(number))
+        return self.network.near.enter, self.network.far.enter
+
+    def _address(self, number: int) -> str:
+        return instance_address(number) if self._needs == "network" else LOOPBACK
+
     def _certificate(self) -> tuple[Path, Path]:
         authority = trustme.CA()
         both, trusted = self.folder / "instance.pem", self.folder / "authority.pem"
-        authority.issue_cert("127.0.0.1", TLS_NAME).private_key_and_cert_chain_pem.write_to_path(str(both))
+        authority.issue_cert(LOOPBACK, TLS_NAME).private_key_and_cert_chain_pem.write_to_path(str(both))
         authority.cert_pem.write_to_path(str(trusted))
         return both, trusted
 
@@ -280,7 +304,7 @@ class Stage:
         for instance in self.main:
             # A name for each: HAProxy does not tell two of one name apart.
             host = f"{instance.name}.chaos.test"
-            records += [f"srv-host={SRV},{host},{instance.port},0,1", f"host-record={host},127.0.0.1"]
+            records += [f"srv-host={SRV},{host},{instance.port},0,1", f"host-record={host},{LOOPBACK}"]
         self.dns.up(*records)
 
     # time

@@ -17,7 +17,7 @@ import os
 import re
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -27,6 +27,7 @@ from tests.gateway_process import GatewayProcess
 from tests.services import Server
 
 WORKERS = 2
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """What a system stands before: the ports of the instances of `main` by name and that of the only one of `other`.
+    """What a system stands before: where the instances of `main` are, by name, and the port of the only one of `other`.
     `authority`: the instances of `main` speak TLS, with certificates of this one. `dns`, `consul`: where they are
-    looked up, else they are in the configuration."""
+    looked up, else they are in the configuration. `enter`: what a command begins with, to run on the system's side."""
 
-    main: Mapping[str, int]
+    main: Mapping[str, tuple[str, int]]
     other: int
     limits: Limits
     authority: Path | None = None
@@ -53,6 +54,7 @@ class Behind:
     consul: str = ""
     # Lines that the gateway's `main` has besides, for the short form.
     settings: str = ""
+    enter: Sequence[str] = ()
 
 
 SRV = "_main._tcp.chaos.test"
@@ -82,6 +84,7 @@ class System(ABC):
     def __init__(self, folder: Path, behind: Behind, port: int) -> None:
         self.port = port
         self.server = self._server(folder, behind)
+        self.server.command[:0] = behind.enter
 
     @abstractmethod
     def _server(self, folder: Path, behind: Behind) -> Server: ...
@@ -94,11 +97,11 @@ class System(ABC):
     @classmethod
     def can(cls, needs: str) -> bool:
         """Whether it is a system for that (`Fault.needs`)."""
-        return needs in ("", "tls") or needs in cls.finds
+        return needs in ("", "tls", "network") or needs in cls.finds
 
     def start(self) -> None:
         self.server.start()
-        self.server.wait_until(lambda: services.accepts(self.port), f"{self.name} listens")
+        self.server.wait_until(self._listens, f"{self.name} listens")
 
     def stop(self) -> None:
         """SIGTERM: a master that is killed leaves its workers behind."""
@@ -107,6 +110,12 @@ class System(ABC):
                 self.server.stop(signal.SIGTERM)
         finally:
             self.server.close()
+
+    def _listens(self) -> bool:
+        """Whether anything listens on its port, on its side of the network."""
+        assert self.server.process is not None
+        table = Path(f"/proc/{self.server.process.pid}/net/tcp").read_text()
+        return f":{self.port:04X} 00000000:0000 0A" in table
 
     @abstractmethod
     def event(self, line: str) -> Event | None: ...
@@ -133,7 +142,7 @@ class Gateway(System):
         elif behind.dns:
             source = f"dns_srv: {SRV}"
         else:
-            urls = (f'"{scheme}://127.0.0.1:{port}"' for port in behind.main.values())
+            urls = (f'"{scheme}://{address}:{port}"' for address, port in behind.main.values())
             source = f"endpoints: [{', '.join(urls)}]"
         timeouts = (
             f"timeouts: {{connect: {_seconds(limits.connect)}, response: {_seconds(limits.response)}, "
@@ -211,7 +220,7 @@ http {{
                 folder=folder,
                 port=self.port,
                 other=behind.other,
-                servers=" ".join(f"server 127.0.0.1:{port};" for port in behind.main.values()),
+                servers=" ".join(f"server {address}:{port};" for address, port in behind.main.values()),
                 scheme="https" if behind.authority else "http",
                 tls=tls if behind.authority else "",
                 connect=_seconds(limits.connect),
@@ -271,11 +280,11 @@ resolvers here
 
     def _server(self, folder: Path, behind: Behind) -> Server:
         limits = behind.limits
-        self._ports = list(behind.main.values())
+        self._ports = [port for _, port in behind.main.values()]
         if behind.dns:
             servers = [f"server-template main- {len(self._ports)} {SRV} resolvers here init-addr none"]
         else:
-            servers = [f"server {name} 127.0.0.1:{port}" for name, port in behind.main.items()]
+            servers = [f"server {name} {address}:{port}" for name, (address, port) in behind.main.items()]
         path = folder / "haproxy.cfg"
         path.write_text(
             self._WHOLE.format(

@@ -7,18 +7,24 @@ afterwards. How many requests a fault costs, and how long it takes, is for `scri
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from tests import services
+from tests.chaos import network
 from tests.chaos.faults import FAULTS
 from tests.chaos.stage import Outcome, Pace, Stage
 from tests.chaos.systems import Gateway, Limits
 
 LIMITS = Limits(connect=0.5, response=1.0, idle=0.5)
 # The instances of the first stage are registered with Consul, which is of use for one fault and does not matter for others.
-STAGES = ("consul", "tls", "dns")
+STAGES = ("consul", "tls", "dns", "network")
 PACE = Pace(quiet=0.3, fault=0.5, after=0.2, longest=30.0, until_out=True)
+# What is lost on an open connection is only lost when its time is over: until then TCP sends it again.
+LONGER = replace(PACE, fault=LIMITS.response + 0.5)
 # What went wrong before anything was sent may always be tried elsewhere, and there was always somewhere else.
 NEVER_SENT = {"connect_refused", "connect_timeout", "tls_error"}
 
@@ -47,9 +53,11 @@ def on_stage(stages: dict[str, Stage], needs: str) -> Stage:
 )
 def test_a_fault_harms_only_what_it_must(stages: dict[str, Stage], name: str) -> None:
     fault = FAULTS[name]
+    if fault.needs == "network":
+        services.allowed("network namespaces", network.missing())
     stage = on_stage(stages, fault.needs)
     try:
-        outcome = stage.play(fault, PACE)
+        outcome = stage.play(fault, LONGER if fault.needs == "network" else PACE)
     except BaseException:
         print(stage.system.server.output()[-6000:])
         # In whatever state it is, it is nothing for the next fault.
@@ -63,6 +71,8 @@ def test_a_fault_harms_only_what_it_must(stages: dict[str, Stage], name: str) ->
     if fault.out:
         assert outcome.voices == stage.system.voices
     check_failures(name, outcome)
+    if name == "blackhole":
+        check_connections(stage)
 
 
 def check_failures(name: str, outcome: Outcome) -> None:
@@ -75,3 +85,16 @@ def check_failures(name: str, outcome: Outcome) -> None:
         # What may be sent twice is tried elsewhere when a connection ends, unless its answer has begun.
         lost = {told: n for told, n in outcome.failed_gets.items() if told != "200 cut"}
         assert lost == {}
+
+
+def check_connections(stage: Stage) -> None:
+    """What the access log has of the victim: lost is only what was under way on a connection that was open before.
+    A new one is not made, in time for another instance to answer, and that is what the victim was ejected for."""
+    records = [json.loads(line) for line in (stage.folder / "access.log").read_text().splitlines()]
+    here = f"{stage.victim.address}:{stage.victim.port}"
+    lost = [record for record in records if record["reason"] and record["endpoint"] == here]
+    assert lost != []
+    assert {record["reason"] for record in lost} <= {"response_timeout", "upstream_stalled"}
+    not_connected = [record for record in records if (record["cause"] or "").startswith(f"dial tcp {here}: TimeoutError")]
+    assert len(not_connected) >= 5 * stage.system.voices
+    assert {(record["attempts"], record["status"]) for record in not_connected} == {(2, 200)}

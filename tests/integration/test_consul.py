@@ -334,7 +334,8 @@ FAULTS: dict[str, tuple[Script, str]] = {
     "closed": ([Act.CLOSE], "closed"),
     "not HTTP": ([b"SSH-2.0-x\r\n", Act.CLOSE], "SSH-2.0-x"),
     "empty from a server without a leader": (answer(b"[]", INDEX, b"X-Consul-KnownLeader: false"), "no leader"),
-    "empty at an index that went back": (answer(b"[]", b"X-Consul-Index: 8"), "lost its memory (index 8)"),
+    "empty because of the token": (answer(b"[]", INDEX, b"X-Consul-Results-Filtered-By-ACLs: true"), "may not read them"),
+    "empty at an index that went back": (answer(b"[]", b"X-Consul-Index: 8"), "lost its memory"),
 }  # fmt: skip
 
 
@@ -387,7 +388,11 @@ def test_an_answer_that_is_too_large_is_not_kept(
     running.until_at("10.0.0.1:80")
 
 
-@pytest.mark.parametrize("lines", [(), (b"X-Consul-Index: x",), (b"X-Consul-Index: -1",), (b"X-Consul-Index: 0",)])
+@pytest.mark.parametrize(
+    "lines",
+    [(), *((b"X-Consul-Index: " + index,) for index in (b"x", b"-1", b"0", b"9" * 5000))],
+    ids=["none", "text", "negative", "0", "5000 digits"],
+)
 def test_an_index_is_not_needed(registry: FakeUpstream, start: Start, lines: tuple[bytes, ...]) -> None:
     registry.answer(answer(ONE, *lines))
     running = start(registry.url, "s")

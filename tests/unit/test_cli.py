@@ -77,6 +77,8 @@ def test_check_warns_and_is_content(good: Path) -> None:
 def test_check_of_a_file_that_is_not_there(tmp_path: Path) -> None:
     found = gateway("check", tmp_path / "x")
     assert (found.exit_code, found.stderr) == (1, f"{tmp_path}/x: cannot be read: No such file or directory\n")
+    found = gateway("check", tmp_path)
+    assert (found.exit_code, found.stderr) == (1, f"{tmp_path}: cannot be read: Is a directory\n")
 
 
 # -- routes, schema ----------------------------------------------------------------------
@@ -162,6 +164,12 @@ def test_explain_refuses_what_is_no_header(header: str, good: Path) -> None:
     found = gateway("explain", "GET", "/", "-c", good, "-H", header)
     assert found.exit_code == 2
     assert "a header is 'Name: value'" in found.stderr
+
+
+def test_explain_refuses_a_peer_that_is_no_address(good: Path) -> None:
+    found = gateway("explain", "GET", "/", "-c", good, "--peer", "somebody")
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert "'somebody' does not appear to be an IPv4 or IPv6 address" in found.stderr
 
 
 def test_explain_refuses_two_lines_in_one(good: Path) -> None:

@@ -306,6 +306,8 @@ def test_a_route_goes_on_to_fallbacks() -> None:
             ],
         ),
         ({"a": "5"}, ['f:3:28: upstreams.a.fallback: must be text, not 5 (write "5")']),
+        ({"a": "[end]"}, ["f:3:28: upstreams.a.fallback: must be text, not a list"]),
+        ({"a": "{b: c}"}, ["f:3:28: upstreams.a.fallback: must be text, not a mapping"]),
     ],
 )
 def test_bad_fallbacks(to: dict[str, str], told: list[str]) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.queue import Queue
 
 from gateway import config as files
 from gateway.config import document, registry, shared, source, watch
 from gateway.config.watch import GRACE, FileText, Watch
 from gateway.errors import ConfigError
 from gateway.model import Config, DiscoverySettings
+from gateway.registries.consul import ConsulApi, KeyAnswer
 from gateway.testing import FakeClock
 
 
@@ -248,6 +250,14 @@ def test_warnings_are_told_when_they_are_new(followed: Followed, caplog: pytest.
     assert caplog.text.count("has GET without HEAD") == 1
 
 
+def test_a_flood_of_warnings_is_cut_short(followed: Followed, caplog: pytest.LogCaptureFixture) -> None:
+    route = "  - {{name: r{0}, upstream: u, match: {{path: /{0}, methods: [GET]}}}}\n"
+    truncate(followed.path, text("u") + "routes:\n" + "".join(map(route.format, range(120))))
+    followed.rest()
+    assert caplog.text.count("has GET without HEAD") == 100
+    assert "20 more warnings: gateway check tells them all" in caplog.text
+
+
 # -- a key beside a file ------------------------------------------------------------------
 
 
@@ -427,6 +437,30 @@ def test_what_a_registry_may_not_say(held: str, told: str) -> None:
     assert f"consul://h:1/k:{told}" in str(caught.value)
     assert "/root" not in str(caught.value)
     assert len({(one.line, one.col) for one in caught.value.mistakes}) == len(caught.value.mistakes)
+
+
+def test_a_follower_lives_on_after_a_fault_of_our_own(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers: list[Exception | KeyAnswer] = [ZeroDivisionError("ours"), KeyAnswer(b"version: 1\n", 3)]
+
+    def key(self: ConsulApi, name: str, index: int | None = None, wait: float = 0.0) -> KeyAnswer:
+        said = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    monkeypatch.setattr(ConsulApi, "key", key)
+    told: Queue[tuple[bytes | None, str]] = Queue()
+    follower = gevent.spawn(
+        registry.follow, source.Key("consul", "h:1", "k"), DiscoverySettings(), lambda *said: told.put(said)
+    )
+    try:
+        assert told.get(timeout=10) == (None, "ZeroDivisionError: ours")
+        assert told.get(timeout=10) == (b"version: 1\n", "")
+    finally:
+        follower.kill()
+    assert "consul://h:1/k: cannot be followed" in caplog.text
 
 
 def test_a_registry_is_asked_as_the_local_file_says() -> None:

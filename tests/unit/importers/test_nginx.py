@@ -49,6 +49,7 @@ def test_blocks_and_lines() -> None:
         ("a;\n}\n", "x:2:1: a } that closes nothing"),
         ("a\nb", "x:1:1: a is not ended by a ;"),
         ("a { b }", "x:1:1: b is not ended by a ;"),
+        ("a" * 81, f"x:1:1: {'a' * 79}… is not ended by a ;"),
         (";", "x:1:1: a ; with nothing before it"),
         ("{}", "x:1:1: a { with nothing before it"),
         ('a\n "b;', 'x:2:1: a " that is never closed'),

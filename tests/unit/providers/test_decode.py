@@ -149,6 +149,7 @@ def test_members_may_be_null_or_missing(path: tuple[str, ...]) -> None:
         ({"Passing": -3}, 1),
         ({"Passing": "7"}, 1),
         ({"Passing": True}, 1),
+        ({"Passing": 10**400}, 65535),
         ([], 1),
     ],
 )

@@ -337,7 +337,8 @@ def test_a_registry_that_lost_its_memory_is_believed_when_it_names_an_instance()
     _, told, _ = consul(
         good(instance(), index=900), good(index=5), good(index=1000), good(instance("10.0.0.2"), index=6), good(index=6)
     )
-    assert [u.endpoints for u in told] == [at("10.0.0.1"), None, None, at("10.0.0.2"), ()]
+    # Its indices go on changing, which is no other trouble.
+    assert [u.endpoints for u in told] == [at("10.0.0.1"), None, at("10.0.0.2"), ()]
 
 
 def test_instances_are_believed_at_any_index() -> None:

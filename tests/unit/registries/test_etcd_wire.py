@@ -73,7 +73,7 @@ def test_an_empty_page() -> None:
     "body",
     [
         b"", b"<html>", b"[]", b"null", b"{}", b'{"header":{}}', b'{"header":{"revision":"2"}}',
-        b'{"header":{"cluster_id":"1","revision":"x"}}', b'{"header":[]}', b"[" * 100_000, b'{"a":"\xff"}',
+        b'{"header":{"cluster_id":"1","revision":"x"}}', b'{"header":{"cluster_id":"1","revision":1e999}}', b'{"header":[]}', b"[" * 100_000, b'{"a":"\xff"}',
         b'{"header":{"cluster_id":"1","revision":"2"},"kvs":7}',
         b'{"header":{"cluster_id":"1","revision":"2"},"kvs":[{}]}',
         b'{"header":{"cluster_id":"1","revision":"2"},"kvs":[{"key":"***"}]}',
@@ -128,6 +128,7 @@ def test_what_all_members_would_say(code: int, message: str, login_lost: bool) -
         (404, b"404 page not found\n", "HTTP 404: 404 page not found "),
         (502, b"<html>\r\nbad", "HTTP 502: <html>  bad"),
         (500, b'{"code": null}', 'HTTP 500: {"code": null}'),
+        (500, b'{"code": 1e999}', 'HTTP 500: {"code": 1e999}'),
         (302, b"", "HTTP 302: "),
     ],
 )
@@ -146,7 +147,7 @@ def test_a_token() -> None:
     assert token(b'{"header":{},"token":"abc.7"}') == "abc.7"
 
 
-@pytest.mark.parametrize("body", [b'{"token":"a\\r\\nX: secret"}', b'{"secret":1}', b'"secret"', b"secret", b'{"token":5}'])
+@pytest.mark.parametrize("body", [b'{"token":"a\\r\\nX: secret"}', b'{"secret":1}', b'"secret"', b"secret", b'{"token":5}', b'{"token":"\\u00e9"}'])
 def test_an_answer_to_a_login_is_not_quoted(body: bytes) -> None:
     with pytest.raises(RegistryError) as caught:
         token(body)
