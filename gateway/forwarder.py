@@ -163,7 +163,7 @@ class Forwarder:
     ) -> Response:
         """One attempt, counted in flight until its body ends. `again`: the request may be sent
         twice. `fresh`: only a new connection will do. `trial`: it tries an endpoint that was out."""
-        route, upstream, target, normal, asked_host = asked
+        route, upstream = asked[0], asked[1]
         state = candidate.state
         state.in_flight += 1
         tracked = False
@@ -175,17 +175,10 @@ class Forwarder:
         arriving = deadline is not None and request.body is not None and not request.body.complete
         try:
             endpoint = request.endpoint = candidate.endpoint
-            head = self._outbound.head(
-                request,
-                targets.outbound(route, endpoint, target, normal),
-                asked_host,
-                _host(route, endpoint, asked_host),
-                targets.stripped(route, normal) if route.strip_prefix else b"",
-                request.upgrade if request.upgrade is not None and request.upgrade in route.upgrade else None,
+            # Without a name of its own the head is the pool's to forget once it is out.
+            response: Response = candidate.pool.send(
+                request, self._head(request, asked, endpoint, deadline), route.timeouts, again, fresh, deadline
             )
-            if route.deadline_header is not None:
-                head = _with_deadline(head, route.deadline_header, route.timeouts, deadline)
-            response: Response = candidate.pool.send(request, head, route.timeouts, again, fresh, deadline)
             now = monotonic()
             request.first_byte_s = now - request.started
             if response.status >= 500:
@@ -213,6 +206,21 @@ class Forwarder:
             if trial:
                 upstream.outliers.undecided(candidate)
         return response
+
+    def _head(self, request: Request, asked: Asked, endpoint: Endpoint, deadline: float | None) -> Head:
+        """The head that `endpoint` gets."""
+        route, _, target, normal, asked_host = asked
+        head = self._outbound.head(
+            request,
+            targets.outbound(route, endpoint, target, normal),
+            asked_host,
+            _host(route, endpoint, asked_host),
+            targets.stripped(route, normal) if route.strip_prefix else b"",
+            request.upgrade if request.upgrade is not None and request.upgrade in route.upgrade else None,
+        )
+        if route.deadline_header is not None:
+            head = _with_deadline(head, route.deadline_header, route.timeouts, deadline)
+        return head
 
     def _hedged(
         self, request: Request, asked: Asked, first: Candidate, left: Sequence[Candidate], deadline: float | None

@@ -163,7 +163,6 @@ class Stream:
         "_raw",
         "_raw_recv",
         "_raw_send",
-        "_raw_sendmsg",
         "_reader",
         "_sock",
         "_watcher",
@@ -185,7 +184,6 @@ class Stream:
         self._raw = sock._sock
         self._raw_recv = self._raw.recv
         self._raw_send = self._raw.send
-        self._raw_sendmsg = self._raw.sendmsg
         self._hub = get_hub()
         self._deadlines = Deadlines.current()
         self._reader: Any = None
@@ -364,7 +362,7 @@ class Stream:
         """Send several pieces in a row, without copying them into one; what did not go out
         without waiting. Raises OSError."""
         try:
-            sent: int = self._raw_sendmsg(parts)
+            sent: int = self._raw.sendmsg(parts)
         except BlockingIOError:
             sent = 0
         rest = []

@@ -223,6 +223,8 @@ class Connection:
             except ClientError as error:
                 self._refuse(error, head)
                 return
+            # It is read; a slow client is not to have it kept.
+            del head
             request = Request(
                 parser.method,
                 parser.target,
@@ -254,7 +256,8 @@ class Connection:
     # -- reading a head ---------------------------------------------------------------
 
     def _head(self) -> bytes | None:
-        """The bytes of the next head, None at the end of the connection."""
+        """The bytes of the next head, None at the end of the connection. What is here of one that is
+        refused is left in `pending`."""
         data = self.pending
         if not data:
             self.idle_since = monotonic()
@@ -271,24 +274,22 @@ class Connection:
         self.started = monotonic()
         end = data.find(b"\r\n\r\n") + 4
         if end == 3 or data[0] == 13:
-            return self._head_in_pieces(data)
+            # Not one more frame, and nothing twice, for as long as a slow client may take.
+            begun = bytearray(data)
+            del data
+            try:
+                return self._head_in_pieces(begun)
+            except ClientError:
+                self.pending = bytes(begun)
+                raise
         if end == len(data):
             self.pending = b""
             return data
         self.pending = data[end:]
         return data[:end]
 
-    def _head_in_pieces(self, data: bytes) -> bytes | None:
-        """A head that did not come at once, or has empty lines before it. What is here of one that
-        is refused is left in `pending`."""
-        buffer = bytearray(data)
-        try:
-            return self._collect(buffer)
-        except ClientError:
-            self.pending = bytes(buffer)
-            raise
-
-    def _collect(self, buffer: bytearray) -> bytes | None:
+    def _head_in_pieces(self, buffer: bytearray) -> bytes | None:
+        """A head that did not come at once, or has empty lines before it. `buffer`: what is here of it."""
         limit = self.settings.timeouts.header
         deadline = inf if limit is None else self.started + limit
         empty_lines = seen = 0

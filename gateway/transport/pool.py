@@ -258,6 +258,9 @@ class EndpointPool(HTTPConnectionPool):
                 judged = reader.read_head(request.method == b"HEAD", request.interim, self.hop)
             else:
                 upload = self._send_with_body(connection, request, request.body, head, timeouts, deadline)
+                if upload is not None:
+                    # A slow client may take its time with the rest.
+                    head = head._replace(data=b"")
                 judged = self._read_head(connection, request, upload, timeouts, deadline)
             response = self._answer(connection, request, head, judged, upload, timeouts)
             settled = True
