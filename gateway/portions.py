@@ -17,7 +17,7 @@ _LARGE_PIECE = 1024 * 1024
 # What waits in our memory when the sink would take nothing.
 _SMALL_PIECE = 1024
 # A fast source and a fast sink never wait: let others run in between.
-_BYTES_A_TURN = 1024 * 1024
+BYTES_A_TURN = 1024 * 1024
 
 
 class Portions:
@@ -44,7 +44,7 @@ class Portions:
         # A piece that is not full was all that was there.
         self._wanted = _LARGE_PIECE if size >= self._wanted else PIECE
         self._passed += size
-        if self._passed < _BYTES_A_TURN:
+        if self._passed < BYTES_A_TURN:
             return False
         self._passed = 0
         if self._sink.held_up:

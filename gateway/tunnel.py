@@ -10,9 +10,9 @@ import time
 from math import inf
 from typing import ClassVar
 
+from gateway.exchange import PIECE
 from gateway.stream import Carrier, Stream
 
-PIECE = 64 * 1024
 # A fast source and a fast sink never wait: others run in between.
 _READS_A_TURN = 16
 

@@ -13,16 +13,15 @@ from typing import Protocol
 from gateway.errors import ClientClosed, ClientError, GatewayError, RequestTimeout
 from gateway.exchange import PIECE, BufferedBody, Request, RequestBody
 from gateway.model import ServerSettings
+from gateway.portions import BYTES_A_TURN
 from gateway.server.chunked import ChunkedDecoder
 from gateway.server.pace import Pace
 from gateway.stream import Stream
 
 # The least that is read at once: what follows a body is kept for the next request.
 _SMALL_READ = 16 * 1024
-# A fast client never lets us wait: others run in between.
-_BYTES_A_TURN = 1024 * 1024
-# The same for one that sends next to nothing but chunk sizes: about a millisecond, and less of it
-# is read at once.
+# A client that sends next to nothing but chunk sizes lets others run after so many of them, about a
+# millisecond, and less of it is read at once.
 _LINES_A_TURN = 1024
 _FEW = 4 * 1024
 
@@ -79,7 +78,7 @@ class _Body:
         if self.expects_continue:
             self.expects_continue = False
             client.send_continue()
-        if self._of_turn >= _BYTES_A_TURN:
+        if self._of_turn >= BYTES_A_TURN:
             self._of_turn = 0
             client.stream.eager = False
         settings = client.settings

@@ -124,25 +124,17 @@ class TestIdle:
 
 
 class TestMaxConnections:
-    def test_one_more_waits_and_takes_over(self, upstream, to):
-        line = to(max_connections=1)
+    @pytest.mark.parametrize(("max_idle", "reused"), [(1, True), (0, False)])
+    def test_one_more_waits_and_takes_over(self, upstream, to, max_idle, reused):
+        """The connection, or where none is used again, its place."""
+        line = to(max_connections=1, max_idle=max_idle)
         with all_busy(upstream, line) as done:
             waiting = gevent.spawn(line.ask)
             soon(lambda: line.counts == (1, 0, 1))
             done.set()
             (got,) = finish([waiting])
-        assert (got.body, got.reused) == (b"ok", True)
-        assert len(upstream.connections) == 1
-
-    def test_who_waits_takes_over_no_connection_where_none_is_reused(self, upstream, to):
-        line = to(max_connections=1, max_idle=0)
-        with all_busy(upstream, line) as done:
-            waiting = gevent.spawn(line.ask)
-            soon(lambda: line.counts == (1, 0, 1))
-            done.set()
-            (got,) = finish([waiting])
-        assert (got.body, got.reused) == (b"ok", False)
-        assert len(upstream.connections) == 2
+        assert (got.body, got.reused) == (b"ok", reused)
+        assert len(upstream.connections) == (1 if reused else 2)
 
     def test_queue_timeout(self, upstream, to):
         line = to(max_connections=1, queue_timeout=0.05)
