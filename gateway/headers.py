@@ -139,7 +139,7 @@ _new = tuple.__new__
 # A field line as nearly all are: a name, a colon and one space, a value that neither begins
 # nor ends with white space (RFC 9112 §5). Whatever is not like that is a parser's to judge.
 _field_line = re.compile(
-    rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++): ([!-~\x80-\xff]++(?:[ \t]++[!-~\x80-\xff]++)*+)"
+    rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++): ([!-~\x80-\xff]++(?:[ \t]++[!-~\x80-\xff]++)*)"
 ).fullmatch
 # Lines are the other side's to choose: so many, and only short ones, are remembered. The
 # table starts anew when it is full, as values (dates, ids) change for ever.
