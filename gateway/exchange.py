@@ -35,8 +35,11 @@ class RequestBody(Protocol):
     `expects_continue`: the client waits for `100 Continue`, which the first `read` sends.
     """
 
-    complete: bool
-    expects_continue: bool
+    @property
+    def complete(self) -> bool: ...
+
+    @property
+    def expects_continue(self) -> bool: ...
 
     def read(self, most: int = PIECE) -> bytes:
         """The next piece as it arrives, of `most` bytes or so; `b""` is the end.

@@ -145,6 +145,19 @@ _field_line = re.compile(
 # table starts anew when it is full, as values (dates, ids) change for ever.
 _MAX_LINES = 4096
 _MAX_LINE = 256
+# Fields whose lines are never remembered: a credential ends with its connection.
+_CREDENTIALS = frozenset(
+    {
+        b"authorization",
+        b"proxy-authorization",
+        b"cookie",
+        b"set-cookie",
+        b"x-api-key",
+        b"x-auth-token",
+        b"x-amz-security-token",
+        b"x-goog-iap-jwt-assertion",
+    }
+)
 
 What = TypeVar("What")
 
@@ -168,8 +181,9 @@ class FieldLines(Generic[What]):
         if found is None:
             return None
         name, value = found.groups()
-        entry = (self._mean(name.lower()), (name, value))
-        if len(line) <= _MAX_LINE:
+        key = name.lower()
+        entry = (self._mean(key), (name, value))
+        if len(line) <= _MAX_LINE and key not in _CREDENTIALS:
             if len(self.table) >= _MAX_LINES:
                 self.table.clear()
             self.table[line] = entry

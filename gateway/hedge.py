@@ -22,6 +22,8 @@ class _Try(Generic[Answer]):
     def __init__(self, ask: Callable[[], Answer], done: Event, discard: Callable[[Answer], None]) -> None:
         self.answer: Answer | None = None
         self.error: Exception | None = None
+        # It has ended, perhaps with neither of the two because it was killed.
+        self.over = False
         self._discard = discard
         self._unwanted = False
         self._greenlet = gevent.spawn(self._run, ask, done)
@@ -30,18 +32,15 @@ class _Try(Generic[Answer]):
         try:
             answer = ask()
         except Exception as error:
-            # Whoever waits for the race raises it, in the request's own greenlet.
-            self.error = error
+            # `race` raises it in the request's own greenlet. Its traceback leads back here.
+            self.error = error.with_traceback(None)
         else:
             self.answer = answer
             if self._unwanted:
                 self._discard(answer)
         finally:
+            self.over = True
             done.set()
-
-    @property
-    def over(self) -> bool:
-        return self.answer is not None or self.error is not None
 
     def break_off(self) -> None:
         """Nobody wants it any more. Does not wait, so that nothing comes in between."""
@@ -54,6 +53,11 @@ class _Try(Generic[Answer]):
 
     def join(self) -> None:
         self._greenlet.join()
+
+    def take_error(self) -> Exception:
+        """The error, which is not kept here: a frame of its traceback leads back here."""
+        error, self.error = self.error, None
+        return error or RuntimeError("an attempt was killed")
 
 
 def race(
@@ -93,6 +97,5 @@ def race(
             one.join()
         raise
     if winner.answer is None:
-        assert winner.error is not None
-        raise winner.error
+        raise winner.take_error()
     return winner is not tries[0], winner.answer

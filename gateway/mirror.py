@@ -24,9 +24,10 @@ from gevent import Greenlet, Timeout
 
 from gateway.errors import GatewayError
 from gateway.exchange import PIECE, BufferedBody, Request, RequestBody, Response
-from gateway.forwarder import Asked, Forwarder
+from gateway.forwarder import Forwarder
 from gateway.headers import MIRROR, Head, Outbound, with_field
 from gateway.health.candidate import Candidate
+from gateway.health.state import UpstreamState
 from gateway.hedge import race
 from gateway.model import Endpoint, RetryPolicy, Route, Timeouts, Upstream
 from gateway.snapshot import Group, Snapshot
@@ -66,7 +67,8 @@ class Copies:
 
     def __init__(self, outbound: Outbound, transport: Transport) -> None:
         self._traffic = transport
-        self._forwarder = _OwnWays(outbound, self._pool)
+        # To the same endpoints, over other connections.
+        self._forwarder = Forwarder(outbound, race, pool_of=self._marked_pool)
         # Made for the first copy.
         self._transport: Transport | None = None
         self._known: set[PoolKey] = set()
@@ -118,6 +120,9 @@ class Copies:
             # A copy may belong to a snapshot that is in force no more.
             self._seen = None
         return self._transport.pool(upstream, endpoint)
+
+    def _marked_pool(self, state: UpstreamState, candidate: Candidate) -> _Marked:
+        return _Marked(self._pool(state.upstream, candidate.endpoint))
 
     def sweep(self, snapshot: Snapshot) -> None:
         """From time to time: close what has been idle for too long, and forget what is gone."""
@@ -299,30 +304,6 @@ def _discard(response: Response) -> None:
         log.debug("the answer to a copy broke off: %s", error.cause)
     finally:
         stream.close()
-
-
-class _OwnWays(Forwarder):
-    """A forwarder that goes to the same endpoints over other connections."""
-
-    __slots__ = ("_pool",)
-
-    def __init__(self, outbound: Outbound, pool: Callable[[Upstream, Endpoint], Any]) -> None:
-        super().__init__(outbound, race)
-        self._pool = pool
-
-    def _try(
-        self,
-        request: Request,
-        asked: Asked,
-        candidate: Candidate,
-        again: bool,
-        fresh: bool,
-        deadline: float | None,
-        trial: bool = False,
-    ) -> Response:
-        pool = self._pool(asked[1].upstream, candidate.endpoint)
-        own = Candidate(candidate.endpoint, candidate.state, _Marked(pool))
-        return super()._try(request, asked, own, again, fresh, deadline, trial)
 
 
 class _Marked:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import heapq
+import logging
 import socket
 import ssl
 import struct
@@ -64,6 +65,7 @@ LATE = 0.1
 _SOON = 1e-9
 
 monotonic = time.monotonic
+log = logging.getLogger("gateway.stream")
 
 
 class Deadlines:
@@ -140,7 +142,11 @@ class Deadlines:
                 if stream.armed <= now:
                     stream.armed = inf
                     stream.slot = 0
-                    stream.expire(now)
+                    try:
+                        stream.expire(now)
+                    except Exception:
+                        # The limits of all other streams still hold.
+                        log.exception("a time limit could not be enforced")
         if self._heap:
             self._set(self._heap[0])
 
@@ -507,7 +513,12 @@ class TlsStream(Stream):
             else:
                 if not self.eager:
                     self.eager = True
-                    self._let_others_run(timeout)
+                    try:
+                        self._let_others_run(timeout)
+                    except BaseException:
+                        # The next reader gets what this one did not live to return.
+                        self._ahead.appendleft(data)
+                        raise
                 return data
 
     def _let_others_run(self, timeout: float | None) -> None:

@@ -11,7 +11,6 @@ from collections import deque
 from math import inf
 from time import monotonic
 
-from gevent import Timeout
 from gevent.event import AsyncResult
 
 from gateway.errors import DeadlineExceeded, Overloaded
@@ -83,20 +82,19 @@ class Gate:
         began = monotonic()
         limit = settings.queue_timeout
         left = inf if deadline is None else max(deadline - began, 0.0)
-        timer = Timeout.start_new(left if limit is None or left < limit else limit) if limit or left < inf else None
+        sooner = left if limit is None else min(left, limit)
+        admitted = False
         try:
-            turn.get()
-        except BaseException as error:
-            self._give_up(turn)
-            if error is not timer:
-                raise
-            self.refused += 1
-            told = f"upstream {upstream}: no room for another request in {monotonic() - began:.3f} s"
-            raise (DeadlineExceeded(told) if limit is None or left < limit else Overloaded(told)) from error
+            turn.wait(None if sooner == inf else sooner)
+            admitted = turn.ready()
         finally:
             request.queue_s += monotonic() - began
-            if timer is not None:
-                timer.close()
+            if not admitted:
+                self._give_up(turn)
+        if not admitted:
+            self.refused += 1
+            waited = f"upstream {upstream}: no room for another request in {monotonic() - began:.3f} s"
+            raise DeadlineExceeded(waited) if limit is None or left < limit else Overloaded(waited)
 
     def _give_up(self, turn: AsyncResult) -> None:
         if turn in self._turns:

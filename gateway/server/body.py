@@ -64,13 +64,14 @@ class _Body:
             self.request.bytes_in = self.received
 
     def _fail(self, error: GatewayError) -> GatewayError:
-        self.error = error
+        # A twin is kept: an error that stands where its own traceback leads is cyclic garbage.
+        self.error = type(error)(error.cause)
         return error
 
     def _bytes(self, most: int) -> bytes:
         """The next bytes from the client, whatever they are, at most `most`; never none."""
         if self.error is not None:
-            raise self.error
+            raise type(self.error)(self.error.cause)
         client = self._client
         if client.pending:
             data, client.pending = client.pending, b""

@@ -12,7 +12,7 @@ by an exception thrown into the greenlet, wherever that waits (`ClientClosed`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
@@ -21,12 +21,14 @@ from typing import Any, Protocol
 
 import gevent
 from gevent import get_hub, getcurrent
+from gevent.event import Event
 
 from gateway.errors import (
     BadRequest,
     BadResponse,
     ClientClosed,
     ClientError,
+    Draining,
     GatewayError,
     HeaderTooLarge,
     RequestTimeout,
@@ -125,12 +127,15 @@ class Connection:
         "_body",
         "_by_reset",
         "_chunked",
+        "_continued",
         "_delimited",
         "_greenlet",
         "_half_closed",
         "_keep",
+        "_owed",
         "_pace",
         "_passing",
+        "_paying",
         "_told",
         "answering",
         "busy",
@@ -184,6 +189,11 @@ class Connection:
         self._delimited = False
         # Whatever is not out yet is not to be sent any more.
         self._by_reset = False
+        # `100 Continue` was sent, or is owed. `_owed`: bytes of interim answers that are not out;
+        # `_paying`: a greenlet is sending them.
+        self._continued = False
+        self._owed = b""
+        self._paying: Event | None = None
 
     def run(self) -> None:
         """Serve requests until the connection ends, and close it."""
@@ -364,44 +374,57 @@ class Connection:
     # -- one exchange -----------------------------------------------------------------
 
     def _exchange(self, request: Request, body: ArrivingBody | None) -> None:
-        """Answer one request; `_keep` says afterwards whether there may be another."""
+        """Answer one request; `_keep` says afterwards whether there may be another. However it
+        ends, the log has one record of it."""
         door = self.shared.door
         response: Response | None = None
         error: GatewayError | None = None
-        self.answering = False
+        # An application in the gateway's place logs by itself.
+        logs_itself = False
+        self.answering = self._continued = False
         self.sent = 0
         self.gone = None
         self._body = body
         self.busy = True
         self.stream.watch()
         try:
-            response = door.handle(request)
-        except GatewayError as thrown:
-            error = thrown
-        except Exception as failure:
-            error = self.failed(failure)
-        if response is None and error is None:
             try:
+                response = door.handle(request)
+            except GatewayError as thrown:
+                # Without the traceback, which leads to this frame.
+                error = thrown.with_traceback(None)
+            except Exception as failure:
+                error = self.failed(failure)
+            if response is None and error is None:
+                logs_itself = True
                 self.shared.application.serve(self, request, body)
-            finally:
-                self._settle(body)
-            return
-        try:
-            if response is not None and request.reason == ClientClosed.reason:
-                self.discard(response)  # `handle` was told, and has noted it
-            elif self.gone is not None or isinstance(error, ClientClosed):
-                error = error or self.gone
-                self.discard(response)
-                response = None
-            elif response is None:
-                assert error is not None
-                response = door.answer(error, request)
-                error = self.write(request, response, body)
             else:
-                error = self.write(request, response, body)
+                response, error = self._deliver(request, response, error, body)
+        except BaseException:
+            self._keep = False
+            error = error or Draining("the exchange was ended from outside")
+            raise
         finally:
-            self._settle(body)
-            door.finish(request, response, self.sent, error)
+            try:
+                self._settle(body)
+            finally:
+                if not logs_itself:
+                    door.finish(request, response, self.sent, error)
+
+    def _deliver(
+        self, request: Request, response: Response | None, error: GatewayError | None, body: ArrivingBody | None
+    ) -> tuple[Response | None, GatewayError | None]:
+        """Write the answer, or drop it if the client has left; what the log records."""
+        if response is not None and request.reason == ClientClosed.reason:
+            self.discard(response)  # `handle` has recorded it
+            return response, None
+        if self.gone is not None or isinstance(error, ClientClosed):
+            self.discard(response)
+            return None, error or self.gone
+        if response is None:
+            assert error is not None
+            response = self.shared.door.answer(error, request)
+        return response, self.write(request, response, body)
 
     def _settle(self, body: ArrivingBody | None) -> None:
         """The answer is out or broken off: what is left of the request must go."""
@@ -420,7 +443,18 @@ class Connection:
         return GatewayError(f"{type(failure).__name__}: {failure}")
 
     def write(self, request: Request, response: Response, body: ArrivingBody | None) -> GatewayError | None:
-        """Write a whole answer; what went wrong, if something did."""
+        """Write a whole answer and release what it comes from; what went wrong, if something did."""
+        try:
+            return self._write(request, response, body)
+        finally:
+            self._passing = None
+            if response.stream is not None:
+                # This may wait for the end of an upload. The client's leaving changes nothing any
+                # more, so it is not thrown in here.
+                self.busy = False
+                response.stream.close()
+
+    def _write(self, request: Request, response: Response, body: ArrivingBody | None) -> GatewayError | None:
         stream = response.stream
         try:
             if response.tunnel is not None:
@@ -433,7 +467,7 @@ class Connection:
                 self.end()
         except GatewayError as error:
             self.break_off()
-            return error
+            return error.with_traceback(None)
         except OSError as error:  # of a tunnel: nothing else here lets one out
             self.break_off()
             return ClientClosed(f"the tunnel broke: {error}")
@@ -444,10 +478,6 @@ class Connection:
             else:
                 self.write(request, self.shared.door.answer(fault, request), body)
             return fault
-        finally:
-            if stream is not None:
-                self._passing = None
-                stream.close()
         return None
 
     def _pass_on(self, stream: ResponseBody) -> None:
@@ -474,7 +504,8 @@ class Connection:
             headers = [*response.headers, (b"Connection", b"Upgrade")]
             if not any(name.lower() == b"upgrade" for name, _ in response.headers):
                 headers.append((b"Upgrade", request.upgrade or b""))
-            self._send(writer.head(response.status, response.reason, writer.fields(headers), b"", b""))
+            head = writer.head(response.status, response.reason, writer.fields(headers), b"", b"")
+            self._send(self._owed_first() + head)
             # From here on both directions are the tunnel's.
             self.busy = False
             self._stop_half_closed()
@@ -553,6 +584,8 @@ class Connection:
             # A slow client is not to hold it twice, nor while the rest is awaited.
             response.data = data = b""
         self.answering = True
+        if self._owed or self._paying is not None:
+            out = self._owed_first() + out
         self._send(out)
 
     def more(self, piece: bytes) -> None:
@@ -575,11 +608,53 @@ class Connection:
     def send_interim(self, status: int, headers: Headers) -> None:
         """Send a 1xx at once; nothing once the final answer has begun."""
         if not self.answering:
-            self._send(writer.interim(status, headers))
+            self._send_interim(writer.interim(status, headers))
 
     def send_continue(self) -> None:
-        if not self.answering:
-            self._send(writer.CONTINUE)
+        """Send `100 Continue`, once a request."""
+        if not self.answering and not self._continued:
+            self._continued = True
+            self._send_interim(writer.CONTINUE)
+
+    # Interim answers come from two greenlets (the exchange's own and its upload's, which may be
+    # killed), and a client may not take them at once. So the bytes of one that is not sent whole
+    # belong to the connection: one greenlet at a time sends them, and a final answer follows them.
+
+    def _send_interim(self, data: bytes) -> None:
+        if self._paying is None and not self._owed:
+            try:
+                sent = self.stream.send_some(data)
+            except OSError as error:
+                raise ClientClosed(f"client went away before its answer: {error}") from error
+            if sent == len(data):
+                return
+            data = data[sent:]
+        self._owed += data
+        if self._paying is None:
+            self._pay()
+
+    def _pay(self) -> None:
+        """Send what is owed of interim answers as the client takes it."""
+        paying = self._paying = Event()
+        rest = memoryview(b"")
+        try:
+            while self._owed:
+                rest, self._owed = memoryview(self._owed), b""
+                for left in self._slowly(rest):
+                    rest = left
+        except OSError as error:
+            raise ClientClosed(f"client went away before its answer: {error}") from error
+        finally:
+            self._owed = bytes(rest) + self._owed
+            self._paying = None
+            paying.set()
+
+    def _owed_first(self) -> bytes:
+        """What is owed of interim answers, to be sent in front of a final one."""
+        while self._paying is not None:
+            self._paying.wait()
+        owed, self._owed = self._owed, b""
+        return owed
 
     def _send(self, data: bytes) -> None:
         try:
@@ -597,7 +672,11 @@ class Connection:
             raise ClientClosed(f"client went away inside its answer: {error}") from error
 
     def _send_slowly(self, rest: memoryview) -> None:
-        """The client does not take it all: wait, as long as it takes something.
+        for _ in self._slowly(rest):
+            pass
+
+    def _slowly(self, rest: memoryview) -> Iterator[memoryview]:
+        """Send as the client takes it, which is not at once; what is left after each step.
 
         That the socket becomes writable is not the measure: with large buffers it does so
         long after the client took something. What left our kernel is.
@@ -619,6 +698,7 @@ class Connection:
             # Before the next write, of which TLS does not tell what a part of it sent.
             moved = max(unsent - stream.unsent(), 0)
             rest = rest[stream.send_some(rest) :]
+            yield rest
             stalled = 0.0 if moved else stalled + waited
             if limit is not None and stalled >= limit:
                 raise self._stuck(f"client took nothing for {limit} s")
@@ -676,8 +756,9 @@ class Connection:
     def _give_up(self, cause: str) -> None:
         """From the hub: end the exchange, wherever its greenlet waits."""
         if self.busy:
+            # Two of them: one that is thrown leads by its traceback to this object.
             self.gone = ClientClosed(cause)
-            self._greenlet.throw(self.gone)
+            self._greenlet.throw(ClientClosed(cause))
 
     # -- ends -------------------------------------------------------------------------
 
@@ -740,8 +821,8 @@ class Connection:
             self.stream.close()
 
     def discard(self, response: Response | None) -> None:
-        """Nobody is there for this answer."""
-        self._keep = False
+        """The client has left: release what the answer comes from."""
+        self._keep = self.busy = False
         if response is not None:
             if response.stream is not None:
                 response.stream.close()

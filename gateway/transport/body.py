@@ -1,7 +1,8 @@
 """The rest of an answer's body, and the end of its exchange.
 
-Rule: the exchange ends exactly once, by `finish` (proper end: the connection may serve
-again) or by `close` (anything else: it is broken). After either, `on_end` has been called.
+Rule: the exchange ends exactly once, by `finish` (proper end: the connection serves again,
+if the request was sent whole) or by `close` (anything else: it is broken). After either,
+`on_end` has been called and no upload reads the client's body any more.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gateway.errors import BadResponse, UpstreamStalled, UpstreamTruncated
+from gateway.errors import BadResponse, GatewayError, UpstreamStalled, UpstreamTruncated
 from gateway.exchange import PIECE
 from gateway.transport.connection import Connection
 from gateway.transport.upload import Upload
@@ -67,11 +68,7 @@ class AnswerBody:
             self.close()
             raise UpstreamStalled(f"read body {self._address}: nothing for {self._idle_timeout} s") from error
         except (OSError, EOFError) as error:
-            client_error = self._upload.client_error if self._upload is not None else None
-            self.close()
-            if client_error is not None:
-                raise client_error from error
-            raise UpstreamTruncated(f"read body {self._address}: {error}") from error
+            raise self._cut(error) from error
         except BadResponse as error:
             self.close()
             raise UpstreamTruncated(f"read body {self._address}: {error.cause}") from error
@@ -81,6 +78,12 @@ class AnswerBody:
         if not data:
             self.finish()
         return data
+
+    def _cut(self, error: OSError | EOFError) -> GatewayError:
+        """The connection broke: the client's failure if that was the reason, else the upstream's."""
+        failed = self._upload.client_error if self._upload is not None else None
+        self.close()
+        return failed or UpstreamTruncated(f"read body {self._address}: {error}")
 
     def finish(self) -> None:
         """The answer is complete: give the connection back if it is fit."""
@@ -101,14 +104,14 @@ class AnswerBody:
         if connection is None:
             return
         self._connection = None
-        upload = self._upload
+        upload, self._upload = self._upload, None
         if upload is not None and not upload.done:
             # What was sent of the request must not look complete.
             connection.stream.abort()
         self._pool.discard(connection)
         self._ended()
         if upload is not None:
-            # Last, as it waits: whatever is thrown in meanwhile, the books are kept.
+            # Last, because it waits: an exception thrown in meanwhile finds nothing left to do.
             upload.cancel()
 
     def _ended(self) -> None:

@@ -12,7 +12,6 @@ from collections import deque
 from time import monotonic
 from typing import Any, cast
 
-from gevent import Timeout
 from gevent.event import AsyncResult
 from urllib3.connectionpool import HTTPConnectionPool
 
@@ -34,7 +33,7 @@ from gateway.transport.answer import AnswerReader
 from gateway.transport.body import AnswerBody
 from gateway.transport.connection import Connection, PlainConnection, TlsConnection
 from gateway.transport.upgraded import Upgraded
-from gateway.transport.upload import Upload
+from gateway.transport.upload import Upload, whole
 
 # Interface, Retries: what may not be sent twice rides a connection only when that was used
 # within this many seconds, because an upstream closes idle ones without a word.
@@ -124,22 +123,20 @@ class EndpointPool(HTTPConnectionPool):
         turn: AsyncResult = AsyncResult()
         self._waiting.append(turn)
         limit = self._settings.queue_timeout
-        timer = Timeout.start_new(limit if deadline is None else _sooner(limit, deadline))
+        served = False
         try:
-            lent = turn.get()
-        except BaseException as error:
-            self._give_up_turn(turn)
-            request.queue_s += monotonic() - began
-            if error is timer:
-                raise PoolFull(
-                    f"pool of {self._address}: all {self._settings.max_connections} connections in use "
-                    f"for {monotonic() - began:.3f} s"
-                ) from error
-            raise
+            turn.wait(limit if deadline is None else _sooner(limit, deadline))
+            served = turn.ready()
         finally:
-            timer.close()
-        request.queue_s += monotonic() - began
-        return cast("Connection | None", lent)
+            if not served:
+                self._give_up_turn(turn)
+            request.queue_s += monotonic() - began
+        if not served:
+            raise PoolFull(
+                f"pool of {self._address}: all {self._settings.max_connections} connections in use "
+                f"for {monotonic() - began:.3f} s"
+            )
+        return cast("Connection | None", turn.get())
 
     def _give_up_turn(self, turn: AsyncResult) -> None:
         if turn in self._waiting:
@@ -248,6 +245,7 @@ class EndpointPool(HTTPConnectionPool):
         connection = self._borrow(request, timeouts, replayable, fresh, deadline)
         reader = connection.reader
         upload: Upload | None = None
+        # Until then the connection is released here; from then on the answer's body does it.
         settled = False
         try:
             reader.begin(self._upstream.limits)
@@ -262,9 +260,8 @@ class EndpointPool(HTTPConnectionPool):
                     # A slow client may take its time with the rest.
                     head = head._replace(data=b"")
                 judged = self._read_head(connection, request, upload, timeouts, deadline)
-            response = self._answer(connection, request, head, judged, upload, timeouts)
+            response, body = self._answer(connection, request, head, judged, upload, timeouts)
             settled = True
-            return response
         except BadResponse as error:
             error.cause = f"read head {self._address}: {error.cause}"
             raise
@@ -275,8 +272,12 @@ class EndpointPool(HTTPConnectionPool):
                 connection.stream.abort()
                 self.discard(connection)
                 if upload is not None:
-                    # Last, as it waits: whatever is thrown in meanwhile, the books are kept.
+                    # Last, because it waits: an exception thrown in meanwhile finds nothing left to do.
                     upload.cancel()
+        if body is not None and reader.complete:
+            # This may wait for the end of the upload.
+            body.finish()
+        return response
 
     def _send_with_body(
         self,
@@ -292,17 +293,17 @@ class EndpointPool(HTTPConnectionPool):
         write = timeouts.write if deadline is None else _sooner(timeouts.write, deadline)
         data = head.data
         if body.complete:
-            data += _whole(body, request.content_length)
+            data += whole(body, request.content_length)
         try:
             stream.send(data, write)
         except OSError as error:
             # As in an upload: perhaps the upstream answered before it closed.
-            upload = Upload(connection.reader, stream, body, request.chunked, timeouts, deadline)
+            upload = Upload(connection.reader, stream, body, request.content_length, timeouts, deadline)
             upload.failed = error
             return upload
         if body.complete:
             return None
-        upload = Upload(connection.reader, stream, body, request.chunked, timeouts, deadline)
+        upload = Upload(connection.reader, stream, body, request.content_length, timeouts, deadline)
         if not body.expects_continue:
             upload.start()
         return upload
@@ -364,10 +365,11 @@ class EndpointPool(HTTPConnectionPool):
         judged: Inbound,
         upload: Upload | None,
         timeouts: Timeouts,
-    ) -> Response:
+    ) -> tuple[Response, AnswerBody | None]:
+        """The answer, and what releases the connection (None: it is released, or the tunnel's)."""
         reader = connection.reader
         if reader.status == 101:
-            return self._upgraded(connection, head, judged, timeouts)
+            return self._upgraded(connection, head, judged, timeouts), None
         if judged.keep_alive is not None:
             self._shorten(connection, judged.keep_alive)
         if judged.gateway_error is not None:
@@ -387,16 +389,14 @@ class EndpointPool(HTTPConnectionPool):
             response.data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             if upload is None and shareable and reader.persistent:
                 self.give_back(connection)
-                return response
+                return response, None
         body = AnswerBody(self, connection, upload, shareable, timeouts.idle, self._address)
-        if reader.complete:
-            body.finish()
-        else:
+        if not reader.complete:
             if reader.pieces:
                 response.data = b"".join(reader.pieces)
                 reader.pieces = []
             response.stream = body
-        return response
+        return response, body
 
     def _upgraded(self, connection: Connection, head: Head, judged: Inbound, timeouts: Timeouts) -> Response:
         """A 101 is for the token that was asked for, or a fault (RFC 9110 §7.8)."""
@@ -464,16 +464,3 @@ def _sooner(timeout: float | None, deadline: float) -> float:
 def _is_alert(error: BaseException) -> bool:
     """Whether TLS itself failed. (The end of a connection is an SSLError of its own kind, too.)"""
     return isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
-
-
-def _whole(body: RequestBody, length: int | None) -> bytes:
-    """A complete body as it goes on the wire: by its length, or (None) in one chunk."""
-    data = body.read()
-    while length is None or len(data) < length:
-        more = body.read()
-        if not more:
-            break
-        data += more
-    if length is not None:
-        return data
-    return b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"

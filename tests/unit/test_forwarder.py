@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from gevent import spawn
 from gevent.event import Event
 
+from gateway import attempts
 from gateway.errors import (
     AnswerTooLarge,
     BadRequest,
@@ -21,6 +23,7 @@ from gateway.errors import (
     ConnectTimeout,
     DeadlineExceeded,
     DnsError,
+    Draining,
     GatewayError,
     NoEndpoint,
     Overloaded,
@@ -31,6 +34,8 @@ from gateway.errors import (
     UpstreamCut,
     UpstreamReset,
     UpstreamStale,
+    UpstreamStalled,
+    UpstreamTruncated,
 )
 from gateway.exchange import BufferedBody, Request, Response
 from gateway.forwarder import Forwarder
@@ -38,6 +43,7 @@ from gateway.headers import Outbound
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.state import UpstreamState
 from gateway.hedge import race
+from gateway.kept import MOST_KEPT, keep
 from gateway.model import (
     Breaker,
     Concurrency,
@@ -68,14 +74,29 @@ class InOrder:
 
 
 class Body:
-    """An answer's body that is closed or read."""
+    """An answer's body: pieces, an exception among them is raised; `ended` counts its ends."""
 
-    def __init__(self):
+    def __init__(self, *pieces):
         self.on_end = None
-        self.closed = 0
+        self.pieces = list(pieces)
+        self.over = False
+        self.ended = 0
+
+    def read(self):
+        if self.over or not self.pieces:
+            self.close()
+            return b""
+        piece = self.pieces.pop(0)
+        if isinstance(piece, BaseException):
+            self.close()
+            raise piece
+        return piece
 
     def close(self):
-        self.closed += 1
+        if self.over:
+            return
+        self.over = True
+        self.ended += 1
         on_end, self.on_end = self.on_end, None
         if on_end:
             on_end()
@@ -310,29 +331,89 @@ class TestWhatEndsIt:
 
     @pytest.mark.parametrize("after", [ConnectRefused(), UpstreamReset(), PoolFull(), BadResponse()])
     def test_a_real_answer_is_worth_more_than_an_error(self, after):
-        body = Body()
+        body = Body(b"bu", b"sy")
         world = World(Pool(Response(503, b"", [], stream=body)), Pool(after), policy=RetryPolicy(attempts=2, statuses=frozenset({503})))
         response = world.forward()
-        assert (response.status, body.closed, world.in_flight, world.sent) == (503, 0, [1, 0], [1, 1])
+        # It was read whole, and holds nothing any more.
+        assert (response.status, response.data, response.stream) == (503, b"busy", None)
+        assert (body.ended, world.in_flight, world.state.gate.in_flight, world.sent) == (1, [0, 0], 0, [1, 1])
         assert world.request.endpoint is world.candidates[0].endpoint
-        response.stream.close()
-        assert (world.in_flight, world.state.gate.in_flight) == ([0, 0], 0)
 
     def test_of_real_answers_the_last(self):
-        first, second = Body(), Body()
+        first, second = Body(b"1"), Body(b"2")
         world = World(
             Pool(Response(503, b"one", [], stream=first)), Pool(Response(503, b"two", [], stream=second)),
             policy=RetryPolicy(attempts=2, statuses=frozenset({503})),
         )  # fmt: skip
         assert world.forward().reason == b"two"
-        assert (first.closed, second.closed, world.in_flight) == (1, 0, [0, 1])
+        # The last one is passed on as it comes.
+        assert (first.ended, second.ended, world.in_flight) == (1, 0, [0, 1])
+
+    def test_an_answer_is_released_before_the_next_attempt(self):
+        body = Body(b"busy")
+        world = World(Pool(Response(503, b"", [], stream=body)), Pool(), policy=TestStatuses.POLICY)
+        send, seen = world.pools[1].send, []
+        world.pools[1].send = lambda *args: (seen.append((body.ended, world.in_flight)), send(*args))[1]
+        world.forward()
+        assert seen == [(1, [0, 1])]
+
+    @pytest.mark.parametrize("size", [MOST_KEPT, MOST_KEPT + 1])
+    @pytest.mark.parametrize("announced", [True, False])
+    def test_an_answer_too_long_to_be_kept_is_passed_on(self, size, announced):
+        body = Body(b"x" * (size - 1), b"y")
+        length = size if announced else None
+        world = World(Pool(Response(503, b"", [], stream=body, content_length=length)), Pool(), policy=TestStatuses.POLICY)
+        response = world.forward()
+        if size == MOST_KEPT:
+            assert (response.status, world.sent) == (200, [1, 1])
+            return
+        assert (response.status, world.sent, body.ended, world.in_flight) == (503, [1, 0], 0, [1, 0])
+        rest = b"".join(iter(response.stream.read, b""))
+        assert response.data + rest == b"x" * (size - 1) + b"y"
+        assert (world.in_flight, world.state.gate.in_flight) == ([0, 0], 0)
+
+    @pytest.mark.parametrize("end", [UpstreamTruncated("cut"), UpstreamStalled("stalled"), BadResponse("chunk")])
+    @pytest.mark.parametrize("after", [200, ConnectRefused("dial")])
+    def test_an_answer_that_breaks_off_is_retried_and_forgotten(self, end, after):
+        body = Body(b"bu", end)
+        world = World(Pool(Response(503, b"", [], stream=body)), Pool(after), policy=RetryPolicy(attempts=2, statuses=frozenset({503})))
+        if after == 200:
+            assert world.forward().status == 200
+        else:
+            with pytest.raises(ConnectRefused) as seen:
+                world.forward()
+            world.request.fail(seen.value)
+            assert world.request.cause == "10.0.0.0:80 answered 503 without the end of its body, retried; then dial"
+        assert (body.ended, world.in_flight, world.state.gate.in_flight) == (1, [0, 0], 0)
+
+    @pytest.mark.parametrize("end", [ClientClosed("gone"), Draining("late"), RequestTimeout("slow"), RuntimeError("fault")])
+    def test_what_ends_the_request_while_an_answer_is_kept(self, end):
+        body = Body(b"bu", end)
+        world = World(Pool(Response(503, b"", [], stream=body)), Pool(), policy=TestStatuses.POLICY)
+        with pytest.raises(type(end)):
+            world.forward()
+        assert (body.ended, world.in_flight, world.state.gate.in_flight, world.sent) == (1, [0, 0], 0, [1, 0])
+
+    def test_an_answer_that_does_not_end_is_not_waited_for(self, monkeypatch):
+        class Endless(Body):
+            def read(self):
+                try:
+                    Event().wait()
+                finally:
+                    self.close()
+
+        monkeypatch.setattr(attempts, "keep", partial(keep, within=0.01))
+        body = Endless()
+        world = World(Pool(Response(503, b"", [], stream=body)), Pool(), policy=TestStatuses.POLICY)
+        assert world.forward().status == 200
+        assert (body.ended, world.in_flight) == (1, [0, 0])
 
     def test_a_client_that_leaves_ends_it_all(self):
         body = Body()
         world = World(Pool(Response(503, b"", [], stream=body)), Pool(ClientClosed("gone")), policy=RetryPolicy(attempts=2, statuses=frozenset({503})))
         with pytest.raises(ClientClosed):
             world.forward()
-        assert (body.closed, world.in_flight, world.state.gate.in_flight) == (1, [0, 0], 0)
+        assert (body.ended, world.in_flight, world.state.gate.in_flight) == (1, [0, 0], 0)
 
 
 class TestPause:
@@ -449,6 +530,7 @@ class TestLearnt:
         """A try that begins when so many seconds are `left` of 10."""
         clock = FakeClock()
         monkeypatch.setattr("gateway.forwarder.monotonic", clock)
+        monkeypatch.setattr("gateway.attempts.monotonic", clock)
         world = World(Pool(error), policy=RetryPolicy(attempts=1), total=10.0)
         world.route = replace(world.route, timeouts=replace(world.route.timeouts, connect=connect))
         fails = world.pools[0].send
@@ -685,7 +767,7 @@ class TestStatuses:
         body = Body()
         world = World(Pool(Response(503, b"", [], stream=body)), Pool(), policy=self.POLICY)
         assert world.forward().status == 200
-        assert (body.closed, world.in_flight) == (1, [0, 0])
+        assert (body.ended, world.in_flight) == (1, [0, 0])
 
     def test_the_last_one_is_the_answer(self):
         world = World(Pool(*[503] * 9), policy=self.POLICY)

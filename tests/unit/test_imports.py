@@ -27,11 +27,15 @@ ALLOWED: dict[str, set[str]] = {
     "target": VALUES,
     "exchange": VALUES,
     "retry": EXCHANGE,
+    "replay": EXCHANGE,
+    "kept": EXCHANGE,
+    "attempts": EXCHANGE
+    | {"headers", "target", "router", "retry", "replay", "kept", "snapshot", "balancers", "filters", "health"},
     "headers": EXCHANGE | {"trust"},
     "problem": EXCHANGE,
     "router": VALUES | {"target"},
     "snapshot": VALUES | {"router", "target", "health"},
-    "forwarder": EXCHANGE | {"headers", "target", "router", "retry", "snapshot", "balancers", "filters", "health"},
+    "forwarder": EXCHANGE | {"attempts", "headers", "target", "snapshot", "health"},
     "shaping": EXCHANGE | {"headers", "problem", "target", "snapshot"},
     # what commands tell, of the same functions
     "wording": VALUES,
@@ -80,12 +84,12 @@ ALLOWED: dict[str, set[str]] = {
 }
 
 # They take all they need as arguments: no clock, no socket, no framework.
-PURE = {"errors", "model", "trust", "target", "exchange", "retry", "headers", "problem", "router", "snapshot"}
+PURE = {"errors", "model", "trust", "target", "exchange", "retry", "replay", "headers", "problem", "router", "snapshot"}
 PURE |= {"shaping", "wording", "asking", "explain", "overlap", "diff"}
 BANNED_IN_PURE = {"urllib3", "flask", "gevent", "gunicorn", "os", "socket", "time", "ssl", "threading", "subprocess"}
 
 # It reads the clock, and is otherwise like them: the transport is an argument.
-PURE_BUT_TIME = {"forwarder"}
+PURE_BUT_TIME = {"forwarder", "attempts"}
 
 # Library -> who alone may import it. The fakes of testing stand in for anything.
 OWNERS: dict[str, set[str]] = {
@@ -105,6 +109,7 @@ OWNERS: dict[str, set[str]] = {
         "stream",
         "tunnel",
         "hedge",
+        "kept",
         "turns",
         "transport",
         "mirror",

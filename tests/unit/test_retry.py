@@ -19,9 +19,9 @@ from gateway.errors import (
     UpstreamReset,
     UpstreamStale,
 )
-from gateway.exchange import PIECE, BufferedBody, Request
+from gateway.exchange import BufferedBody, Request
 from gateway.model import RetryPolicy
-from gateway.retry import FLOOR_PER_SECOND, WINDOW, Attempts, Budget, ReplayBody, replayable
+from gateway.retry import FLOOR_PER_SECOND, WINDOW, Budget, Retries, replayable
 
 
 def request(method: bytes = b"GET", length: int | None = None, chunked: bool = False) -> Request:
@@ -65,19 +65,19 @@ def test_what_may_be_sent_twice(asked: Request, may: bool) -> None:
     ],
 )
 def test_which_errors_are_tried_again_by_default(error: GatewayError, replayable: bool, again: bool) -> None:
-    assert Attempts(RetryPolicy(), replayable).after(error) is again
+    assert Retries(RetryPolicy(), replayable).after(error) is again
 
 
 def test_a_timeout_is_tried_again_when_asked_for() -> None:
     policy = RetryPolicy(when=frozenset({"timeout"}))
-    assert Attempts(policy, True).after(ResponseTimeout())
-    assert not Attempts(policy, False).after(ResponseTimeout())
-    assert not Attempts(policy, True).after(ConnectRefused())
+    assert Retries(policy, True).after(ResponseTimeout())
+    assert not Retries(policy, False).after(ResponseTimeout())
+    assert not Retries(policy, True).after(ConnectRefused())
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
 def test_attempts_are_tries_in_all(attempts: int) -> None:
-    tries = Attempts(RetryPolicy(attempts=attempts), True)
+    tries = Retries(RetryPolicy(attempts=attempts), True)
     made = 1
     while tries.after(ConnectRefused()):
         tries.again()
@@ -87,10 +87,10 @@ def test_attempts_are_tries_in_all(attempts: int) -> None:
 
 def test_statuses_are_tried_again_only_for_what_is_replayable() -> None:
     policy = RetryPolicy(statuses=frozenset({503}))
-    assert Attempts(policy, True).after_status(503)
-    assert not Attempts(policy, True).after_status(500)
-    assert not Attempts(policy, False).after_status(503)
-    assert not Attempts(RetryPolicy(), True).after_status(503)
+    assert Retries(policy, True).after_status(503)
+    assert not Retries(policy, True).after_status(500)
+    assert not Retries(policy, False).after_status(503)
+    assert not Retries(RetryPolicy(), True).after_status(503)
 
 
 class Clock:
@@ -131,29 +131,3 @@ def test_the_budget_is_never_exceeded(steps: list[tuple[float, int, int]]) -> No
             budget.take(0.2)
         allowed = FLOOR_PER_SECOND * (WINDOW + clock.now - start) + 0.2 * budget.requests
         assert budget.spent <= allowed + 1e-6
-
-
-def test_a_body_can_be_read_again() -> None:
-    class Pieces:
-        complete = False
-        expects_continue = True
-
-        def __init__(self) -> None:
-            self.left = [b"a", b"bc"]
-
-        def read(self, most: int = PIECE) -> bytes:
-            asked.append(most)
-            return self.left.pop(0) if self.left else b""
-
-    asked: list[int] = []
-
-    body = ReplayBody(Pieces())
-    assert body.expects_continue
-    assert body.read(7) == b"a"
-    assert not body.expects_continue
-    body.rewind()
-    assert [body.read() for _ in range(4)] == [b"a", b"bc", b"", b""]
-    body.rewind()
-    assert [body.read() for _ in range(3)] == [b"a", b"bc", b""]
-    # What is kept is not asked for again.
-    assert asked == [7, PIECE, PIECE, PIECE, PIECE]
