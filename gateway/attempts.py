@@ -331,11 +331,9 @@ class Attempts:
         return self._kept
 
     def _verdict(self, error: GatewayError) -> GatewayError:
-        """What the request ends with. Nothing here refers to it afterwards: an error that is kept
-        in a frame of its own traceback is garbage that only the collector finds."""
-        retries, self._retries = self._retries, None
-        assert retries is not None, "an attempt was made"
-        return retries.verdict(error, self._request, self._deadline, monotonic())
+        """What the request ends with."""
+        assert self._retries is not None, "an attempt was made"
+        return self._retries.verdict(error, self._request, self._deadline, monotonic())
 
 
 def _others(left: Sequence[Candidate], tried: Candidate) -> tuple[Candidate, ...]:

@@ -44,8 +44,7 @@ def pause(policy: RetryPolicy, made: int, jitter: float) -> float:
 class Retries:
     """What the attempts of one request have come to. `made` counts those in progress or over.
     `fresh`: the next attempt needs a new connection, because a reused one was found dead. `stale`:
-    that was all that happened. `first`: the first error, apart from that; without its traceback,
-    which would lead back here."""
+    that was all that happened. `first`: the first error, apart from that."""
 
     policy: RetryPolicy
     replayable: bool
@@ -70,17 +69,20 @@ class Retries:
 
     def verdict(self, last: GatewayError, request: Request, deadline: float | None, now: float) -> GatewayError:
         """The error that the request ends with when `last` is not retried: the first one, with the
-        causes of all. An exceeded deadline and the client's errors stand for themselves."""
+        causes of all. An exceeded deadline and the client's errors stand for themselves.
+
+        Nothing is kept of it: an error that is kept in a frame of a traceback that leads back to it
+        is garbage which only the collector finds."""
+        first, self.first = self.first or last, None
         if isinstance(last, ClientError):
             return last
         if deadline is not None and now >= deadline and not isinstance(last, DeadlineExceeded):
             return DeadlineExceeded(f"total timeout after {now - request.started:.3f} s; last: {last.cause}")
-        first = self.first or last
         if first is last or isinstance(last, DeadlineExceeded):
             return last
         first.cause = f"{request.cause}; then {last.cause or last.detail}"
         request.cause = ""
-        return first.with_traceback(None)
+        return first
 
     def again(self) -> None:
         self.made += 1

@@ -123,6 +123,25 @@ routes:
   - {name: puts, match: {prefix: /puts}, upstream: puts}
 """
 
+# Retries on a status of requests that have a body. An upstream for each purpose.
+EARLY = """
+version: 1
+server: {name: gw}
+defaults:
+  eject: null
+  retry: {attempts: 3, statuses: [503], methods: [GET, PUT], backoff: 1ms, budget: 100%}
+upstreams:
+  pair: {endpoints: ["$other", "$main"]}
+  single: {endpoints: ["$main"]}
+  narrow: {endpoints: ["$main"], pool: {max_connections: 1}}
+  twice: {endpoints: ["$main"], retry: {attempts: 2}}
+routes:
+  - {name: pair, match: {prefix: /pair}, upstream: pair}
+  - {name: single, match: {prefix: /single}, upstream: single}
+  - {name: narrow, match: {prefix: /narrow}, upstream: narrow}
+  - {name: twice, match: {prefix: /twice}, upstream: twice}
+"""
+
 LIMITS = """
 version: 1
 server:
@@ -213,6 +232,7 @@ SCENES: dict[str, tuple[str, tuple[str, ...]]] = {
     "trusted": (TRUSTED, ("main",)),
     "routing": (ROUTING, ("main",)),
     "retries": (RETRIES, ("main", "other")),
+    "early": (EARLY, ("main", "other")),
     "limits": (LIMITS, ("main",)),
     "impatient": (IMPATIENT, ("main",)),
     "staying-up": (STAYING_UP, ("main", "other")),

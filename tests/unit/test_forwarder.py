@@ -293,11 +293,11 @@ class TestAgain:
         assert world.sent == [1]
 
     def test_attempts_are_tries_in_all(self):
-        for attempts in (1, 2, 3):
-            world = World(Pool(*[UpstreamReset()] * 9), policy=RetryPolicy(attempts=attempts, when=ALL))
+        for number in (1, 2, 3):
+            world = World(Pool(*[UpstreamReset()] * 9), policy=RetryPolicy(attempts=number, when=ALL))
             with pytest.raises(UpstreamReset):
                 world.forward()
-            assert world.sent == [attempts]
+            assert world.sent == [number]
 
     def test_a_dead_connection_is_followed_by_a_fresh_one(self):
         world = World(Pool(UpstreamStale(), 200))
