@@ -77,8 +77,9 @@ class _Body:
             data, client.pending = client.pending, b""
             return data
         if self.expects_continue:
-            self.expects_continue = False
             client.send_continue()
+            # Not before it is out: the next reader sends the rest if this one was killed.
+            self.expects_continue = False
         if self._of_turn >= BYTES_A_TURN:
             self._of_turn = 0
             client.stream.eager = False

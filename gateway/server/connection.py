@@ -611,10 +611,14 @@ class Connection:
             self._send_interim(writer.interim(status, headers))
 
     def send_continue(self) -> None:
-        """Send `100 Continue`, once a request."""
-        if not self.answering and not self._continued:
+        """Send `100 Continue`, once a request; called again, what is left of it."""
+        if self.answering:
+            return
+        if not self._continued:
             self._continued = True
             self._send_interim(writer.CONTINUE)
+        elif self._owed and self._paying is None:
+            self._pay()
 
     # Interim answers come from two greenlets (the exchange's own and its upload's, which may be
     # killed), and a client may not take them at once. So the bytes of one that is not sent whole

@@ -169,18 +169,29 @@ def serve(
     **shared: Any,
 ) -> tuple[ScriptedStream, RecordingDoor]:
     """One connection from its first to its last byte."""
-    settings = settings or ServerSettings()
-    door = RecordingDoor(answers)
     stream = ScriptedStream(*arrivals)
     stream.breaks_after = breaks_after
     stream.space, stream.stuck = room, stuck
+    return stream, serve_stream(stream, answers, settings, application, **shared)
+
+
+def serve_stream(
+    stream: ScriptedStream,
+    answers: Callable[[Request], Response | None] = echo,
+    settings: ServerSettings | None = None,
+    application: Any = None,
+    **shared: Any,
+) -> RecordingDoor:
+    """The same over a stream that is made already."""
+    settings = settings or ServerSettings()
+    door = RecordingDoor(answers)
     whole = Shared(
         door, application, settings, HeadParser(settings.limits), **{"worn": lambda: None, **shared}
     )
     Connection(whole, stream, Place("http", 8000, "127.0.0.1"), "192.0.2.1", 1234).run()  # type: ignore[arg-type]
     assert stream.closed
     assert not whole.connections
-    return stream, door
+    return door
 
 
 def answers_in(raw: bytes) -> list[tuple[int, dict[bytes, bytes], bytes]]:
