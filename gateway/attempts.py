@@ -109,21 +109,26 @@ class Attempts:
         """Raises GatewayError when no attempt had an answer."""
         trial = self._choose_from(candidates)
         statuses = self._route.retry.statuses
-        while True:
-            candidate = trial or self._state.balancer.pick(self._left, self._request)
-            try:
-                response, candidate = self._send(candidate, trial is not None)
-            except GatewayError as error:
-                if not self._retries_after(error, candidate):
-                    kept = self._fall_back(error)
-                    if kept is None:
-                        raise self._verdict(error)  # noqa: B904  # an error is not its own cause
-                    return kept
-            else:
-                if not statuses or not self._retries_answer(response, candidate):
-                    return response, candidate
-            trial = None
-            self._prepare_next(candidate)
+        try:
+            while True:
+                candidate = trial or self._state.balancer.pick(self._left, self._request)
+                try:
+                    response, candidate = self._send(candidate, trial is not None)
+                except GatewayError as error:
+                    if not self._retries_after(error, candidate):
+                        kept = self._fall_back(error)
+                        if kept is None:
+                            raise self._verdict(error)  # noqa: B904  # an error is not its own cause
+                        return kept
+                else:
+                    if not statuses or not self._retries_answer(response, candidate):
+                        return response, candidate
+                trial = None
+                self._prepare_next(candidate)
+        finally:
+            if self._retries is not None:
+                # Its traceback leads to this object: only the collector would find the two.
+                self._retries.first = None
 
     def _choose_from(self, candidates: tuple[Candidate, ...]) -> Candidate | None:
         """Settle what is picked from; an ejected candidate that this request is to probe, if any."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import gevent
+from gevent import GreenletExit
 from gevent.event import Event
 
 Answer = TypeVar("Answer")
@@ -31,9 +32,11 @@ class _Try(Generic[Answer]):
     def _run(self, ask: Callable[[], Answer], done: Event) -> None:
         try:
             answer = ask()
+        except GreenletExit:
+            pass  # broken off; raised again it would keep its traceback, and that this object
         except Exception as error:
-            # `race` raises it in the request's own greenlet. Its traceback leads back here.
-            self.error = error.with_traceback(None)
+            # `race` raises it in the request's own greenlet.
+            self.error = error
         else:
             self.answer = answer
             if self._unwanted:
@@ -53,9 +56,11 @@ class _Try(Generic[Answer]):
 
     def join(self) -> None:
         self._greenlet.join()
+        # Frames of its traceback lead back here: only the collector would find them.
+        self.error = None
 
     def take_error(self) -> Exception:
-        """The error, which is not kept here: a frame of its traceback leads back here."""
+        """The error, which is not kept here (see `join`)."""
         error, self.error = self.error, None
         return error or RuntimeError("an attempt was killed")
 

@@ -69,11 +69,8 @@ class Retries:
 
     def verdict(self, last: GatewayError, request: Request, deadline: float | None, now: float) -> GatewayError:
         """The error that the request ends with when `last` is not retried: the first one, with the
-        causes of all. An exceeded deadline and the client's errors stand for themselves.
-
-        Nothing is kept of it: an error that is kept in a frame of a traceback that leads back to it
-        is garbage which only the collector finds."""
-        first, self.first = self.first or last, None
+        causes of all. An exceeded deadline and the client's errors stand for themselves."""
+        first = self.first or last
         if isinstance(last, ClientError):
             return last
         if deadline is not None and now >= deadline and not isinstance(last, DeadlineExceeded):

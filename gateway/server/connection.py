@@ -410,6 +410,8 @@ class Connection:
             finally:
                 if not logs_itself:
                     door.finish(request, response, self.sent, error)
+                # The traceback of its cause leads to this frame: only the collector would find the two.
+                error = None
 
     def _deliver(
         self, request: Request, response: Response | None, error: GatewayError | None, body: ArrivingBody | None

@@ -117,6 +117,10 @@ class AnswerReader:
         if self._pieces_of_head:
             self._pieces_of_head = []
 
+    def end(self) -> None:
+        """The connection is closed. The parser refers to this object, which only the collector would find."""
+        self._parser = None
+
     # -- what the parser calls ----------------------------------------------------------
 
     def on_message_begin(self) -> None:

@@ -171,6 +171,7 @@ class EndpointPool(HTTPConnectionPool):
     def discard(self, connection: Connection) -> None:
         """Close a connection and let somebody who waits take its place."""
         connection.stream.close()
+        connection.reader.end()
         self.open -= 1
         self._room_left()
 

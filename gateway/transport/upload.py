@@ -8,6 +8,8 @@ answer early (413, 401) is heard: a failed write is only noted, and reading goes
 
 from __future__ import annotations
 
+from gevent import GreenletExit
+
 from gateway.errors import GatewayError
 from gateway.exchange import RequestBody
 from gateway.model import Timeouts
@@ -102,8 +104,11 @@ class Upload:
             # Perhaps the upstream answered before it closed: the reader will find out.
             self.failed = error.with_traceback(None)
             self._limit_head()
+        except GreenletExit:
+            # Cancelled. Raising it again would end the greenlet no better, and keep a traceback.
+            self._stream.abort()
         except BaseException:
-            # Killed, or a fault of ours: end the wait for the answer as well.
+            # A fault of ours: end the wait for the answer as well.
             self._stream.abort()
             raise
         else:

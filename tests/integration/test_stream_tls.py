@@ -67,3 +67,25 @@ def test_nothing_is_lost_of_what_comes_meanwhile(port: int) -> None:
             got += data
         stream.close()
         assert got == b"".join(b"%08d" % each for each in range(NUMBERS)), number
+
+
+def test_a_reader_that_is_killed_loses_nothing(port: int) -> None:
+    """What it had read when others got their turn is for the next reader."""
+    stream = connected(port)
+    stream.send(b"%d" % NUMBERS, 5.0)
+    got = stream.recv(4, 5.0)
+    killed = 0
+    while len(got) < 8 * NUMBERS:
+        stream.eager = False
+        reader = gevent.spawn(stream.recv, 1000, 5.0)
+        gevent.sleep(0)
+        killed += not reader.ready()
+        reader.kill()
+        if isinstance(reader.value, bytes):
+            got += reader.value
+        stream.eager = True
+        if len(got) < 8 * NUMBERS:
+            got += stream.recv(1000, 5.0)
+    stream.close()
+    assert killed
+    assert got == b"".join(b"%08d" % each for each in range(NUMBERS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 
 import gevent
+import pytest
 
 from gateway.stream import Deadlines, monotonic
 
@@ -69,3 +70,22 @@ def test_far_limits_share_instants() -> None:
     assert len(deadlines._heap) < 20
     # Never early, and at most about a hundredth late.
     assert all(now + 3600 <= slot * deadlines.tick <= (now + 3700) + 40 for slot in deadlines._heap)
+
+
+def test_a_fault_at_one_stream_leaves_the_limits_of_all_others(caplog: pytest.LogCaptureFixture) -> None:
+    class Faulty(Waiter):
+        def expire(self, now: float) -> None:
+            super().expire(now)
+            raise RuntimeError("a fault")
+
+    deadlines = Deadlines()
+    deadline = monotonic() + 0.03
+    waiters = [Faulty(), Waiter(), Faulty(), Waiter()]
+    for waiter in waiters:
+        deadlines.arm(waiter, deadline)  # type: ignore[arg-type]
+    later = Waiter()
+    deadlines.arm(later, deadline + 0.05)  # type: ignore[arg-type]
+    while not later.expired:
+        gevent.sleep(0.005)
+    assert [len(waiter.expired) for waiter in waiters] == [1, 1, 1, 1]
+    assert caplog.text.count("a time limit could not be enforced") == 2

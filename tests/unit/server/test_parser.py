@@ -544,3 +544,20 @@ class TestUsualHeads:
         long = b"X: " + b"y" * 1000
         parser.parse(head(b"GET / HTTP/1.1", long))
         assert long not in parser._lines.table
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Authorization: Bearer abc", b"authorization: Basic YTpi", b"Proxy-Authorization: Basic YTpi",
+        b"Cookie: sid=1", b"COOKIE: sid=1", b"X-Api-Key: abc", b"X-Auth-Token: abc",
+    ],
+)  # fmt: skip
+def test_credentials_are_not_remembered(line: bytes) -> None:
+    """The table of field lines is shared by all connections and outlives them."""
+    made = HeadParser(ServerLimits())
+    for _ in range(2):
+        made.parse(b"GET / HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n" + line + b"\r\n\r\n")
+        assert (line.partition(b": ")[0], line.partition(b": ")[2]) in made.headers
+    assert b"Accept: */*" in made._lines.table
+    assert line not in made._lines.table
