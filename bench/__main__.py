@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import chart, machine, report
+from bench import chart, machine, pairs, report
 from bench.proc import BenchError
 from bench.scenarios import SCENARIOS, Entry, Run, Scenario
 from bench.systems import SYSTEMS, needs, search_path
@@ -61,6 +61,8 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, metavar="N", help="default 3")
     parser.add_argument("--seconds", type=float, metavar="S", help="of each measurement, default 5")
+    parser.add_argument("--against", metavar="REVISION", help="compare with another revision of ours, in pairs")
+    parser.add_argument("--pairs", type=int, default=15, metavar="N", help="with --against: default 15")
     parser.add_argument("--write", action="store_true", help="keep the figures and write docs/benchmarks.md and .svg")
     return parser.parse_args(argv)
 
@@ -119,6 +121,23 @@ class Session:
         row.rounds.append(figures)
         shown = (f"{report.written(column, figures)} {column.title}" for column in scenario.columns[:4])
         say(f"{told}: {', '.join(shown)} ({time.monotonic() - begun:.1f} s)")
+
+
+def paired(options: argparse.Namespace, place: Place, core: int, seconds: float) -> None:
+    """This checkout and another revision, in turn."""
+    with pairs.checkout(ROOT, options.against, place.directory) as other:
+        for name in options.scenario:
+            scenario = SCENARIOS[name]
+            program, port = scenario.upstream(place)
+            try:
+                run = Run(place, core, seconds, min(2.0, seconds / 2), port)
+                found = []
+                for ours, theirs in pairs.compare(run, scenario, other, options.pairs):
+                    found.append((ours, theirs))
+                    say(f"{name} {len(found)}/{options.pairs}: {ours:.1f}, {theirs:.1f}: {ours / theirs:.3f}")
+            finally:
+                program.stop()
+            print(pairs.summary(name, options.against, found), flush=True)
 
 
 def write(tables: Sequence[report.Table]) -> None:
@@ -180,6 +199,9 @@ def main(argv: Sequence[str]) -> int:
         systems = available(options.only)
         with tempfile.TemporaryDirectory(prefix="gateway-bench-") as directory:
             place = Place(Path(directory), ROOT, load_core, environment(Path(directory)))
+            if options.against:
+                paired(options, place, core, seconds)
+                return 0
             session = Session(place, core, rounds, seconds, described)
             for name in options.scenario:
                 tables.append(session.table(SCENARIOS[name], systems))

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from bench import __main__ as command
-from bench import answer, chart, events, machine, paced, proc, report, scenarios, systems, upstream, wrk
+from bench import answer, chart, events, machine, paced, pairs, proc, report, scenarios, systems, upstream, wrk
 from bench.proc import BenchError
 from gateway import config
 
@@ -426,3 +426,22 @@ def test_bars_are_in_proportion_and_text_is_escaped() -> None:
     assert [float(bar.attrib["width"]) for bar in bars] == [chart.BARS / 2, chart.BARS]
     assert [bar.attrib["class"] for bar in bars] == ["peer", "ours"]
     assert "x & y" in [text.text for text in drawing.findall(f"{space}text")]
+
+
+# -- pairs ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "low", "high"),
+    # Order statistics of the sign test at 95 %, as in Conover, Practical Nonparametric Statistics, table A3.
+    [(15, 4, 12), (10, 2, 9), (20, 6, 15), (6, 1, 6), (5, 1, 5), (1, 1, 1)],
+)
+def test_an_interval_is_made_of_order_statistics(number: int, low: int, high: int) -> None:
+    values = [float(value) for value in range(number, 0, -1)]
+    assert pairs.interval(values) == (low, high)
+
+
+def test_pairs_are_compared_within_themselves() -> None:
+    """A machine that becomes twice as slow in the middle changes no ratio."""
+    told = pairs.summary("small", "v1", [(50.0, 100.0), (100.0, 200.0), (60.0, 100.0)])
+    assert told == "small: 60.0 against 100.0 at v1: ratio 0.500 (95 %: 0.500 to 0.600, 3 pairs)"
