@@ -58,6 +58,9 @@ class Pump:
             self._upstream.shutdown_write()
         except OSError as error:
             self._fail(error)
+        except BaseException:
+            self._abort()
+            raise
 
     def _carry_back(self, early: bytes) -> None:
         """Upstream to client."""
@@ -70,6 +73,10 @@ class Pump:
             self._client.shutdown_write()
         except OSError as error:
             self._fail(error)
+        except BaseException:
+            # Without this direction the other one would wait for nothing.
+            self._abort()
+            raise
 
     def _recv(self, stream: Stream) -> bytes:
         """Read; silence of one side is no matter while the other speaks."""
@@ -92,5 +99,8 @@ class Pump:
     def _fail(self, error: OSError) -> None:
         if self.failure is None:
             self.failure = error
+        self._abort()
+
+    def _abort(self) -> None:
         self._client.abort()
         self._upstream.abort()

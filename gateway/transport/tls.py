@@ -16,9 +16,22 @@ from gateway.errors import ConfigError
 from gateway.model import TlsSettings
 
 
+class _Socket(gssl.SSLSocket):  # type: ignore[misc]
+    """Closed however its handshake ends. gevent's closes after an OSError alone, so that an exchange
+    that is ended from outside meanwhile would leave the descriptor open."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except BaseException:
+            self.close()
+            raise
+
+
 def context(settings: TlsSettings) -> Any:
     """A client context; raises ConfigError when a file of `settings` cannot be used."""
     made = gssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.sslsocket_class = _Socket
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     # A renegotiation (TLS 1.2) would make a write wait for a read that another greenlet does.
     made.options |= ssl.OP_NO_RENEGOTIATION
