@@ -62,6 +62,7 @@ class Attempts:
     __slots__ = (
         "_asked_host",
         "_buffer",
+        "_candidates",
         "_deadline",
         "_kept",
         "_left",
@@ -73,6 +74,7 @@ class Attempts:
         "_state",
         "_target",
         "_tools",
+        "_usable",
     )
 
     def __init__(
@@ -100,7 +102,10 @@ class Attempts:
         if request.body is not None and self._replayable and policy.attempts > 1:
             self._buffer = ReplayBuffer(request.body)
             request.body = self._buffer.reader()
-        # Candidates for the next attempt; what failed so far; the last real answer, read whole.
+        # All of the request's own snapshot, and those that may be used. Candidates for the next
+        # attempt; what failed so far; the last real answer, read whole.
+        self._candidates: tuple[Candidate, ...] = ()
+        self._usable: Sequence[Candidate] = ()
         self._left: Sequence[Candidate] = ()
         self._retries: Retries | None = None
         self._kept: tuple[Response, Candidate] | None = None
@@ -135,7 +140,8 @@ class Attempts:
         outliers = self._state.outliers
         if candidates is not outliers.of or self._request.started >= outliers.recheck:
             outliers.look(candidates, monotonic())
-        self._left = outliers.usable
+        self._candidates = candidates
+        self._left = self._usable = outliers.usable
         return outliers.trial(self._replayable, monotonic()) if outliers.due else None
 
     def _send(self, candidate: Candidate, trial: bool) -> tuple[Response, Candidate]:
@@ -275,7 +281,7 @@ class Attempts:
         retries = self._retries = self._retries or Retries(
             self._route.retry, self._replayable, self._request.attempts
         )
-        left = self._left = _others(self._left, tried) or self._state.outliers.usable
+        left = self._leave_out(tried)
         if self._deadline is not None and monotonic() >= self._deadline:
             return False
         if not retries.after(error):
@@ -307,8 +313,21 @@ class Attempts:
             self._request.cause = f"{address} answered {response.status}, retried"
         else:
             self._request.cause = f"{address} answered {response.status} without the end of its body, retried"
-        self._left = _others(self._left, tried) or self._state.outliers.usable
+        self._leave_out(tried)
         return True
+
+    def _leave_out(self, tried: Candidate) -> Sequence[Candidate]:
+        """Candidates for the next attempt: every one once before one is used twice.
+
+        Always those of the request's own snapshot. A swap meanwhile may have changed their base path
+        or TLS settings, and the request's route is the one that goes with the old ones.
+        """
+        left: Sequence[Candidate] = _others(self._left, tried)
+        if not left:
+            outliers = self._state.outliers
+            left = outliers.usable if outliers.of is self._candidates else self._usable
+        self._left = left
+        return left
 
     def _prepare_next(self, tried: Candidate) -> None:
         """Before the next attempt: a body reader of its own, and a pause if it goes where the
@@ -342,7 +361,7 @@ class Attempts:
 
 
 def _others(left: Sequence[Candidate], tried: Candidate) -> tuple[Candidate, ...]:
-    """Every candidate once before one is used twice."""
+    """All but the one that was used."""
     return tuple(candidate for candidate in left if candidate is not tried)
 
 

@@ -472,6 +472,19 @@ class Stream:
         return int(self._raw.fileno())
 
 
+class _ClosedTls:
+    """Stands in for the SSL object of a closed stream. OpenSSL knows the descriptor by its number
+    alone, so that it would read from and write to whatever connection has that number next."""
+
+    def _refuse(self, *_: object) -> Any:
+        raise ConnectionAbortedError("the stream is closed")
+
+    read = write = shutdown = _refuse
+
+
+_CLOSED_TLS = _ClosedTls()
+
+
 class TlsStream(Stream):
     """A gevent SSLSocket after its handshake.
 
@@ -490,6 +503,10 @@ class TlsStream(Stream):
         self._ahead: deque[bytes] = deque()
         # A read gives one record at most: whether more is there is never known.
         self.eager = True
+
+    def close(self) -> None:
+        self._tls = _CLOSED_TLS
+        super().close()
 
     def recv(self, size: int, timeout: float | None) -> bytes:
         deadline = None if timeout is None else monotonic() + timeout

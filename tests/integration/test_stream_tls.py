@@ -89,3 +89,45 @@ def test_a_reader_that_is_killed_loses_nothing(port: int) -> None:
     stream.close()
     assert killed
     assert got == b"".join(b"%08d" % each for each in range(NUMBERS))
+
+
+def test_a_closed_stream_never_touches_the_next_owner_of_its_descriptor(port: int) -> None:
+    """OpenSSL keeps the number of the descriptor, which the next socket gets."""
+    stream = connected(port)
+    number = stream.fileno()
+    stream.close()
+    one, other = socket.socketpair()
+    assert number in (one.fileno(), other.fileno())
+    for side in (one, other):
+        side.sendall(b"x")
+        side.settimeout(0.05)
+    for use in (
+        lambda: stream.send(b"secret", 1.0), lambda: stream.send_some(b"secret"), lambda: stream.send_parts([b"secret"]),
+        lambda: stream.recv(100, 1.0), lambda: stream.poll(100), lambda: stream.peek(),
+    ):  # fmt: skip
+        with pytest.raises(ConnectionAbortedError):
+            use()
+    stream.shutdown_write()
+    assert [side.recv(100) for side in (one, other)] == [b"x", b"x"]
+    for side in (one, other):
+        with pytest.raises(TimeoutError):
+            side.recv(100)
+    one.close()
+    other.close()
+
+
+def test_a_write_that_waits_when_its_stream_is_closed_writes_nothing_more(port: int) -> None:
+    stream = connected(port)
+    writer = gevent.spawn(stream.send, b"1" * 50_000_000, 10.0)
+    gevent.sleep(0.05)
+    assert not writer.ready()
+    stream.close()
+    one, other = socket.socketpair()
+    with pytest.raises(ConnectionAbortedError):
+        writer.get()
+    for side in (one, other):
+        side.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            side.recv(100)
+    one.close()
+    other.close()

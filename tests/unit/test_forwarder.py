@@ -416,6 +416,23 @@ class TestWhatEndsIt:
         assert (body.ended, world.in_flight, world.state.gate.in_flight) == (1, [0, 0], 0)
 
 
+class TestReload:
+    def test_a_retry_stays_with_the_snapshot_it_began_with(self):
+        """Meanwhile another one came into force: its endpoints have another base path, say."""
+        world = World(Pool(UpstreamReset(), 200))
+        newer = tuple(Candidate(replace(one.endpoint, base_path=b"/new"), one.state, Pool()) for one in world.candidates)
+        send = world.pools[0].send
+
+        def swapped(*args):
+            world.state.outliers.look(newer, 0.0)
+            return send(*args)
+
+        world.pools[0].send = swapped
+        assert world.forward().status == 200
+        assert world.sent == [2]
+        assert not newer[0].pool.heads
+
+
 class TestPause:
     def test_before_the_same_endpoint(self):
         world = World(Pool(UpstreamReset(), UpstreamReset(), UpstreamReset(), 200), policy=RetryPolicy(attempts=4, when=ALL, backoff=0.1))
