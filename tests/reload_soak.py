@@ -33,10 +33,10 @@ from gevent.event import Event
 from gateway.testing import RawClient
 from tests.conformance.harness import Door, GatewayProcess, certificate
 from tests.gateway_process import version
-from tests.soak_clients import Load, stopped
+from tests.soak_clients import ABORTS, KINDS, Load, stopped
 from tests.soak_load import MARGIN
 from tests.soak_log import Lines, compare
-from tests.soak_orders import Faults
+from tests.soak_orders import ACTS, Faults
 from tests.soak_reloads import Reloader, Servers
 from tests.soak_upstream import Ledger, Upstream
 
@@ -89,9 +89,15 @@ class Held:
 
 def grown(before: Held, after: Held, margin: int) -> list[str]:
     """What is more than it was; `margin`: bytes of memory that may be."""
-    found = [f"{name}: {getattr(before, name)} before, {getattr(after, name)} after" for name in ("descriptors", "greenlets") if getattr(after, name) > getattr(before, name)]
+    found = [
+        f"{name}: {getattr(before, name)} before, {getattr(after, name)} after"
+        for name in ("descriptors", "greenlets")
+        if getattr(after, name) > getattr(before, name)
+    ]
     if after.resident > before.resident + margin:
-        found.append(f"memory: {before.resident} bytes before, {after.resident} after ({before.blocks} and {after.blocks} blocks)")
+        found.append(
+            f"memory: {before.resident} bytes before, {after.resident} after ({before.blocks} and {after.blocks} blocks)"
+        )
     return found
 
 
@@ -106,7 +112,12 @@ class ReloadSoak:
         self.upstreams = [*plain, *secure]
         _, authority = certificate().write(folder)
         again = shutil.copy(authority, folder / "authority-again.pem")
-        servers = Servers((plain[0].url, plain[1].url, plain[2].url), (secure[0].url, secure[1].url), (authority, Path(again)), folder / "access.log")
+        servers = Servers(
+            (plain[0].url, plain[1].url, plain[2].url),
+            (secure[0].url, secure[1].url),
+            (authority, Path(again)),
+            folder / "access.log",
+        )
         self.reloader = Reloader(folder / "gateway.yaml", servers, Random(f"{seed}:reloads"))
         text = self.reloader.first()
         # The harness writes the line of the access log itself.
@@ -136,7 +147,10 @@ class ReloadSoak:
         if not self._await(self._in_force, "the last version"):
             wanted = version(self.reloader.text)
             for one in self._ask():
-                self.faults.add("the last valid file is not in force", f"{wanted}: {one.version}, status {one.status_version} {one.status_error!r}")
+                self.faults.add(
+                    "the last valid file is not in force",
+                    f"{wanted}: {one.version}, status {one.status_version} {one.status_error!r}",
+                )
         self._await(lambda: not any(one.busy for one in self._ask()), "rest")
         found = self._ask()
         for one in found:
@@ -165,7 +179,9 @@ class ReloadSoak:
         until = time.monotonic() + _REST
         while not workers <= found.keys():
             if time.monotonic() > until:
-                raise AssertionError(f"no answer from {sorted(workers - found.keys())}:\n{self.gateway.errors()[-3000:]}")
+                raise AssertionError(
+                    f"no answer from {sorted(workers - found.keys())}:\n{self.gateway.errors()[-3000:]}"
+                )
             with RawClient(self.gateway.port, timeout=_REST) as client:
                 response = client.request(_HELD)
             if response.status != 200:
@@ -185,16 +201,46 @@ class ReloadSoak:
         for story in tracebacks(errors):
             self.faults.add("a traceback in the error log", story)
         self.gateway.stop()
-        return compare(self.gateway.log_path, self.load.log, self.reloader.history.of_version, self.faults)
+        lines = compare(self.gateway.log_path, self.load.log, self.reloader.history.of_version, self.faults)
+        for what in self._missing(lines, after):
+            self.faults.add("never happened", what)
+        return lines
+
+    def _swaps(self) -> int:
+        return len(re.findall(r"configuration [0-9a-f]+ -> [0-9a-f]+", self.gateway.errors()))
+
+    def _missing(self, lines: Lines, after: list[Held]) -> Iterator[str]:
+        """What the soak is for and did not meet: then it has shown nothing."""
+        for title, wanted, counts in (
+            ("request", KINDS, self.load.kinds),
+            ("abort", ABORTS, self.load.aborts),
+            ("act", ACTS, self.ledger.acts),
+        ):
+            yield from (f"{title}: {name}" for name in wanted if not counts[name])
+        others = {
+            "a valid file": self.reloader.valid,
+            "an invalid file": sum(self.reloader.invalid.values()),
+            "a swap behind the first": self._swaps() - WORKERS,
+            "a retry": lines.retries,
+            "a hedge": sum(one.hedged for one in after),
+            "a pipelined request": self.load.pipelined,
+            "a route that was away": self.load.guests_absent,
+            "a whole body": self.ledger.whole_bodies,
+        }
+        yield from (name for name, times in others.items() if times <= 0)
 
     def counted(self, lines: Lines, after: list[Held]) -> Iterator[str]:
         """What happened, a line each."""
         load, ledger, reloader = self.load, self.ledger, self.reloader
-        for title, counts in (("requests", load.kinds), ("aborted", load.aborts), ("answers", load.statuses), ("acts of upstreams", ledger.acts)):
+        for title, counts in (
+            ("requests", load.kinds),
+            ("aborted", load.aborts),
+            ("answers", load.statuses),
+            ("acts of upstreams", ledger.acts),
+        ):
             yield f"{title}: {sum(counts.values())}"
             yield from (f"{times:>7}  {name}" for name, times in sorted(counts.items()))
-        swaps = len(re.findall(r"configuration [0-9a-f]+ -> [0-9a-f]+", self.gateway.errors()))
-        yield f"reloads: {reloader.valid} valid files, {swaps} swaps in {WORKERS} workers, invalid files {dict(sorted(reloader.invalid.items()))}"
+        yield f"reloads: {reloader.valid} valid files, {self._swaps()} swaps in {WORKERS} workers, invalid files {dict(sorted(reloader.invalid.items()))}"
         yield f"heads at upstreams: {ledger.heads}; whole bodies that were right: {ledger.whole_bodies}; pipelined: {load.pipelined}; no_route while away: {load.guests_absent}"
         hedges = f"hedges: {sum(one.hedged for one in after)}, won {sum(one.hedge_won for one in after)}"
         yield f"retries: {lines.retries}; {hedges}; on reused connections: {lines.reused}"
@@ -233,7 +279,12 @@ def main(number: int, seed: int) -> int:
         for _ in range(4):
             soak.run(number // 4)
             after = soak.held()
-            print(f"after {soak.load.made} requests, {time.monotonic() - began:.0f} s, {soak.faults.total} faults:", *after, sep="\n  ", flush=True)
+            print(
+                f"after {soak.load.made} requests, {time.monotonic() - began:.0f} s, {soak.faults.total} faults:",
+                *after,
+                sep="\n  ",
+                flush=True,
+            )
             if soak.faults.too_many:
                 break
         lines = soak.finish(before, after)

@@ -24,9 +24,12 @@ CLIENTS = 32
 _USES = 40
 # Seconds without a byte after which an answer counts as never coming: longer than every timeout of the gateway.
 _PATIENCE = 40.0
-# Pauses of a slow upload, and the longest of an aborting client (seconds).
+# The longest pause of a slow upload, and of a client before it leaves (seconds).
 _PAUSE = 0.04
-_ABORTS = 0.12
+# The share of requests whose client leaves, and the moments and ways of it; the share of uploads with a request behind.
+_LEAVING = 0.12
+_PHASES = ("head", "body", "wait", "answer")
+ABORTS = tuple(f"{how}, {phase}" for how in ("RST", "FIN") for phase in _PHASES)
 _PIPELINED = 0.15
 # Every answer is longer than so many bytes.
 _SHORTEST = 120
@@ -190,7 +193,7 @@ class Load:
             if self.over:
                 return
             order = self._take(rng)
-            if rng.random() < _ABORTS:
+            if rng.random() < _LEAVING:
                 self._abort(client, order, rng, sure)
                 return
             keep, sure = self._exchange(client, order, rng, sure)
@@ -250,7 +253,10 @@ class Load:
         self.log.lines[order.number] = response.status
         fault, story = self._judged(order, response, whole, began)
         if fault:
-            self._faults.add(fault, f"{order.kind}: {order.method} {order.target} ({'chunked' if order.chunked else order.size}): {story}")
+            self._faults.add(
+                fault,
+                f"{order.kind}: {order.method} {order.target} ({'chunked' if order.chunked else order.size}): {story}",
+            )
         keep = whole and not fault and response.header(b"connection") != b"close"
         return keep, keep and response.status == 200 and order.acts[0] not in EARLY | FAILING
 
@@ -265,14 +271,18 @@ class Load:
         """Kind of fault and story, or two empty texts."""
         status, reason = response.status, (response.header(b"gateway-error") or b"").decode()
         self.statuses[f"{status} {reason}".strip()] += 1
-        if order.route in GUESTS and not self._history.allows(order.route, status if reason == "no_route" else 0, began, time.monotonic()):
+        if order.route in GUESTS and not self._history.allows(
+            order.route, status if reason == "no_route" else 0, began, time.monotonic()
+        ):
             return "failed by a reload" if status == 404 else "a removed route answers", f"{status} {reason}"
         if reason == "no_route" and order.route in GUESTS:
             self.guests_absent += 1
             return "", ""
         wanted = expected(order)
         if status not in wanted.statuses:
-            kind = "failed by a reload" if reason in ("no_route", "no_endpoint") else f"status {status} {reason}".rstrip()
+            kind = (
+                "failed by a reload" if reason in ("no_route", "no_endpoint") else f"status {status} {reason}".rstrip()
+            )
             return kind, f"not {sorted(wanted.statuses)}; {response.body[:200]!r}"
         if reason:
             return "", ""
@@ -294,7 +304,7 @@ class Load:
     def _abort(self, client: RawClient, order: Order, rng: Random, sure: bool) -> None:
         """Leave at a random moment: inside the head, inside the body, before the answer or inside it."""
         parts = pieces(order, rng)
-        phase = rng.choice(("head", "body", "wait", "wait", "answer") if order.size else ("head", "wait", "wait", "answer"))
+        phase = rng.choice([each for each in (*_PHASES, "wait") if order.size or each != "body"])
         reset = rng.random() < 0.5
         self.aborts[f"{'RST' if reset else 'FIN'}, {phase}"] += 1
         head = len(order.head())

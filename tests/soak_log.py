@@ -59,7 +59,9 @@ def compare(path: Path, log: Log, of_version: Mapping[str, frozenset[str]], faul
     return lines
 
 
-def _judge(record: dict[str, Any], number: int, route: str, log: Log, of_version: Mapping[str, frozenset[str]], faults: Faults) -> None:
+def _judge(
+    record: dict[str, Any], number: int, route: str, log: Log, of_version: Mapping[str, frozenset[str]], faults: Faults
+) -> None:
     story = json.dumps(record)
     if number not in log.lines:
         faults.add("a log line of nobody's request", story)

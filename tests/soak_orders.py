@@ -30,8 +30,19 @@ FAILING = frozenset({"reset", "drop"})
 # Acts that begin an answer and do not end it.
 BROKEN = frozenset({"cut", "stall-body", "busy-open"})
 
+# Everything that an upstream can do.
+ACTS = EARLY | FAILING | BROKEN | {"ok", "chunked", "close", "slow", "stall"}
+
 # Bytes behind the first line of an answer whose length is the act's own.
-OWN_LENGTH = {"busy-small": 200, "busy-big": 40_000, "busy-open": 300, "busy-close": 300, "early": 100, "cut": 6_000, "stall-body": 6_000}
+OWN_LENGTH = {
+    "busy-small": 200,
+    "busy-big": 40_000,
+    "busy-open": 300,
+    "busy-close": 300,
+    "early": 100,
+    "cut": 6_000,
+    "stall-body": 6_000,
+}
 # How much of it is sent where that is not all.
 SENT_OF = {"busy-open": 150, "cut": 3_000, "stall-body": 3_000}
 STATUS = {act: 503 if act in BUSY else 200 for act in OWN_LENGTH}
@@ -84,7 +95,9 @@ class Order:
 
 
 # What an upstream sees: an endpoint's base path and the rewritten prefix may stand before the number.
-_SEEN = re.compile(r"(?P<before>(?:/[a-z]+[0-9]*)+)/(?P<number>[0-9a-f]{8})\?do=(?P<acts>[a-z,-]+)&body=(?P<size>\d+)&answer=(?P<answer>\d+)\Z")
+_SEEN = re.compile(
+    r"(?P<before>(?:/[a-z]+[0-9]*)+)/(?P<number>[0-9a-f]{8})\?do=(?P<acts>[a-z,-]+)&body=(?P<size>\d+)&answer=(?P<answer>\d+)\Z"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +121,9 @@ def asked(target: bytes) -> Asked | None:
     if found is None:
         return None
     acts = tuple(found["acts"].split(","))
-    return Asked(int(found["number"], 16), tuple(found["before"].split("/")[1:]), acts, int(found["size"]), int(found["answer"]))
+    return Asked(
+        int(found["number"], 16), tuple(found["before"].split("/")[1:]), acts, int(found["size"]), int(found["answer"])
+    )
 
 
 # -- what must come of it -----------------------------------------------------------------
@@ -186,8 +201,13 @@ def wrong_answer(order: Order, status: int, body: bytes, whole: bool) -> str:
 
 def different(found: bytes, wanted: bytes) -> str:
     """Where two texts part, with what was found there."""
-    at = next((place for place, (one, other) in enumerate(zip(found, wanted, strict=False)) if one != other), min(len(found), len(wanted)))
-    return f"{len(found)} bytes, not {len(wanted)}; from byte {at}: {found[at : at + 60]!r}, not {wanted[at : at + 30]!r}"
+    at = next(
+        (place for place, (one, other) in enumerate(zip(found, wanted, strict=False)) if one != other),
+        min(len(found), len(wanted)),
+    )
+    return (
+        f"{len(found)} bytes, not {len(wanted)}; from byte {at}: {found[at : at + 60]!r}, not {wanted[at : at + 30]!r}"
+    )
 
 
 # -- what was wrong -----------------------------------------------------------------------

@@ -38,7 +38,14 @@ _MOST_VERSIONS = 2_000
 # One of so many versions comes behind an invalid file.
 _INVALID = 6
 
-_BALANCERS = ("round_robin", "least_requests", "ewma", "{hash: {by: client_ip}}", "{hash: {by: 'header:X-Soak'}}", "{sticky: {cookie: gw}}")
+_BALANCERS = (
+    "round_robin",
+    "least_requests",
+    "ewma",
+    "{hash: {by: client_ip}}",
+    "{hash: {by: 'header:X-Soak'}}",
+    "{sticky: {cookie: gw}}",
+)
 _RETRY = "statuses: [503], methods: [GET, PUT], budget: 100%"
 # `overload` is off: a machine that stands still must not look like a fault.
 _TOP = """\
@@ -84,7 +91,11 @@ def rendered(choice: Choice, servers: Servers) -> str:
         f"moving{choice.moving}": f"endpoints: [{three}, {two}]",
         IMPATIENT: f"endpoints: [{two}], timeouts: {{response: 300ms, idle: 300ms}}",
     }
-    own |= {guest: f"endpoints: [{(one, two, three)[number % 3]}]" for number, guest in enumerate(GUESTS) if guest in choice.guests}
+    own |= {
+        guest: f"endpoints: [{(one, two, three)[number % 3]}]"
+        for number, guest in enumerate(GUESTS)
+        if guest in choice.guests
+    }
     lines = [_TOP.format(log=json.dumps(str(servers.log))), "upstreams:\n"]
     for name, text in own.items():
         parts = ", ".join(part for part in (text, choice.options.get(_options_of(name), "")) if part)
@@ -131,7 +142,9 @@ class Chooser:
             if now >= until:
                 guests ^= {guest}
                 self._until[guest] = now + rng.uniform(*_STAY) * rng.random()
-        options = {name: self._options(name, rng) if rng.random() < 0.3 else before.options[name] for name in self._named()}
+        options = {
+            name: self._options(name, rng) if rng.random() < 0.3 else before.options[name] for name in self._named()
+        }
         mixed = before.mixed + (rng.random() < 0.5)
         self.choice = Choice(frozenset(guests), options, mixed, rng.randrange(2))
         return self.choice
@@ -156,7 +169,10 @@ class Chooser:
         if name == "main":
             parts.insert(0, self._endpoints(self._servers.plain[:2], rng))
         elif name == "secure":
-            parts.insert(0, f"{self._endpoints(self._servers.secure, rng)}, tls: {{ca: {json.dumps(str(rng.choice(self._servers.authorities)))}}}")
+            parts.insert(
+                0,
+                f"{self._endpoints(self._servers.secure, rng)}, tls: {{ca: {json.dumps(str(rng.choice(self._servers.authorities)))}}}",
+            )
         return ", ".join(parts)
 
     @staticmethod

@@ -87,17 +87,24 @@ class Body:
             if not self._left:
                 self._end_piece()
         if self.complete and self._at != self._request.size:
-            raise Wrong("a body cut short that looks whole", f"{self._request.number:08x}: {self._at} of {self._request.size} bytes")
+            raise Wrong(
+                "a body cut short that looks whole",
+                f"{self._request.number:08x}: {self._at} of {self._request.size} bytes",
+            )
 
     def _next_chunk(self) -> bool:
         line = self._wire.read_until(b"\r\n")[:-2]
         try:
             self._left = int(line, 16)
         except ValueError:
-            raise Wrong("bytes of something else in a body", f"{self._request.number:08x}: chunk size {line[:100]!r}") from None
+            raise Wrong(
+                "bytes of something else in a body", f"{self._request.number:08x}: chunk size {line[:100]!r}"
+            ) from None
         if not self._left:
             if self._wire.read_until(b"\r\n") != b"\r\n":
-                raise Wrong("bytes of something else in a body", f"{self._request.number:08x}: something behind the last chunk")
+                raise Wrong(
+                    "bytes of something else in a body", f"{self._request.number:08x}: something behind the last chunk"
+                )
             self.complete = True
         return bool(self._left)
 
@@ -110,7 +117,10 @@ class Body:
     def _compare(self, piece: bytes) -> None:
         wanted = self._wanted[self._at : self._at + len(piece)]
         if piece != wanted:
-            raise Wrong("bytes of something else in a body", f"{self._request.number:08x} at {self._at} of {self._request.size}: {different(piece, wanted)}")
+            raise Wrong(
+                "bytes of something else in a body",
+                f"{self._request.number:08x} at {self._at} of {self._request.size}: {different(piece, wanted)}",
+            )
         self._at += len(piece)
 
 
@@ -199,7 +209,9 @@ class Upstream:
             return False
         body.read()
         self._ledger.whole_bodies += bool(request.size)
-        finish: Callable[[Wire, Asked, str, Body, bool], bool] = self._stall if act in OWN_LENGTH or act == "stall" else self._answer
+        finish: Callable[[Wire, Asked, str, Body, bool], bool] = (
+            self._stall if act in OWN_LENGTH or act == "stall" else self._answer
+        )
         return finish(wire, request, act, body, last)
 
     @staticmethod
@@ -221,7 +233,10 @@ class Upstream:
         """No answer, or a part of one; "cut" then closes, the others wait until the gateway hangs up."""
         if act != "stall":
             text = answered(request.number, act, body.received, OWN_LENGTH[act])
-            wire.send(head(STATUS[act], b"Content-Length: %d" % len(text), b"X-Soak: %08x" % request.number) + text[: SENT_OF[act]])
+            wire.send(
+                head(STATUS[act], b"Content-Length: %d" % len(text), b"X-Soak: %08x" % request.number)
+                + text[: SENT_OF[act]]
+            )
         if act != "cut":
             _hang(wire)
         return False
