@@ -74,8 +74,8 @@ def _first(acts: frozenset[str], rng: Random) -> tuple[str, ...]:
 
 
 def _hedged(rng: Random) -> Order:
-    # Fewer than one of 20, or slow answers become the usual ones and are not hedged.
-    acts = ("slow", "ok") if rng.random() < 0.04 else ("ok",)
+    # Fewer than one of 20 of the route's answers, or slow answers become the usual ones and are not hedged.
+    acts = ("slow", "ok") if rng.random() < 0.06 else ("ok",)
     return replace(_get(rng, *acts), route="hedged")
 
 
@@ -304,7 +304,7 @@ class Load:
     def _abort(self, client: RawClient, order: Order, rng: Random, sure: bool) -> None:
         """Leave at a random moment: inside the head, inside the body, before the answer or inside it."""
         parts = pieces(order, rng)
-        phase = rng.choice([each for each in (*_PHASES, "wait") if order.size or each != "body"])
+        phase = rng.choice((*_PHASES, "body") if order.size else ("head", "wait", "answer"))
         reset = rng.random() < 0.5
         self.aborts[f"{'RST' if reset else 'FIN'}, {phase}"] += 1
         head = len(order.head())

@@ -35,8 +35,8 @@ _STAY = (0.3, 14.0)
 IN_FORCE = 5.0
 # Versions that are remembered: more than a request can meet.
 _MOST_VERSIONS = 2_000
-# One of so many versions comes behind an invalid file.
-_INVALID = 6
+# Each time after so many valid versions the next comes behind an invalid file.
+_INVALID = 3
 
 _BALANCERS = (
     "round_robin",
@@ -152,7 +152,7 @@ class Chooser:
     def _options(self, name: str, rng: Random) -> str:
         if name == "retry":
             return f"{_RETRY}, attempts: {rng.choice((2, 3, 4))}, buffer: {rng.choice(('64KiB', '128KiB'))}, backoff: {rng.choice((0, '1ms', '25ms'))}"
-        pool = f"max_idle: {rng.choice((0, 3, 100))}, idle_timeout: {rng.choice(('1s', '2s'))}"
+        pool = f"max_idle: {rng.choice((0, 3, 100))}, idle_timeout: {rng.choice(('500ms', '1s'))}"
         if name == "narrow":
             pool += ", max_connections: 1, queue_timeout: 5s"
         elif rng.random() < 0.2:
@@ -237,7 +237,7 @@ class Reloader:
 
     def run(self, stop: Event) -> None:
         while not stop.wait(self._rng.uniform(*_EVERY)):
-            if self._rng.randrange(_INVALID) == 0:
+            if self.valid % _INVALID == _INVALID - 1:
                 self._spoil()
                 if stop.wait(self._rng.uniform(0.05, 1.5)):
                     break

@@ -17,8 +17,8 @@ from tests.soak_orders import Faults, Order, answered, owned
 from tests.soak_reloads import History
 from tests.soak_upstream import Ledger, Upstream
 
-WARM_UP = 800
-REQUESTS = 1_200
+WARM_UP = 900
+REQUESTS = 1_800
 
 
 def test_every_byte_reaches_whom_it_belongs_to_and_nothing_is_left_over(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_every_byte_reaches_whom_it_belongs_to_and_nothing_is_left_over(tmp_path
         lines = soak.finish(before, after)
         print(*soak.counted(lines, after), sep="\n")
         assert soak.load.made >= WARM_UP + REQUESTS
-        assert soak.faults.lines() == []
+        assert not soak.faults.total, "\n".join(soak.faults.lines())
 
 
 @pytest.fixture(params=["plain", "TLS"])
