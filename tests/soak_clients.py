@@ -31,6 +31,8 @@ _LEAVING = 0.12
 _PHASES = ("head", "body", "wait", "answer")
 ABORTS = tuple(f"{how}, {phase}" for how in ("RST", "FIN") for phase in _PHASES)
 _PIPELINED = 0.15
+# The share of uploads that wait for a `100 Continue`.
+_EXPECTING = 0.15
 # Every answer is longer than so many bytes.
 _SHORTEST = 120
 
@@ -60,7 +62,8 @@ def _get(rng: Random, *acts: str) -> Order:
 def _upload(rng: Random, *acts: str, slow: bool = False) -> Order:
     method, chunked = rng.choice(("PUT", "PUT", "POST")), rng.random() < 0.35
     answer = rng.choice((0, 500, 5_000))
-    return Order(0, _route(rng), method, rng.choice(_SIZES), chunked, slow, acts or (rng.choice(_FINE),), answer)
+    expects = rng.random() < _EXPECTING
+    return Order(0, _route(rng), method, rng.choice(_SIZES), chunked, slow, expects, acts or (rng.choice(_FINE),), answer)
 
 
 def _slowly(rng: Random, *acts: str) -> Order:
@@ -88,7 +91,7 @@ KINDS: dict[str, tuple[float, Maker]] = {
     "retry status during an upload": (5, lambda rng: _upload(rng, *_first(BUSY, rng))),
     "retry status of a GET": (4, lambda rng: _get(rng, *_first(BUSY, rng))),
     "final answer during a slow upload": (3, lambda rng: _slowly(rng, "early")),
-    "hedged GET": (12, _hedged),
+    "hedged GET": (20, _hedged),
     "upstream ends the connection of a GET": (2, lambda rng: _get(rng, *_first(FAILING, rng))),
     "upstream ends the connection of a slow upload": (3, lambda rng: _slowly(rng, *_first(FAILING, rng))),
     "upstream cuts its answer": (1, lambda rng: _get(rng, "cut")),
@@ -120,9 +123,17 @@ def pieces(order: Order, rng: Random) -> list[Piece]:
     parts = [body[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(body)], strict=True) if end > begin]
     if order.chunked:
         parts = [chunk(part) for part in parts] + [b"0\r\n\r\n"]
-    if not order.slow:
+    if not order.slow and not order.expects:
         return [Piece(b"".join((order.head(), *parts)))]
     return [Piece(order.head()), *(Piece(part, rng.random() * _PAUSE) for part in parts)]
+
+
+def _continued(client: RawClient) -> bool:
+    """Whether the answer to a head with `Expect` is 100. Whatever it is stays in the buffer, to be read as an answer."""
+    while b"\r\n\r\n" not in client.buffer:
+        if not client.fill():
+            return False
+    return client.buffer.startswith(b"HTTP/1.1 100 ")
 
 
 # -- one client after another -------------------------------------------------------------
@@ -206,14 +217,14 @@ class Load:
         it surely is."""
         behind = self._behind(order, rng)
         began = time.monotonic()
-        sent = self._send(client, pieces(order, rng), behind)
+        sent = self._send(client, pieces(order, rng), behind, order.expects)
         keep, sure = self._answer(client, order, began, sure and not sent)
         if behind is None or not keep:
             return keep and not sent, sure
         return self._answer(client, behind, began, sure)
 
     def _behind(self, order: Order, rng: Random) -> Order | None:
-        if order.size is None or rng.random() > _PIPELINED:
+        if order.size is None or order.expects or rng.random() > _PIPELINED:
             return None
         behind = replace(_get(rng, "ok"), number=self.made + 1, kind="pipelined GET")
         self._left -= 1
@@ -224,14 +235,17 @@ class Load:
         return behind
 
     @staticmethod
-    def _send(client: RawClient, parts: list[Piece], behind: Order | None) -> str:
-        """Send it all; why that failed, or "". The answer may be there all the same."""
+    def _send(client: RawClient, parts: list[Piece], behind: Order | None, expects: bool) -> str:
+        """Send it all; why that failed, or "". The answer may be there all the same. `expects`: the body only when the
+        answer to the head is 100."""
         last = behind.head() if behind is not None else b""
         try:
             for at, piece in enumerate(parts):
                 if piece.pause:
                     gevent.sleep(piece.pause)
                 client.send(piece.data + (last if at + 1 == len(parts) else b""))
+                if expects and not at and not _continued(client):
+                    return ""
         except OSError as error:
             return ended(error)
         return ""

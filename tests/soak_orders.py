@@ -65,7 +65,8 @@ def answered(number: int, act: str, received: bytes, length: int) -> bytes:
 @dataclass(frozen=True, slots=True)
 class Order:
     """One request. `size`: bytes of its body, None without one. `acts`: what the upstream does at the first attempt,
-    at the second and so on; the last one repeats. `slow`: the client sends its body in pieces."""
+    at the second and so on; the last one repeats. `slow`: the client sends its body in pieces. `expects`: only behind a
+    `100 Continue`."""
 
     number: int
     route: str
@@ -73,6 +74,7 @@ class Order:
     size: int | None = None
     chunked: bool = False
     slow: bool = False
+    expects: bool = False
     acts: tuple[str, ...] = ("ok",)
     answer: int = 0
     kind: str = "GET"
@@ -91,6 +93,8 @@ class Order:
             lines.append("Transfer-Encoding: chunked")
         elif self.size is not None:
             lines.append(f"Content-Length: {self.size}")
+        if self.expects:
+            lines.append("Expect: 100-continue")
         return "".join(line + "\r\n" for line in (*lines, "")).encode()
 
 

@@ -197,6 +197,11 @@ class Upstream:
         body = Body(wire, fields, request)
         act = request.act(self._ledger.attempt(request.number))
         self._ledger.acts[act] += 1
+        if values(fields, b"expect"):
+            if act in EARLY and request.number % 2:
+                # A final answer in place of 100: the body never comes, or (RFC 9110 §10.1.1) comes all the same.
+                return self._answer_early(wire, request, act, body)
+            wire.send(head(100))
         if act in EARLY:
             body.read(request.size // 3)
             return self._answer_early(wire, request, act, body)
