@@ -166,6 +166,9 @@ def _retried(order: Order, act: str) -> bool | None:
     if size > SURELY_KEPT or act in ("busy-big", "busy-open"):
         # An answer that is long, or has no end, is passed on or given up: both are right.
         return None
+    if act in FAILING and order.expects:
+        # The upstream has sent a 100: that is more than no byte of an answer.
+        return None
     return True
 
 
