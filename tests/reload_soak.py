@@ -123,13 +123,20 @@ class ReloadSoak:
         text = self.reloader.first()
         # The harness writes the line of the access log itself.
         above, _, below = text.partition(f"access_log: {{path: {json.dumps(str(servers.log))}}}\n")
-        self.gateway = GatewayProcess(above + below, folder, _DIRECT, workers=WORKERS)
+        try:
+            self.gateway = GatewayProcess(above + below, folder, _DIRECT, workers=WORKERS)
+        except BaseException:
+            self._close_upstreams()
+            raise
         self.load = Load(self.gateway.port, seed, self.reloader.history, self.faults)
         self.reloader.settle()
         self._await(lambda: self._in_force(), "the first version")
 
     def close(self) -> None:
         self.gateway.stop()
+        self._close_upstreams()
+
+    def _close_upstreams(self) -> None:
         for upstream in self.upstreams:
             upstream.close()
 

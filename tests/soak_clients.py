@@ -63,7 +63,9 @@ def _upload(rng: Random, *acts: str, slow: bool = False) -> Order:
     method, chunked = rng.choice(("PUT", "PUT", "POST")), rng.random() < 0.35
     answer = rng.choice((0, 500, 5_000))
     expects = rng.random() < _EXPECTING
-    return Order(0, _route(rng), method, rng.choice(_SIZES), chunked, slow, expects, acts or (rng.choice(_FINE),), answer)
+    return Order(
+        0, _route(rng), method, rng.choice(_SIZES), chunked, slow, expects, acts or (rng.choice(_FINE),), answer
+    )
 
 
 def _slowly(rng: Random, *acts: str) -> Order:

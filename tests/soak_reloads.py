@@ -29,10 +29,10 @@ IMPATIENT = "impatient"
 # Seconds between two versions, and how long a guest stays or is away. Short stays meet reloads that are not over yet,
 # long ones show whether the route is there at all.
 _EVERY = (0.1, 0.5)
-_STAY = (0.3, 14.0)
+_STAY = (0.3, 25.0)
 # Seconds within which every worker serves a new version: the file has to come to rest (0.4 s), is loaded, and the
 # machine may be busy. Within them the old and the new version are both right.
-IN_FORCE = 5.0
+IN_FORCE = 8.0
 # Versions that are remembered: more than a request can meet.
 _MOST_VERSIONS = 2_000
 # Each time after so many valid versions the next comes behind an invalid file.
@@ -154,7 +154,7 @@ class Chooser:
             return f"{_RETRY}, attempts: {rng.choice((2, 3, 4))}, buffer: {rng.choice(('64KiB', '128KiB'))}, backoff: {rng.choice((0, '1ms', '25ms'))}"
         pool = f"max_idle: {rng.choice((0, 3, 100))}, idle_timeout: {rng.choice(('500ms', '1s'))}"
         if name == "narrow":
-            pool += ", max_connections: 1, queue_timeout: 5s"
+            pool += ", max_connections: 1, queue_timeout: 10s"
         elif rng.random() < 0.2:
             pool += ", max_connections: 40, queue_timeout: 20s"
         # An answer without an end holds its place until then.
