@@ -82,7 +82,8 @@ class Switches:
         self.delivered = False
         # The throw was due: nothing is to be held back for its sake any more.
         self.released = False
-        self.thrown: BaseException | None = None
+        # What was thrown first. Not the error itself: its traceback would keep what the gateway let go of.
+        self.thrown: type[BaseException] | None = None
         self._second = False
         self._broken: BaseException | None = None
 
@@ -157,7 +158,7 @@ class Switches:
             else:
                 error = connection.gone = ClientClosed("client closed the connection")
         self.delivered = True
-        self.thrown = self.thrown or error
+        self.thrown = self.thrown or type(error)
         self._second = kind == "closed_then_draining" and not again
         victim.throw(error)
 
@@ -183,6 +184,7 @@ class Logged:
     status: int | None
     reason: str
     bytes_out: int
+    queue_s: float
 
 
 class _Door:
@@ -208,7 +210,7 @@ class _Door:
     def finish(self, request: Request, response: Response | None, bytes_out: int, error: GatewayError | None) -> None:
         self._gateway.finish(request, response, bytes_out, error)
         status = None if response is None else response.status
-        self.records.append(Logged(request.target, status, request.reason, bytes_out))
+        self.records.append(Logged(request.target, status, request.reason, bytes_out, request.queue_s))
         if request.target.startswith(VICTIM):
             self._switches.under_way = False
 
@@ -220,15 +222,17 @@ Script = Callable[[Any], None]
 class Scenario:
     """One request to VICTIM and what happens around it. `config`: with {0}, {1}, … for the upstreams' addresses.
     `script`: what the upstreams do, given the stage and their exchange. `client`: sends the request, reads the answer.
-    `wanted`: the status and body that the client gets when nothing is thrown, by `accepted` others as well. `body`:
+    `wanted`: the status and body (None: any) that the client gets when nothing is thrown; `accepted`: others as good. `body`:
     the request's. `through`: modules of the gateway in which the connection's greenlet must have waited."""
 
     config: str
     script: Callable[[Stage, Any], None]
     client: Callable[[Stage], RawResponse | None]
     body: bytes = b""
-    wanted: tuple[int, bytes] = (200, b"")
+    wanted: tuple[int, bytes | None] = (200, b"")
     accepted: tuple[tuple[int, bytes], ...] = ()
+    # No other request could have what this one waits for.
+    alone: bool = True
     upstreams: int = 1
     tls: Callable[[], tuple[Any, str]] | None = None
     prepare: Callable[[Stage], None] = lambda stage: None
@@ -255,8 +259,9 @@ class Stage:
         self.clients: list[RawClient] = []
         self.beside: list[Greenlet] = []
         self.pools: list[EndpointPool] = []
-        self._escaped: list[BaseException] = []
-        self._hub_errors: list[BaseException] = []
+        # Errors out of `Connection.run`, and out of greenlets and callbacks: their types and texts.
+        self._escaped: list[str] = []
+        self._hub_errors: list[str] = []
         self._connections: dict[Any, Connection] = {}
 
     # what scenarios use
@@ -266,7 +271,7 @@ class Stage:
         return self.switches.released
 
     def connect(self) -> RawClient:
-        client = RawClient(self.port, receive_buffer=self.scenario.receive_buffer)
+        client = RawClient(self.port, timeout=PATIENCE, receive_buffer=self.scenario.receive_buffer)
         self.clients.append(client)
         return client
 
@@ -302,7 +307,7 @@ class Stage:
         """The problems found; empty when nothing is left of the request."""
         files_before = open_files()
         hub = get_hub()
-        hub.handle_error = lambda context, kind, value, trace: self._hub_errors.append(value)
+        hub.handle_error = lambda context, kind, value, trace: self._hub_errors.append(repr(value))
         try:
             with self._set_up():
                 with self.switches.traced():
@@ -374,7 +379,7 @@ class Stage:
         try:
             connection.run()
         except Exception as error:
-            self._escaped.append(error)
+            self._escaped.append(repr(error))
         finally:
             sock.close()
 
@@ -435,16 +440,13 @@ class Stage:
         self.problems += self._left()
         self._check_records()
         self._check_bodies()
-        expected = {ClientClosed, Draining, greenlet.GreenletExit}
-        thrown = self.switches.thrown
-        if type(thrown) in expected:
-            self.problems += [f"{error!r} escaped from Connection.run" for error in self._escaped]
-        self.problems += [f"unhandled in a greenlet or the hub: {error!r}" for error in self._hub_errors if error is not thrown]
+        faults = [error for error in self._escaped + self._hub_errors if not error.startswith("RuntimeError('a fault, thrown")]
+        self.problems += [f"nobody handled {error}" for error in faults]
 
     def _check_records(self) -> None:
         records = [one for one in self.door.records if one.target == VICTIM]
         aim = self.switches.aim
-        if not records and aim.error == "kill" and aim.victim == "connection" and not aim.logged:
+        if aim.error == "kill" and aim.victim == "connection" and not aim.logged and len(records) < 2:
             return
         if len(records) != 1:
             self.problems.append(f"{len(records)} log records of the request instead of 1")
@@ -454,15 +456,17 @@ class Stage:
         scenario = self.scenario
         if thrown is None:
             wanted = (scenario.wanted, *scenario.accepted)
-            if got not in wanted:
+            if records[0].queue_s and scenario.alone:
+                self.problems.append(f"it waited {records[0].queue_s:.3f} s for a place that nobody else had")
+            if got not in wanted and (got is None or (got[0], None) not in wanted):
                 self.problems.append(f"answered {got!r:.200} instead of {wanted!r:.200}; logged {records[0]}")
             return
-        if got is not None and got[0] == scenario.wanted[0] and got not in (scenario.wanted, *scenario.accepted):
+        if got is not None and got[0] == 200 and got not in (scenario.wanted, *scenario.accepted):
             self.problems.append(f"wrong answer {got!r:.200}; logged {records[0]}")
         if got is None and not reason:
             self.problems.append(f"a request without a whole answer is logged as a success: {records[0]}")
-        if got is None and isinstance(thrown, GatewayError) and reason not in ("client_closed", "draining"):
-            self.problems.append(f"the client got no whole answer because of {thrown.reason}; logged {records[0]}")
+        if got is None and issubclass(thrown, GatewayError) and reason not in ("client_closed", "draining"):
+            self.problems.append(f"the client got no whole answer because of {thrown.__name__}; logged {records[0]}")
 
     def _check_bodies(self) -> None:
         """No upstream saw a request that looked complete and was not what the client sent."""
@@ -477,7 +481,7 @@ class Stage:
         """What follows through the same gateway is answered."""
         for _ in range(self.scenario.plain_requests):
             try:
-                with RawClient(self.port) as client:
+                with RawClient(self.port, timeout=PATIENCE) as client:
                     got = client.request(b"GET " + PLAIN + b" HTTP/1.1\r\nHost: a.test\r\n\r\n")
                 if (got.status, got.body) != (200, PLAIN_BODY):
                     self.problems.append(f"the next request was answered {got.status} {got.body!r:.160}")
@@ -511,7 +515,7 @@ def sample(waits: list[str]) -> list[int]:
     return sorted({number for found in places.values() for number in (*found[:2], found[-1])})
 
 
-def throw_everywhere(scenario: Scenario, aim: Aim, most: int = 5) -> list[str]:
+def throw_everywhere(scenario: Scenario, aim: Aim, most: int = 3) -> list[str]:
     """Run the scenario once without an error, then once for each sampled point. Returns what is wrong, a line for
     each run with a problem, and stops after `most` of them."""
     count = Stage(scenario, aim, None)

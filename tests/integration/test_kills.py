@@ -347,13 +347,13 @@ SIMPLE = {
         "defaults: {{eject: null}}\nupstreams: {{u: {{endpoints: ['{0}']}}, gone: {{endpoints: ['http://127.0.0.1:1']}}}}\n"
         "routes: [{{name: gone, match: {{prefix: /victim}}, upstream: gone, retry: {{attempts: 3, backoff: 10ms}}}}, "
         "{{name: r, match: {{prefix: /}}, upstream: u}}]\n",
-        echo, get, wanted=(502, b"")
+        echo, get, wanted=(502, None)
     ),
     "waiting in the gate": Scenario(
-        config(upstream=ONE_PLACE), take_turns, get_beside, wanted=(200, b""), bodies={BESIDE: b"beside"}, through=("gate",)
+        config(upstream=ONE_PLACE), take_turns, get_beside, alone=False, wanted=(200, b""), bodies={BESIDE: b"beside"}, through=("gate",)
     ),
     "waiting for a connection": Scenario(
-        config(upstream=ONE_CONNECTION), take_turns, get_beside, wanted=(200, b""), bodies={BESIDE: b"beside"}, through=("pool",)
+        config(upstream=ONE_CONNECTION), take_turns, get_beside, alone=False, wanted=(200, b""), bodies={BESIDE: b"beside"}, through=("pool",)
     ),
     "having the only place": Scenario(config(upstream=ONE_PLACE), wait_for_the_other, get_before_another, wanted=(200, b"ok")),
     "having the only connection": Scenario(
@@ -417,7 +417,7 @@ CASES = [
     *((SIMPLE, aim) for aim in (*CONNECTION, *AT_ONCE)),
     *((UPLOADS, aim) for aim in (*CONNECTION, *AT_ONCE, *workers(0))),
     *((HEDGES, aim) for aim in (*CONNECTION, *AT_ONCE, *workers(0, 1))),
-    *((TUNNELS, aim) for aim in (*CONNECTION, *AT_ONCE, *workers(0))),
+    *((TUNNELS, aim) for aim in (*CONNECTION, *AT_ONCE, Aim("kill", 0, 0), Aim("fault", 0, 0))),
     *((MIRRORS, aim) for aim in (*CONNECTION, *AT_ONCE, *workers(0, 1))),
     *(
         ({name: SIMPLE[name]}, Aim("closed", "beside", "connection", entering=True))
@@ -434,6 +434,7 @@ def test_nothing_is_left_wherever_a_request_is_ended(scenario: Scenario, aim: Ai
     assert not throw_everywhere(scenario, aim)
 
 
-def test_a_killed_request_is_logged() -> None:
+@pytest.mark.parametrize("name", ["get", "slow client"])
+def test_a_killed_request_is_logged(name: str) -> None:
     """As any other: `Gateway.finish` is called once a request (docs/architecture.md, "Two doors")."""
-    assert not throw_everywhere(SIMPLE["get"], Aim("kill", logged=True))
+    assert not throw_everywhere(SIMPLE[name], Aim("kill", logged=True))
