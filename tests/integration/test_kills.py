@@ -10,23 +10,25 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import Any
 
 import pytest
 import trustme
 
 from gateway.exchange import Request, Response
-from gateway.testing import RawResponse, answer, chunk, head
+from gateway.testing import RawClient, RawResponse, Truncated, answer, chunk, head
 from tests.switches import BESIDE, VICTIM, Aim, Scenario, Stage, readable, throw_everywhere
 
 # Each line differs: a byte at the wrong place shows.
 PIECES = [b"".join(b"%07d\n" % (100 * part + line) for line in range(100)) for part in range(4)]
 BODY = b"".join(PIECES)
 LARGE = b"".join(b"%07d\n" % line for line in range(64 * 1024))
+EJECT = b"/eject"
 BUSY = b"busy\n"
 LARGE_BUSY = b"busy\n" * 4000
 
@@ -103,6 +105,11 @@ def echo(stage: Stage, exchange: Any) -> None:
     exchange.send(answer(exchange.read_body()))
 
 
+def want_the_body(stage: Stage, exchange: Any) -> None:
+    exchange.send(head(100))
+    echo(stage, exchange)
+
+
 def say(data: bytes) -> Callable[[Stage, Any], None]:
     def script(stage: Stage, exchange: Any) -> None:
         exchange.read_body()
@@ -121,8 +128,12 @@ def busy_first(kind: str) -> Callable[[Stage, Any], None]:
     """503 to the first try while its body still comes; the next one is answered."""
 
     def script(stage: Stage, exchange: Any) -> None:
-        if exchange.request.target != VICTIM or stage.tries > 1:
-            echo(stage, exchange)
+        if stage.tries > 1:
+            body = exchange.read_body()
+            exchange.send(head(200, b"Content-Length: %d" % len(body)) + body[:100])
+            # The rest when the client has that: the answer goes on for a while.
+            stage.until(lambda: any(map(readable, stage.clients)))
+            exchange.send(body[100:])
             return
         exchange.read_piece()
         if kind == "unfinished":
@@ -163,10 +174,17 @@ def answer_without_body(stage: Stage, exchange: Any) -> None:
     exchange.read_body()
 
 
+def answer_at_length(stage: Stage, exchange: Any) -> None:
+    """More than the client's and the gateway's sockets hold, while the body still comes."""
+    exchange.read_piece()
+    exchange.send(head(200, b"Content-Length: %d" % (len(LARGE) + len(BODY))) + LARGE)
+    exchange.send(exchange.read_body())
+
+
 def early_hints(stage: Stage, exchange: Any) -> None:
     """More 103 than the client's and the gateway's sockets hold, then the answer."""
-    for number in range(40):
-        exchange.send(head(103, b"Link: <%b>" % (b"%07d" % number * 1000)))
+    for number in range(60):
+        exchange.send(head(103, b"Link: <%b>" % (b"%07d" % number * 100)))
     exchange.send(answer(b"ok"))
 
 
@@ -179,6 +197,13 @@ def take_turns(stage: Stage, exchange: Any) -> None:
 
 def waits_in_line(stage: Stage) -> bool:
     return bool(stage.state().gate.queued or any(pool._waiting for pool in stage.pools))
+
+
+def hang_up_on_eject(stage: Stage, exchange: Any) -> None:
+    if exchange.request.target == EJECT:
+        exchange.wire.reset()
+    else:
+        echo(stage, exchange)
 
 
 def upgrade(stage: Stage, exchange: Any) -> None:
@@ -213,6 +238,16 @@ def get_slowly(stage: Stage) -> RawResponse:
     client.send(b"GET /victim HTTP/1.1\r\nHost: a.test\r\n\r\n")
     stage.until(lambda: stage.held_up())
     return client.read_response()
+
+
+def put_slowly(stage: Stage) -> RawResponse:
+    """Reads nothing until the gateway can send no more; then sends the rest."""
+    client = stage.connect()
+    client.send(put_head(b"Content-Length: %d" % len(BODY)) + PIECES[0])
+    stage.until(lambda: stage.held_up())
+    for piece in PIECES[1:]:
+        client.send(piece)
+    return client.read_response(b"PUT")
 
 
 def get_beside(stage: Stage) -> RawResponse:
@@ -313,6 +348,14 @@ def usual_times(stage: Stage) -> None:
             watch(candidate, Request(b"GET", b"/", [], 0.0), Response(200, b"OK", []), 0.001)
 
 
+def eject_the_first(stage: Stage) -> None:
+    """One endpoint is out; the next request that may be sent again tries it."""
+    with RawClient(stage.port) as client, suppress(Truncated):
+        client.request(b"POST %b HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n" % EJECT)
+    states = [candidate.state for candidate in stage.gateway.store.current.groups["u"].candidates]
+    stage.until(lambda: any(state.out_until and monotonic() > state.out_until for state in states))
+
+
 # -- the scenarios ---------------------------------------------------------------------
 
 
@@ -321,7 +364,7 @@ def retry(more: str = "") -> str:
 
 
 STATUSES = ", statuses: [503], backoff: 10ms"
-ONE_CONNECTION = ", pool: {{max_connections: 1, queue_timeout: 3s}}"
+ONE_CONNECTION = ", pool: {{max_connections: 1, queue_timeout: 1s}}"
 ONE_PLACE = ", concurrency: {{limit: 1, queue: 10, queue_timeout: 3s}}"
 TLS = ", tls: {{ca: '{ca}'}}"
 SETUPS = {
@@ -349,6 +392,9 @@ SIMPLE = {
         "{{name: r, match: {{prefix: /}}, upstream: u}}]\n",
         echo, get, wanted=(502, None)
     ),
+    "trial of an ejected endpoint": Scenario(
+        config(2, ", eject: {{consecutive: 1, for: 100ms, max_ejected: 100%}}"), hang_up_on_eject, get, wanted=(200, b""), upstreams=2, prepare=eject_the_first
+    ),
     "waiting in the gate": Scenario(
         config(upstream=ONE_PLACE), take_turns, get_beside, alone=False, wanted=(200, b""), bodies={BESIDE: b"beside"}, through=("gate",)
     ),
@@ -363,7 +409,7 @@ SIMPLE = {
 UPLOADS = {
     "put": Scenario(config(), echo, put, BODY, (200, BODY)),
     "chunked upload": Scenario(config(), echo, put_chunked, BODY, (200, BODY)),
-    "100-continue": Scenario(config(), echo, put_expecting, BODY, (200, BODY)),
+    "100-continue": Scenario(config(), want_the_body, put_expecting, BODY, (200, BODY)),
     "answer during the upload": Scenario(config(), answer_early, put_during_answer, BODY, (200, b"begun " + BODY)),
     "answer during the upload, TLS": Scenario(
         config(upstream=TLS), answer_early, put_during_answer, BODY, (200, b"begun " + BODY), tls=with_tls
@@ -373,17 +419,20 @@ UPLOADS = {
     "the rest is drained, max_connections 1": Scenario(
         config(upstream=ONE_CONNECTION), answer_without_body, put_then_get, BODY, (200, b"enough")
     ),
+    "large answer to a slow client during the upload": Scenario(
+        config(), answer_at_length, put_slowly, BODY, (200, LARGE + BODY), send_buffer=16384, receive_buffer=16384
+    ),
     "reset after the upload": Scenario(
         config(route=retry(", when: [connect, reset], backoff: 10ms")), close_first, put, BODY, (200, BODY)
     ),
-    **{
+}  # fmt: skip
+RETRIES = {
         f"503 ({kind}) during the upload, {setup}": Scenario(
             config(endpoints, upstream, retry(STATUSES)), busy_first(kind), put_during_answer, BODY, (200, BODY),
             accepted=((503, LARGE_BUSY),) if kind == "large" else (), upstreams=endpoints, tls=with_tls if tls else None,
         )
         for setup, (endpoints, upstream, tls) in SETUPS.items()
         for kind in ("small", "large", "unfinished")
-    },
 }  # fmt: skip
 HEDGES = {
     f"hedged, {which} answers first": Scenario(
@@ -416,6 +465,7 @@ def workers(*numbers: int) -> list[Aim]:
 CASES = [
     *((SIMPLE, aim) for aim in (*CONNECTION, *AT_ONCE)),
     *((UPLOADS, aim) for aim in (*CONNECTION, *AT_ONCE, *workers(0))),
+    *((RETRIES, aim) for aim in (*CONNECTION, *AT_ONCE, *workers(0, 1))),
     *((HEDGES, aim) for aim in (*CONNECTION, *AT_ONCE, *workers(0, 1))),
     *((TUNNELS, aim) for aim in (*CONNECTION, *AT_ONCE, Aim("kill", 0, 0), Aim("fault", 0, 0))),
     *((MIRRORS, aim) for aim in (*CONNECTION, *AT_ONCE, *workers(0, 1))),
