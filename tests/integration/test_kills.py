@@ -98,6 +98,19 @@ def put_during_answer(stage: Stage) -> RawResponse:
     return client.read_response(b"PUT")
 
 
+def put_on(stage: Stage) -> RawResponse:
+    """Goes on with the body while the gateway turns from the first try to the second."""
+    client = stage.connect()
+    client.send(put_head(b"Content-Length: %d" % len(BODY)) + PIECES[0])
+    stage.until(lambda: stage.answered)
+    sent = len(PIECES[0])
+    for piece in PIECES[1:]:
+        client.send(piece)
+        sent += len(piece)
+        stage.until(lambda: stage.received() >= sent or stage.tries > 1 or readable(client))  # noqa: B023
+    return client.read_response(b"PUT")
+
+
 # -- upstreams -------------------------------------------------------------------------
 
 
@@ -156,6 +169,18 @@ def close_first(stage: Stage, exchange: Any) -> None:
         exchange.wire.close()
     else:
         echo(stage, exchange)
+
+
+def busy_while_it_reads(stage: Stage, exchange: Any) -> None:
+    """503 to the first try, its end only when all of the body is there."""
+    if stage.tries > 1:
+        echo(stage, exchange)
+        return
+    exchange.read_piece()
+    exchange.send(head(503, b"Transfer-Encoding: chunked") + chunk(BUSY[:2]))
+    stage.answered = True
+    exchange.read_body()
+    exchange.send(chunk(BUSY[2:]) + b"0\r\n\r\n")
 
 
 def reset_first(stage: Stage, exchange: Any) -> None:
@@ -427,12 +452,21 @@ UPLOADS = {
     ),
 }  # fmt: skip
 RETRIES = {
+    **{
         f"503 ({kind}) during the upload, {setup}": Scenario(
             config(endpoints, upstream, retry(STATUSES)), busy_first(kind), put_during_answer, BODY, (200, BODY),
             accepted=((503, LARGE_BUSY),) if kind == "large" else (), upstreams=endpoints, tls=with_tls if tls else None,
         )
         for setup, (endpoints, upstream, tls) in SETUPS.items()
         for kind in ("small", "large", "unfinished")
+    },
+    **{
+        f"503 while the body comes, {setup}": Scenario(
+            config(endpoints, upstream, retry(STATUSES)), busy_while_it_reads, put_on, BODY, (200, BODY),
+            accepted=((503, BUSY),), upstreams=endpoints, tls=with_tls if tls else None,
+        )
+        for setup, (endpoints, upstream, tls) in SETUPS.items()
+    },
 }  # fmt: skip
 HEDGES = {
     f"hedged, {which} answers first": Scenario(
