@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -219,7 +220,7 @@ class _Door:
 Script = Callable[[Any], None]
 
 
-@dataclass
+@dataclass(eq=False)
 class Scenario:
     """One request to VICTIM and what happens around it. `config`: with {0}, {1}, … for the upstreams' addresses.
     `script`: what the upstreams do, given the stage and their exchange. `client`: sends the request, reads the answer.
@@ -525,16 +526,24 @@ def sample(waits: list[str]) -> list[int]:
     return sorted({number for found in places.values() for number in (*found[:2], found[-1])})
 
 
+@cache
+def _without_error(scenario: Scenario, points: str | int, entering: bool) -> tuple[list[str], list[str]]:
+    """What is wrong when nothing is thrown, and the points that there are."""
+    stage = Stage(scenario, Aim("none", points, entering=entering), None)
+    return stage.run(), stage.switches.waits
+
+
 def throw_everywhere(scenario: Scenario, aim: Aim, most: int = 3) -> list[str]:
     """Run the scenario once without an error, then once for each sampled point. Returns what is wrong, a line for
     each run with a problem, and stops after `most` of them."""
-    count = Stage(scenario, aim, None)
-    if found := count.run():
+    found, waits = _without_error(scenario, aim.points, aim.entering)
+    if found:
         return [f"without any error: {found}"]
-    waits = count.switches.waits
     missing = [module for module in scenario.through if not any(f"{module}." in wait for wait in waits)]
     if missing and aim.points == "connection":
         return [f"never waited in {missing}: {sorted(set(waits))}"]
+    if not waits and scenario.accepted and aim.points != 0 and not isinstance(aim.points, str):
+        return []  # with another answer that is as good, there is no second try
     wrong, delivered = [], 0
     for at in sample(waits):
         stage = Stage(scenario, aim, at)
