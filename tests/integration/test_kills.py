@@ -88,11 +88,11 @@ def put_expecting(stage: Stage) -> RawResponse:
     return client.read_response(b"PUT")
 
 
-def put_during_answer(stage: Stage) -> RawResponse:
-    """The rest of the body when the answer has begun (or another try has)."""
+def put_during_answer(stage: Stage, tries: int = 2) -> RawResponse:
+    """The rest of the body when the answer has begun (or the last try has)."""
     client = stage.connect()
     client.send(put_head(b"Content-Length: %d" % len(BODY)) + PIECES[0])
-    stage.until(lambda: readable(client) or stage.tries > 1)
+    stage.until(lambda: readable(client) or stage.tries >= tries)
     for piece in PIECES[1:]:
         client.send(piece)
     return client.read_response(b"PUT")
@@ -137,11 +137,12 @@ def answer_early(stage: Stage, exchange: Any) -> None:
     exchange.send(chunk(exchange.read_body()) + b"0\r\n\r\n")
 
 
-def busy_first(kind: str) -> Callable[[Stage, Any], None]:
-    """503 to the first try while its body still comes; the next one is answered."""
+def busy_first(kind: str, times: int = 1) -> Callable[[Stage, Any], None]:
+    """503 to so many first tries while the body still comes; the next one is answered."""
 
     def script(stage: Stage, exchange: Any) -> None:
-        if stage.tries > 1:
+        number = stage.tries
+        if number > times:
             body = exchange.read_body()
             exchange.send(head(200, b"Content-Length: %d" % len(body)) + body[:100])
             # The rest when the client has that: the answer goes on for a while.
@@ -152,7 +153,7 @@ def busy_first(kind: str) -> Callable[[Stage, Any], None]:
         if kind == "unfinished":
             exchange.send(head(503, b"Transfer-Encoding: chunked") + chunk(BUSY[:2]))
             # A gateway may want all of it before it tries again.
-            stage.until(lambda: stage.tries > 1, within=0.1)
+            stage.until(lambda: stage.tries > number, within=0.1)
             exchange.send(chunk(BUSY[2:]) + b"0\r\n\r\n")
         else:
             exchange.send(answer(BUSY if kind == "small" else LARGE_BUSY, status=503))
@@ -460,6 +461,10 @@ RETRIES = {
         for setup, (endpoints, upstream, tls) in SETUPS.items()
         for kind in ("small", "large", "unfinished")
     },
+    "503 (unfinished) twice during the upload": Scenario(
+        config(3, "", retry(STATUSES).replace("attempts: 2", "attempts: 3")), busy_first("unfinished", 2),
+        lambda stage: put_during_answer(stage, 3), BODY, (200, BODY), upstreams=3,
+    ),
     **{
         f"503 while the body comes, {setup}": Scenario(
             config(endpoints, upstream, retry(STATUSES)), busy_while_it_reads, put_on, BODY, (200, BODY),
