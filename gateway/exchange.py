@@ -90,8 +90,9 @@ class ResponseBody(Protocol):
 
 class Tunnel(Protocol):
     """An upgraded upstream connection, handed to the door that owns the client's socket.
-    `on_end` is called once, at its end."""
+    `on_end` is called once, at its end. `fault`: one direction ended by a fault of the gateway."""
 
+    fault: bool
     on_end: Callable[[], None] | None
 
     def run(self, client: Stream, early: bytes) -> tuple[int, int]:

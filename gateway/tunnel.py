@@ -21,7 +21,7 @@ class Pump:
     """One tunnel between a client and an upstream. `timeout`: seconds without a byte either
     way, None for no limit. `sent` and `received`: bytes from and to the client."""
 
-    __slots__ = ("_client", "_last", "_reads", "_timeout", "_upstream", "failure", "received", "sent")
+    __slots__ = ("_client", "_last", "_reads", "_timeout", "_upstream", "failure", "fault", "received", "sent")
     # How many of this process run now.
     running: ClassVar[int] = 0
 
@@ -35,6 +35,8 @@ class Pump:
         self.received = 0
         # The first error of either side; None after a proper end.
         self.failure: OSError | None = None
+        # One direction ended by an error that is none of a socket's.
+        self.fault = False
 
     def run(self, from_client: bytes, from_upstream: bytes) -> None:
         """Carry bytes until both sides are done. The two arguments came behind the heads."""
@@ -59,6 +61,7 @@ class Pump:
         except OSError as error:
             self._fail(error)
         except BaseException:
+            self.fault = True
             self._abort()
             raise
 
@@ -75,6 +78,7 @@ class Pump:
             self._fail(error)
         except BaseException:
             # Without this direction the other one would wait for nothing.
+            self.fault = True
             self._abort()
             raise
 

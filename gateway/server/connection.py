@@ -514,6 +514,8 @@ class Connection:
             self.stream.on_readable = None
             early, self.pending = self.pending, b""
             request.bytes_in, self.sent = tunnel.run(self.stream, early)
+            if tunnel.fault:
+                raise GatewayError("one direction of the tunnel ended by a fault of the gateway; see its log")
         finally:
             tunnel.close()
 
@@ -813,6 +815,9 @@ class Connection:
                     return True
         except GatewayError:
             return False  # it is not to be had; the answer is out already
+        except Exception as failure:
+            self.failed(failure)
+            return False  # the connection is closed so that the answer can still be read
         finally:
             timer.stop()
             timer.close()

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 class Upgraded:
     """Never goes back to its pool. `on_end` is called once, when the tunnel is over."""
 
-    __slots__ = ("_connection", "_early", "_pool", "_timeout", "on_end")
+    __slots__ = ("_connection", "_early", "_pool", "_timeout", "fault", "on_end")
 
     def __init__(self, pool: EndpointPool, connection: Connection, early: bytes, timeout: float | None) -> None:
         self._pool = pool
         self._connection: Connection | None = connection
         self._early = early
         self._timeout = timeout
+        self.fault = False
         self.on_end: Callable[[], None] | None = None
 
     def run(self, client: Stream, early: bytes) -> tuple[int, int]:
@@ -33,6 +34,7 @@ class Upgraded:
         try:
             pump.run(early, self._early)
         finally:
+            self.fault = pump.fault
             self.close()
         return pump.sent, pump.received
 
