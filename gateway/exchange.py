@@ -113,6 +113,7 @@ class Request:
         "cause",
         "chunked",
         "client",
+        "config_version",
         "connect_s",
         "content_length",
         "endpoint",
@@ -136,6 +137,8 @@ class Request:
         "upgrade",
         "upstream",
     )
+    # The version of the configuration that serves it. Not set before the request has taken a snapshot.
+    config_version: str
 
     def __init__(
         self,
