@@ -125,7 +125,11 @@ class _Kinds:
 
     def learn(self, name: bytes) -> int:
         kind = self._find(name.lower())
-        if len(name) <= _MAX_NAME and len(self.table) < _MAX_NAMES:
+        if len(name) <= _MAX_NAME:
+            # Names are the client's to choose: starting anew, as `FieldLines` does, lets no client fill the
+            # table for good.
+            if len(self.table) >= _MAX_NAMES:
+                self.table.clear()
             self.table[name] = kind
         return kind
 
