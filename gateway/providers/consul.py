@@ -234,6 +234,8 @@ class ConsulProvider:
         self._belief.some_known = True
 
     def run(self, emit: Emit, stop: Stop) -> None:
+        # It may begin anew after a fault, and whoever listens may have taken that for an answer.
+        self._said = None
         try:
             with until_set(stop):
                 while not stop.is_set():
@@ -292,8 +294,9 @@ class ConsulProvider:
 
     def _say(self, update: Update, emit: Emit) -> None:
         if update != self._said:
-            self._said = update
             emit(update)
+            # Not before: what could not be handed on must be said again.
+            self._said = update
 
     def _read(self, answer: Answer) -> str:
         """Take what an answer says; returns why it is doubted, "" when it is believed."""
@@ -302,11 +305,12 @@ class ConsulProvider:
         if news:
             self._told, self._bad = decode(answer.payload(), self._of)
             self._named = any(map(is_name, self._told))
-            self._digest = digest
         hidden = answer.filtered and not self._told
         doubt = "" if hidden else self._belief.doubt(answer, not self._told, self._clock())
         if news or self._named:
             self._judge()
+        # Not before all of it was understood: after a fault the same answer is news again.
+        self._digest = digest
         if hidden:
             raise RefusedError("there are instances, but the token may not read them")
         return doubt

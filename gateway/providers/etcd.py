@@ -127,11 +127,12 @@ class Folder:
         # A key that is the folder itself, as some tools make one, is not in it.
         if key == self.prefix or self._values.get(key) == value:
             return
-        self._values[key] = value
         try:
             self._read[key] = endpoint(value, self.upstream)
         except BadValue as error:
             self._read[key] = error
+        # Not before: after a fault the same value is read again.
+        self._values[key] = value
 
     def _forget(self, key: bytes) -> None:
         self._values.pop(key, None)
@@ -197,6 +198,8 @@ class EtcdProvider:
         return self._journal.status
 
     def run(self, emit: Emit, stop: Stop) -> None:
+        # It may begin anew after a fault, and whoever listens may have taken that for an answer.
+        self._told = None
         with until_set(stop):
             while not stop.is_set():
                 stop.wait(self._round(emit, stop))
@@ -290,8 +293,9 @@ class EtcdProvider:
 
     def _say(self, emit: Emit, update: Update) -> None:
         if update != self._told:
-            self._told = update
             emit(update)
+            # Not before: what could not be handed on must be said again.
+            self._told = update
 
     def _fail(self, emit: Emit, error: str) -> None:
         self._journal.failure(error)
