@@ -26,7 +26,7 @@ RETRY_AFTER = 1
 class Overload:
     """`limit`: seconds of lag, None for no limit. `shedding` is what a request asks."""
 
-    __slots__ = ("_background", "_last", "_greenlet", "lag", "limit", "shed", "shedding", "times")
+    __slots__ = ("_background", "_greenlet", "_last", "lag", "limit", "shed", "shedding", "times")
 
     def __init__(self, limit: float | None, background: Background | None = None) -> None:
         self.limit = limit

@@ -107,10 +107,10 @@ class UpstreamState:
                 self.balancer = chosen
             if upstream.concurrency != before.concurrency:
                 self.gate.configure(upstream.concurrency)
-                if self.gradient is not None:
-                    self.gradient.resume()
             if chosen is not None or upstream.concurrency != before.concurrency:
                 self._watch()
+                if self.gradient is not None:
+                    self.gradient.resume()
             if upstream.breaker != before.breaker:
                 self.breaker = self._breaker()
             self.outliers.configure(upstream)

@@ -45,10 +45,11 @@ class _Lookup:
     """A look-up on a thread. `ended`: when it was over, monotonic seconds; infinity before."""
 
     result: AsyncResult
+    clock: Clock
     ended: float = math.inf
 
     def end(self, result: AsyncResult) -> None:
-        self.ended = time.monotonic()
+        self.ended = self.clock()
 
 
 class Threads:
@@ -57,8 +58,9 @@ class Threads:
 
     Any number of greenlets may ask for one name at a time: they wait for the same look-up."""
 
-    def __init__(self, most: int = THREADS) -> None:
+    def __init__(self, most: int = THREADS, clock: Clock = time.monotonic) -> None:
         self._most = most
+        self._clock = clock
         self._pool: ThreadPool | None = None
         self._running: dict[str, _Lookup] = {}
 
@@ -89,8 +91,8 @@ class Threads:
     def _lookup(self, name: str) -> _Lookup:
         running = self._running.get(name)
         # Nobody has collected an old one: its upstream was removed meanwhile.
-        if running is None or time.monotonic() - running.ended > FRESH:
-            running = self._running[name] = _Lookup(self._start(name))
+        if running is None or self._clock() - running.ended > FRESH:
+            running = self._running[name] = _Lookup(self._start(name), self._clock)
             running.result.rawlink(running.end)
         return running
 
