@@ -16,8 +16,9 @@ from gateway import background
 from gateway import config as files
 from gateway.admin import status
 from gateway.admin.peers import Peers
-from gateway.app import Gateway, create_app
+from gateway.app import Gateway
 from gateway.background import Task
+from gateway.config import source
 from gateway.exchange import Request
 from gateway.providers import Update
 from gateway.registries import RegistryError
@@ -65,8 +66,8 @@ def gateway(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
     monkeypatch.setattr(background, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(app_module, "SWEEP", 0.01)
     monkeypatch.setattr(app_module, "SAVE", 0.01)
-    monkeypatch.setattr(files, "_good", {})
-    made = create_app(f"{folder}/gateway.yaml")
+    path = f"{folder}/gateway.yaml"
+    made = Gateway(files.load(path, {}), source.parse(path))
     assert made.admin is not None
     made.admin.host(str(folder / "run"), None, None)
     made.start()
