@@ -4,6 +4,8 @@ Rule: `handle` is the straight line of docs/architecture.md; both doors call it.
 Gateway starts nothing and opens nothing: greenlets start with `start`, in the worker.
 """
 
+# Longer than other files: the doors are methods of the Flask class, as hooks and middlewares replace them there.
+
 from __future__ import annotations
 
 import gc
