@@ -238,8 +238,10 @@ class Registration:
             return
         except Exception as error:
             # An announcement that silently stops is worse than whatever this was.
-            log.exception("the gateway is not announced for a reason of our own")
-            self._failed(f"{type(error).__name__}: {error}")
+            told = f"{type(error).__name__}: {error}"
+            if told != self._error:
+                log.error("the gateway is not announced for a reason of our own", exc_info=error)
+            self._failed(told)
             return
         self._backoff.succeeded()
         self._due = now + self._settings.interval

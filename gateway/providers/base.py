@@ -186,6 +186,13 @@ class Journal:
             log.warning("upstream %s: discovery failed, what is known stays: %s", self.upstream.name, error)
         self.status.last_error = error
 
+    def fault(self, error: Exception) -> str:
+        """A fault of our own as the text of a failed look-up. Its traceback is logged when it begins."""
+        told = one_line(f"{type(error).__name__}: {error}")
+        if told != self.status.last_error:
+            log.error("upstream %s: discovery failed for a reason of our own", self.upstream.name, exc_info=error)
+        return told
+
     def success(self) -> None:
         if self.status.last_error:
             log.info("upstream %s: discovery works again", self.upstream.name)

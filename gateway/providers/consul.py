@@ -32,7 +32,6 @@ from gateway.providers.base import (
     Stop,
     TokenBucket,
     Update,
-    log,
     one_line,
     spread,
     until_set,
@@ -256,8 +255,7 @@ class ConsulProvider:
             return self._failed(str(error), emit, refused=isinstance(error, RefusedError))
         except Exception as error:
             # A watch that dies is worse than whatever this was: it would never be noticed.
-            log.exception("upstream %s: discovery failed for a reason of our own", self.upstream)
-            return self._failed(one_line(f"{type(error).__name__}: {error}"), emit, refused=True)
+            return self._failed(self._journal.fault(error), emit, refused=True)
         self._backoff.succeeded()
         if doubt:
             self._journal.failure(doubt)

@@ -303,8 +303,7 @@ class EtcdProvider:
 
     def _fault(self, emit: Emit, error: Exception) -> None:
         # A greenlet that dies is worse than whatever this was: it would never be noticed.
-        log.exception("upstream %s: discovery failed for a reason of our own", self.upstream)
-        self._fail(emit, one_line(f"{type(error).__name__}: {error}"))
+        self._fail(emit, self._journal.fault(error))
 
     def _not_watching(self, error: str) -> None:
         if error != self._unwatched:

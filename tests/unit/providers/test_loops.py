@@ -550,6 +550,17 @@ def test_what_was_said_before_a_fault_is_said_again() -> None:
     assert deaf.told == [Update("users", at("10.0.0.1"))] * 2
 
 
+def test_a_fault_that_stays_is_logged_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*given: Any) -> Any:
+        raise RuntimeError("a fault of our own")
+
+    monkeypatch.setattr(providers.consul, "decode", fail)
+    provider, told, _ = consul(*[good(instance())] * 5)
+    assert caplog.text.count("Traceback") == 1
+    assert told == [Update("users", None, "RuntimeError: a fault of our own")]
+    assert provider.status.last_error == "RuntimeError: a fault of our own"
+
+
 @pytest.mark.parametrize("step", ["decode", "allowed", "expand"])
 def test_an_answer_in_whose_middle_something_fails_is_news_the_next_time(
     monkeypatch: pytest.MonkeyPatch, step: str
