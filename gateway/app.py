@@ -4,7 +4,7 @@ Rule: `handle` is the straight line of docs/architecture.md; both doors call it.
 Gateway starts nothing and opens nothing: greenlets start with `start`, in the worker.
 """
 
-# Longer than other files: the doors are methods of the Flask class, as hooks and middlewares replace them there.
+# Over 600 lines: both doors must be methods of the Flask class, where middleware and APM tools replace them.
 
 from __future__ import annotations
 
@@ -117,12 +117,12 @@ class Gateway(Flask):
         self._states: dict[str, UpstreamState] = {}
         # Upstreams with endpoints that are gone but for the requests that still use them.
         self._leaving: set[str] = set()
-        # By upstream: what takes its settings over once the snapshot that is being built is in force.
+        # By upstream: applies its new settings once the snapshot that is being built is in force.
         self._changes: dict[str, Callable[[], None]] = {}
-        # Configurations on their way to the store, whose TLS contexts must not be dropped.
+        # Configurations that are being prepared; their TLS contexts must not be dropped.
         self._preparing: list[Config] = []
         self.transport.adopt(self.transport.contexts(config.upstreams.values()))
-        # Why what stands in the configuration's source is not in force: as found by the watch, and by the store.
+        # Why the newest configuration is not in force: the error of the watch and that of the store.
         self._troubles = {"watch": "", "store": ""}
         self._troubled_at: float | None = None
         self._where = where
@@ -130,7 +130,7 @@ class Gateway(Flask):
         self._later: list[str] = []
         self._configured = Event()
         self._saving = saved.Saving(off_hub)
-        # What runs in the background, for status.
+        # Listed in /-/status.
         self.background = Background()
         self._announcer = registration.Announcer(self._registration_for, self.background)
         self.store = Store(
@@ -253,7 +253,7 @@ class Gateway(Flask):
     def reconfigure(self, config: Config) -> None:
         """Put another configuration in force while requests go on; its new upstreams are looked
         up first. What gunicorn or the whole process was set up with stays until the workers
-        are replaced. Raises ConfigError when it cannot be used. Whatever is raised, nothing has changed."""
+        are replaced. Raises ConfigError when it cannot be used. After any exception nothing has changed."""
         self._preparing.append(config)
         try:
             known = self.transport.known_contexts
@@ -265,7 +265,7 @@ class Gateway(Flask):
         finally:
             self._preparing.remove(config)
             self._prune()
-        # Not when it comes into force: by then a newer one may be in trouble.
+        # Cleared here and not at the swap: by then an even newer document may be broken.
         self.trouble("")
         later = [name for name in FIXED if getattr(config, name) != getattr(self.settings, name)]
         if later and later != self._later:
@@ -273,11 +273,11 @@ class Gateway(Flask):
         self._later = later
 
     def _ready_for(self, config: Config, known: Collection[ContextKey]) -> tuple[Router, Contexts]:
-        """What takes long and needs no hub: the router, TLS contexts. Runs on a thread, so that it changes nothing."""
+        """Build the router and the missing TLS contexts. Runs on a thread and therefore changes nothing."""
         return Router(config.routes), self.transport.contexts(config.upstreams.values(), known)
 
     def _prune(self) -> None:
-        """Drop the TLS contexts that no configuration uses, neither in force nor to come."""
+        """Drop the TLS contexts that neither the configuration in force nor a coming one uses."""
         used = (self.store.config, *self.store.coming, *self._preparing)
         self.transport.prune(upstream for config in used for upstream in config.upstreams.values())
 
@@ -292,7 +292,7 @@ class Gateway(Flask):
 
     @property
     def config_status(self) -> ConfigStatus:
-        """Which configuration is in force, and what is wrong with a newer one."""
+        """The configuration in force, and why a newer one is not."""
         error = "\n".join(filter(None, self._troubles.values()))
         current = self.store.current
         return ConfigStatus(current.version, current.config.path, self.store.adopted_at, error, self._troubled_at)
@@ -302,13 +302,13 @@ class Gateway(Flask):
     def _join(
         self, upstream: Upstream, endpoints: tuple[Endpoint, ...]
     ) -> tuple[tuple[Candidate, ...], UpstreamState]:
-        """What is known of endpoints, for a snapshot that is being built. What is in force notices nothing of it:
-        settings are taken over once the snapshot is in force."""
+        """Candidates and state for an upstream of the snapshot that is being built. Changes nothing that the
+        snapshot in force uses: new settings are applied after the swap."""
         state = self._states.get(upstream.name)
         if state is None:
             state = UpstreamState(upstream, balancer(upstream, random.random), Budget(time.monotonic))
             self._states[upstream.name] = state
-        # The snapshot may never come into force: then its endpoints are forgotten again.
+        # If the snapshot never comes into force, `_forget` drops its endpoints.
         self._leaving.add(upstream.name)
         now = time.monotonic()
         pools: list[EndpointPool] = []
@@ -319,7 +319,7 @@ class Gateway(Flask):
         return candidates, state
 
     def _change(self, state: UpstreamState, upstream: Upstream, pools: list[EndpointPool]) -> Callable[[], None]:
-        """What takes over the settings of an upstream once they are in force."""
+        """Returns a function that applies the settings of `upstream` after the swap."""
         take_over = state.change(upstream, lambda to: balancer(to, random.random))
 
         def change() -> None:
@@ -352,7 +352,8 @@ class Gateway(Flask):
         return pool
 
     def _swapped(self, old: Snapshot | None, new: Snapshot, changed: Collection[str]) -> None:
-        """A snapshot has come into force. What no snapshot names any more drains: its idle connections go at once."""
+        """Apply a snapshot that has just come into force. Endpoints that it no longer names drain: their idle
+        connections are closed now."""
         self._leaving.update(changed)
         for name in changed:
             change = self._changes.pop(name, None)
@@ -371,8 +372,8 @@ class Gateway(Flask):
             self.transport.drop(_pool_keys(old.groups.get(name)) - _pool_keys(new.groups.get(name)))
 
     def _forget(self, snapshot: Snapshot) -> None:
-        """Drop what is known of endpoints that neither `snapshot`, which is in force, nor one to come names, once
-        their last request has ended."""
+        """Drop the state of endpoints that neither `snapshot` (in force) nor a coming one names, once their last
+        request has ended."""
         for name in list(self._leaving):
             group, state = snapshot.groups.get(name), self._states[name]
             candidates = group.candidates if group is not None else ()
@@ -486,7 +487,7 @@ class Gateway(Flask):
             return
         status = response.status if response is not None else error.status if error is not None else 0
         took = time.monotonic() - request.started
-        # A request that was refused before it reached a snapshot has none.
+        # Not set if the request was rejected before it took a snapshot.
         version = getattr(request, "config_version", None)
         self._access_log.record(
             request, status, bytes_out, took, self.store.current.version if version is None else version

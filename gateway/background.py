@@ -1,8 +1,8 @@
 """Background greenlets that survive their own faults.
 
-Rule: a background greenlet never ends because of a fault, because nobody would notice that endpoints are
-no longer updated or that idle connections are no longer closed. `Background.start` runs a function in a
-greenlet and calls it again after a fault. /-/status lists every task with its restarts and its last error.
+Rule: an exception never ends a background greenlet. Otherwise endpoints would no longer be updated, or idle
+connections no longer closed, and no request would show it. `Background.start` runs a function in a greenlet
+and calls it again after an exception. /-/status lists every task with its restarts and its last error.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ class Task:
         return bool(self._greenlet.dead)
 
     def note(self, error: BaseException, what: str = "") -> None:
-        """Record a fault; log it with its traceback unless the same one was logged before. `what`: what
-        failed, for a fault that the task itself has survived."""
-        told = f"{type(error).__name__}: {error}"
-        self.last_error = (f"{what}: {told}" if what else told)[:MOST_SHOWN]
+        """Record a fault; log it with its traceback unless the same one was logged before. `what`: the part of
+        the work that failed, if the task itself goes on."""
+        text = f"{type(error).__name__}: {error}"
+        self.last_error = (f"{what}: {text}" if what else text)[:MOST_SHOWN]
         self.last_error_at = time.time()
-        if told in self._logged:
+        if text in self._logged:
             return
         if len(self._logged) >= MOST_LOGGED:
             self._logged.clear()
-        self._logged.add(told)
+        self._logged.add(text)
         log.error("background task %s: %s", self.name, what or "failed and starts again", exc_info=error)
 
     def join(self, timeout: float) -> None:
@@ -76,7 +76,7 @@ class Task:
             began = time.monotonic()
             try:
                 if pause:
-                    # Inside `try`: a fault thrown in while the task pauses must not end it either.
+                    # Inside `try`: an exception thrown in during the pause must not end the task either.
                     gevent.sleep(pause)
                     self.restarts += 1
                     began = time.monotonic()
@@ -84,10 +84,10 @@ class Task:
                 return
             except (gevent.GreenletExit, SystemExit, KeyboardInterrupt):
                 raise
-            except BaseException as error:  # a gevent.Timeout that nobody caught is no Exception
+            except BaseException as error:  # gevent.Timeout is not an Exception
                 self.note(error)
             if time.monotonic() - began > LONGEST_PAUSE:
-                # It had recovered: the next fault is news.
+                # The task had recovered: log the next fault even if it is the same.
                 pause = 0.0
                 self._logged.clear()
             pause = min(max(pause * 2, FIRST_PAUSE), LONGEST_PAUSE)

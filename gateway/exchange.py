@@ -137,7 +137,7 @@ class Request:
         "upgrade",
         "upstream",
     )
-    # The version of the configuration that serves it. Not set before the request has taken a snapshot.
+    # The version of the configuration that serves the request. Unset until the request has taken a snapshot.
     config_version: str
 
     def __init__(

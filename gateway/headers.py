@@ -126,8 +126,7 @@ class _Kinds:
     def learn(self, name: bytes) -> int:
         kind = self._find(name.lower())
         if len(name) <= _MAX_NAME:
-            # Names are the client's to choose: starting anew, as `FieldLines` does, lets no client fill the
-            # table for good.
+            # Clients choose the names: a full table is cleared, as in `FieldLines`, so that none can fill it for good.
             if len(self.table) >= _MAX_NAMES:
                 self.table.clear()
             self.table[name] = kind

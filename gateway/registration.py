@@ -238,10 +238,10 @@ class Registration:
             return
         except Exception as error:
             # An announcement that silently stops is worse than whatever this was.
-            told = f"{type(error).__name__}: {error}"
-            if told != self._error:
+            text = f"{type(error).__name__}: {error}"
+            if text != self._error:
                 log.error("the gateway is not announced for a reason of our own", exc_info=error)
-            self._failed(told)
+            self._failed(text)
             return
         self._backoff.succeeded()
         self._due = now + self._settings.interval
@@ -311,18 +311,17 @@ def make(
 
 
 class Announcer:
-    """Keeps the gateway announced as the configuration in force says. `make`: the registration for
-    `discovery.consul`, None when the gateway is not to be announced.
+    """Registers the gateway as the configuration in force says. `make` returns the registration for
+    `discovery.consul`, None if there is none.
 
-    Taking a registration back waits for Consul, so that a greenlet of its own does it: putting a configuration
-    in force never waits."""
+    Deregistering waits for Consul and therefore runs in its own greenlet: a swap never waits."""
 
     def __init__(self, make: Callable[[ConsulSettings], Registration | None], background: Background) -> None:
         self._make = make
         self._background = background
         self._wanted: ConsulSettings | None = None
         self._in_use: ConsulSettings | None = None
-        # Those of configurations that are no longer in force, until they are taken back.
+        # Registrations of earlier configurations that are not deregistered yet.
         self._leaving: list[Registration] = []
         self._changed = Event()
         self._greenlet: Task | None = None
@@ -334,12 +333,12 @@ class Announcer:
         self._greenlet = self._background.start("announcer", self._run)
 
     def follow(self, consul: ConsulSettings) -> None:
-        """A configuration with these settings is in force now. Waits for nothing."""
+        """Use the settings of the configuration that is in force now. Never waits."""
         self._wanted = consul
         self._changed.set()
 
     def stop(self) -> None:
-        """End, and take the registration back unless other workers go on."""
+        """End, and deregister unless other workers go on."""
         if self._greenlet is not None:
             self._greenlet.kill(block=True)
             self._greenlet = None
@@ -355,7 +354,7 @@ class Announcer:
             self._changed.wait()
 
     def _settle(self) -> None:
-        """Announce as wanted. After a fault each step can be done again."""
+        """Apply the wanted settings. Every step can be repeated after an exception."""
         wanted = self._wanted
         if wanted is not None and wanted != self._in_use:
             new = self._make(wanted)

@@ -41,13 +41,13 @@ class Saver:
     """Keeps the file at `path` as the snapshot in force has it.
 
     Everything here is meant for a thread. A worker that does not have the lock writes nothing;
-    it tries again each time, because the one that has it may leave. One thread at a time: a second call
-    meanwhile, which comes when whoever waited for the first was interrupted, does nothing.
+    it tries again each time, because the one that has it may leave. Only one thread writes at a time: a
+    second call during a write (its caller was interrupted and restarted) does nothing.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        # Whoever has taken it may write. Taking it is atomic, and blocks no hub as a lock may.
+        # The thread that pops the element may write. `pop` is atomic, and unlike a lock never blocks the hub.
         self._turn = [True]
         self._closing = False
         self._lock: int | None = None
@@ -90,7 +90,7 @@ class Saver:
                 self.close()
 
     def close(self) -> None:
-        """Give the lock on the file back as soon as nothing is being written any more."""
+        """Release the lock on the file, or let the thread that is writing release it at its end."""
         self._closing = True
         if not self._turn:
             return

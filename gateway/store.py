@@ -8,8 +8,8 @@ A new configuration comes into force in the same way. What it leaves as it is ke
 provider and its group; what is new in it is looked up first, for `discovery.wait` at most,
 while the old configuration goes on answering. Of several that come in a burst, the last.
 
-A fault while a snapshot is built changes nothing: the old snapshot stays in force, and the update or the
-configuration is kept and tried again.
+An exception while a snapshot is built changes nothing: the old snapshot stays in force, and the update or the
+configuration is kept and retried.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = logging.getLogger("gateway.store")
 COALESCE = 0.02
 # A snapshot of thousands of endpoints is made in slices: requests wait no longer than this.
 SLICE = 0.005
-# Seconds before what failed is tried again: the pause doubles with each fault in a row.
+# Seconds before a failed swap or update is retried: the pause doubles with each failure in a row.
 FIRST_RETRY, LONGEST_RETRY = 0.1, 5.0
 
 # The snapshot before (None: there was none), the new one, and the upstreams that differ.
@@ -82,8 +82,8 @@ class Feed:
 class _Coming:
     """A configuration that is not in force yet: its upstreams are being looked up.
 
-    `deadline`: when it comes into force even with upstreams that have not answered. `retry_at`: when it is
-    tried again after a fault. Both are monotonic seconds."""
+    `deadline`: when it comes into force even if upstreams have not answered. `retry_at`: when it is retried
+    after a failure. Both are monotonic seconds."""
 
     config: Config
     router: Router
@@ -102,8 +102,8 @@ class Store:
 
     `on_swap` is told of each new snapshot, right after it came into force. `refusal` judges
     every endpoint that a provider finds. `ready`: every upstream has had a good answer once;
-    that is never taken back. `building`: the groups of the snapshot that is being built, by upstream;
-    what they name must not be forgotten. `adopted_at`: when the configuration came into force, in seconds
+    that is never taken back. `building`: the groups of the snapshot that is being built, by upstream.
+    `adopted_at`: when the configuration came into force, in seconds
     since 1970.
     """
 
@@ -130,7 +130,7 @@ class Store:
         # The feeds of a newer configuration, while they are gathered.
         self._gathered: dict[str, Feed] = {}
         self._dirty: set[str] = set()
-        # Upstreams whose group could not be built, when that is tried again, and how often it was.
+        # Upstreams whose group could not be built, when that is retried, and how often it was.
         self._failed: set[str] = set()
         self._retry_at = 0.0
         self._faults = 0
@@ -149,7 +149,7 @@ class Store:
 
     @property
     def coming(self) -> tuple[Config, ...]:
-        """The configurations that are not in force yet: the one that waits, the one that is being built."""
+        """The configurations that are not in force yet: waiting, or being built."""
         return tuple(one.config for one in (self._coming, self._adopting) if one is not None)
 
     def is_coming(self, upstream: str) -> bool:
@@ -191,7 +191,7 @@ class Store:
         self._mark(feed)
 
     def _mark(self, feed: Feed) -> None:
-        """Something new is known of an upstream."""
+        """Have the group of an upstream rebuilt."""
         if self._feeds.get(feed.upstream.name) is feed:
             self._dirty.add(feed.upstream.name)
         self._changed.set()
@@ -232,7 +232,7 @@ class Store:
         built, changed = self._build(old)
         if changed:
             self._swap(old, Snapshot(old.version, old.config, {**old.groups, **changed}, old.router), changed)
-        # Not before the swap, so that no fault loses an update.
+        # After the swap, so that an exception loses no update.
         self._dirty -= {name for name, known in built.items() if self._feeds[name].known is known}
         self._note_answers(built)
         if self._dirty:
@@ -261,19 +261,19 @@ class Store:
         return built, changed
 
     def _put_off(self, name: str, error: Exception) -> None:
-        """The group of an upstream cannot be built: try again after a pause."""
+        """Retry an upstream whose group could not be built after a pause."""
         if not self._failed:
             self._retry_at = time.monotonic() + _pause(self._faults + 1)
         self._dirty.discard(name)
         self._failed.add(name)
         self._note(f"upstream {name}: its latest update is not in force", error)
 
-    def _note(self, told: str, error: Exception) -> None:
-        """Record a fault that changes nothing."""
+    def _note(self, what: str, error: Exception) -> None:
+        """Log an exception and show it in status; `what` failed."""
         if self._follower is not None:
-            self._follower.note(error, told)
+            self._follower.note(error, what)
         else:
-            log.error("%s", told, exc_info=error)
+            log.error("%s", what, exc_info=error)
 
     def _swap(self, old: Snapshot | None, new: Snapshot, changed: Collection[str]) -> None:
         self.current = new
@@ -285,7 +285,7 @@ class Store:
         try:
             self._on_swap(old, new, changed)
         except Exception as error:
-            # The new snapshot is in force: the caller must not believe that nothing has changed.
+            # Not raised: the new snapshot is in force, and an exception would say that nothing has changed.
             self._note("a fault after a new snapshot came into force", error)
 
     def _note_answers(self, names: Iterable[str]) -> None:
@@ -318,8 +318,8 @@ class Store:
         """Put another configuration in force as soon as its new upstreams are looked up, or
         `discovery.wait` is over. It replaces one that is still waiting. `router`: the one
         for its routes, where it is made already; `saved`: endpoints from before a restart.
-        Raises ConfigError when it cannot be used. Whatever is raised, nothing has changed: neither what is in
-        force, nor the configuration that is waiting, nor which providers run."""
+        Raises ConfigError when it cannot be used. After any exception nothing has changed: neither the snapshot in
+        force, nor the configuration that is waiting, nor the providers that run."""
         router = Router(config.routes) if router is None else router
         try:
             feeds = self._gather(config)
@@ -364,7 +364,7 @@ class Store:
         return found
 
     def _existing(self, name: str, made_of: tuple[object, ...]) -> Feed | None:
-        """The feed of an upstream that looks up the same, from the newest configuration that has one."""
+        """The feed of an upstream with an equal `made_of`, from the newest configuration that has one."""
         newer = (one.feeds for one in (self._coming, self._adopting) if one is not None)
         for feeds in (*newer, self._feeds):
             feed = feeds.get(name)
@@ -373,7 +373,7 @@ class Store:
         return None
 
     def _end_unused(self, feeds: Mapping[str, Feed]) -> None:
-        """End those feeds that no configuration uses any more, neither in force nor to come."""
+        """End the feeds that neither the configuration in force nor a coming one uses."""
         used = [self._feeds, self._gathered]
         used += [one.feeds for one in (self._coming, self._adopting) if one is not None]
         for name, feed in feeds.items():
@@ -394,8 +394,8 @@ class Store:
         return Feed(upstream, made_of, provider, Known())
 
     def _adopt(self, coming: _Coming, old: Snapshot | None) -> None:
-        """Build the snapshot of a configuration and put it in force: all of it, or (whatever is raised) nothing,
-        and then the configuration is kept to be tried again unless a newer one has replaced it."""
+        """Build the snapshot of a configuration and put it in force. After any exception nothing has changed, and
+        the configuration is kept to be retried unless a newer one has replaced it."""
         self._coming, self._adopting = None, coming
         try:
             groups, used, changed = self._groups(coming, old)
@@ -403,7 +403,7 @@ class Store:
             self.building, self._adopting = {}, None
             self._not_adopted(coming, error)
             raise
-        # From here on nothing pauses, so that nothing can be thrown in.
+        # Nothing below switches greenlets, so no exception can be thrown in.
         self._adopting = None
         gone, self._feeds = self._feeds, coming.feeds
         # What was said while the groups were made is for the next snapshot.
@@ -441,17 +441,17 @@ class Store:
         return groups, used, changed
 
     def _not_adopted(self, coming: _Coming, error: BaseException) -> None:
-        """A configuration could not be put in force: keep it waiting, or drop it when it is not wanted."""
+        """Keep a configuration that could not be put in force, or drop it if it is not wanted any more."""
         if self._follower is None or self._coming is not None:
-            # The caller learns of it, or a newer configuration has come meanwhile.
+            # The caller gets the exception, or a newer configuration is waiting.
             self._end_unused(coming.feeds)
             return
         coming.faults += 1
         coming.retry_at = time.monotonic() + _pause(coming.faults)
         self._coming = coming
         if isinstance(error, Exception):
-            told = f"the configuration {coming.config.version} cannot be put in force and is tried again"
-            self._on_trouble(f"{told}: {type(error).__name__}: {error}")
+            text = f"the configuration {coming.config.version} cannot be put in force and is tried again"
+            self._on_trouble(f"{text}: {type(error).__name__}: {error}")
 
     # -- greenlets ----------------------------------------------------------------------
 
@@ -482,7 +482,7 @@ class Store:
             try:
                 provider.run(lambda update: self._take(feed, update), feed.stop)
             except Exception as error:
-                # The provider starts again; until then its upstream must not look healthy.
+                # The task restarts the provider; until then the upstream shows the error.
                 feed.known = replace(feed.known, error=one_line(f"{type(error).__name__}: {error}"))
                 self._mark(feed)
                 raise
@@ -511,14 +511,14 @@ class Store:
         try:
             self._step()
         except Exception as error:
-            # What is in force stays; the configuration is tried again.
+            # The snapshot in force stays; the configuration is retried.
             self._note("the newest configuration is not in force", error)
             gevent.sleep(FIRST_RETRY)
 
     def _patience(self) -> float | None:
-        """Seconds until something is due even if nobody says anything; None: nothing is."""
+        """Seconds until something is due without an update; None: nothing is."""
         if self._dirty:
-            # Left over by a fault.
+            # Left by an exception.
             return 0.0
         due = [self._retry_at] if self._failed else []
         if self._coming is not None:

@@ -84,7 +84,7 @@ class Peers:
         while True:
             connection, _ = self._listener.accept()
             try:
-                # Waits while enough are being answered.
+                # Blocks while `_ASKED_AT_ONCE` answers are in progress.
                 self._answering.spawn(self._tell, connection)
             except BaseException:
                 connection.close()
@@ -141,7 +141,7 @@ class Peers:
         except OSError as error:
             log.debug("a worker that asked has left: %s", error)
         except Exception as error:
-            # Whoever asked sees an answer that breaks off.
+            # The other worker sees a truncated answer and reports it.
             if self._greenlet is not None:
                 self._greenlet.note(error, "an answer to another worker failed")
 

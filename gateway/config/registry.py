@@ -91,11 +91,11 @@ def follow(key: Key, settings: DiscoverySettings, tell: Tell) -> None:
             tell(None, str(error))
         except Exception as error:
             # A follower that dies is worse than whatever this was: it would never be noticed.
-            told = one_line(f"{type(error).__name__}: {error}")
-            if told != fault:
+            text = one_line(f"{type(error).__name__}: {error}")
+            if text != fault:
                 log.error("%s: cannot be followed for a reason of our own", key, exc_info=error)
-            fault = told
-            tell(None, told)
+            fault = text
+            tell(None, text)
         gevent.sleep(pause.next())
 
 

@@ -3,8 +3,8 @@
 Rule: one document, used whole or not at all. What cannot be read or is wrong changes nothing;
 it is told once for each distinct trouble, and once when it is over. The same bytes again are
 no change. A file that is being written is not looked at before it has come to rest, and no
-trouble is told that is over as soon as that. A fault of our own is a trouble like any other: it is
-told, and what it stopped is tried again every `AGAIN` seconds.
+trouble is told that is over as soon as that. An internal error is reported in the same way, and the
+step that failed is retried every `AGAIN` seconds.
 """
 
 from __future__ import annotations
@@ -131,9 +131,9 @@ class FileText:
 
 
 class Watch:
-    """Follows the sources of a configuration. `use` hands on a new one, which may come into force later, or
-    raises; `trouble` is told what is wrong, and "" when nothing is any more. `in_force`: the version in force
-    now, by default the one that was handed on last; call `wake` when it has changed."""
+    """Follows the sources of a configuration. `use` accepts a new one, which may come into force later, or
+    raises. `trouble` gets the current error, "" when it is over. `in_force` returns the version in force (by
+    default the last one that `use` accepted); call `wake` when that changes."""
 
     def __init__(
         self,
@@ -152,11 +152,11 @@ class Watch:
         self._trouble = trouble
         self._environ = environ
         self._clock = clock
-        # Where siblings leave what they have in force; they are asked until that succeeds once.
+        # Where siblings leave the documents in force; read until that has succeeded once.
         self._run_directory = run_directory
         self._asked_siblings = run_directory is None
         self._ask_at = -math.inf
-        # What was handed on last, the texts that it was made of, and which version siblings were left.
+        # The version that `use` accepted last, its texts, and the version that was left for siblings.
         self._version = config.version
         self._texts: shared.Texts | None = None
         self._left = ""
@@ -173,7 +173,7 @@ class Watch:
         self._judged: tuple[bytes | None, bytes | None] | None = None
         self._judged_at = 0.0
         self._verdict = ""
-        # Why the file could not even be looked at.
+        # The internal error that kept the file from being checked.
         self._hindrance = ""
         # What is wrong now, since when, and what of it was told.
         self._wrong = ""
@@ -224,12 +224,12 @@ class Watch:
             self._hindrance = ""
 
     def _fault(self, what: str, error: Exception) -> str:
-        """A fault of our own as a verdict. Its traceback is logged once."""
-        told = f"{self._where.named}: {what}: {one_line(f'{type(error).__name__}: {error}')}"
-        if told not in self._logged:
-            log.error("%s", told, exc_info=error)
-            self._remember(told)
-        return told
+        """Turn an internal error into a verdict. Its traceback is logged once."""
+        text = f"{self._where.named}: {what}: {one_line(f'{type(error).__name__}: {error}')}"
+        if text not in self._logged:
+            log.error("%s", text, exc_info=error)
+            self._remember(text)
+        return text
 
     def consider(self) -> None:
         """Use what the sources hold, if that is another configuration; tell of trouble."""
@@ -257,11 +257,11 @@ class Watch:
         self._remember(error)
         self._trouble(error)
 
-    def _remember(self, told: str) -> None:
-        """This is in the log already."""
+    def _remember(self, text: str) -> None:
+        """Mark a message as logged."""
         if len(self._logged) >= MOST_LOGGED:
             self._logged.clear()
-        self._logged.add(told)
+        self._logged.add(text)
 
     def _judge(self) -> str:
         """Load what the sources hold, unless that was done; what is wrong with it."""
@@ -279,12 +279,12 @@ class Watch:
             verdict = self._fault("cannot be loaded, and is tried again", error)
         else:
             verdict = ""
-        # Not before there is a verdict: whatever else is thrown, these texts are judged again.
+        # Set only with a verdict: after any other exception (a kill, a timeout) the texts are judged again.
         self._judged, self._judged_at, self._verdict = texts, now, verdict
         return verdict
 
     def _may_leave(self) -> bool:
-        """Whether siblings that start later do not know yet what is in force."""
+        """Whether the documents in force still have to be left for siblings."""
         known = self._run_directory is not None and self._texts is not None
         return known and self._left != self._version == self._in_force()
 
@@ -298,10 +298,10 @@ class Watch:
         try:
             off_hub(lambda: shared.write(folder, texts))
         except Exception as error:
-            told = f"workers that start later may miss the configuration {version}: {error}"
-            if told not in self._logged:
-                log.warning("%s", told)
-            self._remember(told)
+            text = f"workers that start later may miss the configuration {version}: {error}"
+            if text not in self._logged:
+                log.warning("%s", text)
+            self._remember(text)
         else:
             self._left, self._leave_at = version, -math.inf
 
@@ -314,13 +314,13 @@ class Watch:
             try:
                 self._use_texts(*texts)
             except Exception as error:
-                told = f"what the other workers have in force cannot be used: {error}"
-                if told not in self._logged:
-                    log.warning("%s", told, exc_info=None if isinstance(error, ConfigError) else error)
-                self._remember(told)
+                text = f"what the other workers have in force cannot be used: {error}"
+                if text not in self._logged:
+                    log.warning("%s", text, exc_info=None if isinstance(error, ConfigError) else error)
+                self._remember(text)
                 return
             log.warning("the configuration %s is that of the other workers", self._version)
-            # What is wrong is still wrong, and has to be told beside it.
+            # The document is still broken: report that again.
             self._told = ""
         self._asked_siblings = True
 

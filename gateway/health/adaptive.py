@@ -72,7 +72,7 @@ class Gradient:
         self.resume()
 
     def resume(self) -> None:
-        """Have the gate keep the limit that was learnt, also after its settings have changed."""
+        """Apply the learnt limit to the gate, for example after the gate's settings changed."""
         self._gate.narrow(min(self.limit, _FEW) if self._measuring else self.limit)
 
     def _follow(self, latency: float, used: int, failed: bool) -> None:

@@ -1,6 +1,6 @@
 """Whether this worker has more to do than it can: the hub's own lag.
 
-Rule: a look that is late twice in a row by more than the limit says that every turn of the
+Rule: a look that comes late twice in a row by more than the limit says that every turn of the
 hub takes that long, and so waits every request: new ones are refused until it is in time
 again. Once is no overload, but a stall (a collection of garbage, a paused machine). Nothing
 that was accepted is touched: streams and tunnels go on, and the gateway's own paths answer.
@@ -50,7 +50,7 @@ class Overload:
         self.shedding = False
 
     def _run(self) -> None:
-        # After a fault the pause of the task is no lag.
+        # The pause before a restart must not count as lag.
         self._last = None
         while True:
             gevent.sleep(INTERVAL)

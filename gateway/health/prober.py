@@ -142,7 +142,7 @@ class Prober:
         while True:
             self._woken.wait(self._pause())
             self._woken.clear()
-            # What is known stays when it fails; the next turn tries again.
+            # If it fails, the verdicts stay and the next turn tries again.
             self.turn()
 
     def _pause(self) -> float:
@@ -188,7 +188,7 @@ class Prober:
             check = group.upstream.health
             if check is not None and group is not before.get(name):
                 self._join(name, group, check, now)
-        # Not before all of it is done: after a fault the rest must not be taken for known.
+        # Set last: after an exception the remaining groups must be compared again.
         self._seen = groups
 
     def _drop(self, name: str, group: Group | None) -> None:
@@ -310,7 +310,7 @@ class Prober:
             found = self._outcome(target)
         except gevent.GreenletExit:
             raise
-        except BaseException as error:  # a gevent.Timeout that nobody caught is no Exception
+        except BaseException as error:  # gevent.Timeout is not an Exception
             self._fault(target, error)
         finally:
             target.busy = False
@@ -333,7 +333,7 @@ class Prober:
             target.apply(verdict, now)
 
     def _fault(self, target: _Target, error: BaseException) -> None:
-        """A check failed by our own fault: it says nothing of the endpoint, which is checked again."""
+        """A check failed because of an internal error: no verdict; the endpoint is checked again."""
         what = f"a check of {target.candidate.endpoint.address} failed by our own fault"
         if self._greenlet is not None:
             self._greenlet.note(error, what)

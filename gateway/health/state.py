@@ -66,7 +66,7 @@ class UpstreamState:
         self.balancer = balancer
         # Made when somebody asks for it: not every upstream pays for it.
         self.latencies: Latencies | None = None
-        # What has learnt the adaptive limit; None without `concurrency.adaptive`.
+        # Learns the adaptive limit; None without `concurrency.adaptive`.
         self.gradient: Gradient | None = None
         self._watch()
 
@@ -96,8 +96,8 @@ class UpstreamState:
         self.change(upstream, balancer)()
 
     def change(self, upstream: Upstream, balancer: Callable[[Upstream], Balancer]) -> Callable[[], None]:
-        """Returns what takes over the settings of `upstream`, to be called once they are in force. Whatever can
-        fail is done here and changes nothing."""
+        """Returns a function that applies the settings of `upstream`, to be called after the swap. Everything that
+        can fail is done here and changes nothing."""
         before = self.upstream
         chosen = balancer(upstream) if upstream.balance != before.balance else None
 
@@ -118,8 +118,8 @@ class UpstreamState:
         return take_over
 
     def endpoint(self, endpoint: Endpoint, now: float, slow_start: float | None = None) -> EndpointState:
-        """What is known of an endpoint; a newcomer among others begins slowly. `slow_start`: seconds, where
-        settings to come say so; None: as the settings in force say."""
+        """The state of an endpoint; a newcomer among others begins slowly. `slow_start`: seconds, from the settings
+        of a snapshot that is being built; None: from the settings in force."""
         known = self.endpoints.get(endpoint.key)
         if known is None:
             known = self.endpoints[endpoint.key] = EndpointState(self.gate)

@@ -187,11 +187,11 @@ class Journal:
         self.status.last_error = error
 
     def fault(self, error: Exception) -> str:
-        """A fault of our own as the text of a failed look-up. Its traceback is logged when it begins."""
-        told = one_line(f"{type(error).__name__}: {error}")
-        if told != self.status.last_error:
+        """Returns an internal error as the text of a failed look-up. Its traceback is logged the first time."""
+        text = one_line(f"{type(error).__name__}: {error}")
+        if text != self.status.last_error:
             log.error("upstream %s: discovery failed for a reason of our own", self.upstream.name, exc_info=error)
-        return told
+        return text
 
     def success(self) -> None:
         if self.status.last_error:

@@ -233,7 +233,7 @@ class ConsulProvider:
         self._belief.some_known = True
 
     def run(self, emit: Emit, stop: Stop) -> None:
-        # It may begin anew after a fault, and whoever listens may have taken that for an answer.
+        # After a restart the store has recorded an error: emit the endpoints again.
         self._said = None
         try:
             with until_set(stop):
@@ -293,7 +293,7 @@ class ConsulProvider:
     def _say(self, update: Update, emit: Emit) -> None:
         if update != self._said:
             emit(update)
-            # Not before: what could not be handed on must be said again.
+            # Set last: if `emit` raises, the update must be emitted again.
             self._said = update
 
     def _read(self, answer: Answer) -> str:
@@ -307,7 +307,7 @@ class ConsulProvider:
         doubt = "" if hidden else self._belief.doubt(answer, not self._told, self._clock())
         if news or self._named:
             self._judge()
-        # Not before all of it was understood: after a fault the same answer is news again.
+        # Set last: after an exception the same answer must be decoded again.
         self._digest = digest
         if hidden:
             raise RefusedError("there are instances, but the token may not read them")

@@ -131,7 +131,7 @@ class Folder:
             self._read[key] = endpoint(value, self.upstream)
         except BadValue as error:
             self._read[key] = error
-        # Not before: after a fault the same value is read again.
+        # Set last: after an exception the same value must be read again.
         self._values[key] = value
 
     def _forget(self, key: bytes) -> None:
@@ -198,7 +198,7 @@ class EtcdProvider:
         return self._journal.status
 
     def run(self, emit: Emit, stop: Stop) -> None:
-        # It may begin anew after a fault, and whoever listens may have taken that for an answer.
+        # After a restart the store has recorded an error: emit the endpoints again.
         self._told = None
         with until_set(stop):
             while not stop.is_set():
@@ -294,7 +294,7 @@ class EtcdProvider:
     def _say(self, emit: Emit, update: Update) -> None:
         if update != self._told:
             emit(update)
-            # Not before: what could not be handed on must be said again.
+            # Set last: if `emit` raises, the update must be emitted again.
             self._told = update
 
     def _fail(self, emit: Emit, error: str) -> None:

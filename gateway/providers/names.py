@@ -42,7 +42,7 @@ class LookupFailed(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Lookup:
-    """A look-up on a thread. `ended`: when it was over, monotonic seconds; infinity before."""
+    """A look-up on a thread. `ended`: when it finished, in monotonic seconds; infinity until then."""
 
     result: AsyncResult
     clock: Clock
@@ -56,7 +56,7 @@ class Threads:
     """getaddrinfo on threads that nothing else uses: gevent's own ten, which every other
     look-up and file of the process shares, can all be taken by one dead DNS server.
 
-    Any number of greenlets may ask for one name at a time: they wait for the same look-up."""
+    Greenlets that look up the same name at the same time share one look-up."""
 
     def __init__(self, most: int = THREADS, clock: Clock = time.monotonic) -> None:
         self._most = most
@@ -84,13 +84,13 @@ class Threads:
         return tuple(sorted({info[4][0] for info in found}))
 
     def _collected(self, name: str, lookup: _Lookup | None) -> None:
-        """The next question starts another look-up, unless somebody who also waited has started one already."""
+        """Forget a finished look-up, unless another waiter has already started a newer one."""
         if lookup is not None and self._running.get(name) is lookup:
             del self._running[name]
 
     def _lookup(self, name: str) -> _Lookup:
         running = self._running.get(name)
-        # Nobody has collected an old one: its upstream was removed meanwhile.
+        # An old result can remain if its upstream was removed before it was collected.
         if running is None or self._clock() - running.ended > FRESH:
             running = self._running[name] = _Lookup(self._start(name), self._clock)
             running.result.rawlink(running.end)
@@ -106,7 +106,7 @@ class Threads:
         return self._pool.spawn(_getaddrinfo, name.encode("idna"), None, 0, socket.SOCK_STREAM, 0, flags)
 
 
-# Those of this process. The threads themselves are made on first use.
+# Shared by all upstreams of the process. The threads start on first use.
 _threads = Threads()
 
 # What a look-up says: addresses, with the time that they are good for where that is known.

@@ -140,7 +140,7 @@ class AccessLog:
         # in a greenlet's frame, so that whoever flushes at the end finds them.
         self._lines: list[str] = []
         self._batch = b""
-        # The write of the batch, while the thread is at it.
+        # The write of the batch that is in progress.
         self._written: AsyncResult | None = None
         # Held by the thread that uses the file.
         self._writing = _allocate_lock()
@@ -148,7 +148,7 @@ class AccessLog:
         self._reopen = False
         self._background = background or Background()
         self._greenlet: Task | None = None
-        # Apart from the log: a fault of whoever counts must not hold up the lines.
+        # A separate task, so that an exception in the metrics does not delay lines.
         self._ticker: Task | None = None
         self._stopping = Event()
         self._pid = 0
@@ -271,7 +271,7 @@ class AccessLog:
     # -- the greenlet -----------------------------------------------------------------
 
     def _run(self, file: LogFile | None, pool: ThreadPool) -> None:
-        # After a fault: what was on its way then goes first.
+        # After a restart, finish the write that was interrupted.
         self._settle(file, pool)
         while not self._stopping.wait(_TICK):
             self._drain(file, pool)
@@ -283,7 +283,7 @@ class AccessLog:
             observer.tick(self.dropped, self.lost)
 
     def _fault(self, what: str, error: Exception) -> None:
-        """A mistake of ours, which must not end the log."""
+        """Log an internal error and show it in status; the log goes on."""
         if self._greenlet is not None:
             self._greenlet.note(error, what)
         else:

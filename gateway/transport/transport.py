@@ -59,8 +59,8 @@ class Transport(PoolManager):
         self.adopt(self.contexts([upstream]))
 
     def contexts(self, upstreams: Iterable[Upstream], known: Collection[ContextKey] = ()) -> Contexts:
-        """Make the TLS contexts of upstreams but for those `known`. Touches nothing of the transport, so that a
-        thread can do it. Raises ConfigError."""
+        """Make the TLS contexts of upstreams except those that are `known`. Changes nothing in the transport, so
+        that it can run on a thread. Raises ConfigError."""
         made: Contexts = {}
         for upstream in upstreams:
             settings = _tls(upstream)
@@ -73,7 +73,7 @@ class Transport(PoolManager):
         return frozenset(self._contexts)
 
     def adopt(self, contexts: Contexts) -> None:
-        """Use these TLS contexts from now on; one that is there already stays."""
+        """Add TLS contexts; an existing one is not replaced."""
         self._contexts = {**contexts, **self._contexts}
 
     def _context(self, upstream: str, settings: TlsSettings) -> Any:
@@ -102,18 +102,18 @@ class Transport(PoolManager):
         return made
 
     def _of_tls(self, upstream: Upstream, endpoint: Endpoint, settings: TlsSettings) -> dict[str, Any]:
-        """What urllib3 needs to speak TLS to an endpoint."""
+        """urllib3's TLS arguments for an endpoint."""
         name = settings.server_name or endpoint.server_name or endpoint.host
         found = {"ssl_context": self._context(upstream.name, settings), "server_hostname": name}
         return found if settings.verify else {**found, "assert_hostname": False}
 
     def known(self, upstream: Upstream, endpoint: Endpoint) -> EndpointPool | None:
-        """The pool of an endpoint, if it was ever asked for, with the settings that it has."""
+        """The existing pool of an endpoint, its settings unchanged; None if there is none."""
         return self._by_endpoint.get(pool_key(upstream, endpoint))
 
     def fresh(self, upstream: Upstream, endpoint: Endpoint) -> Connection:
-        """A connection like those of the endpoint's pool, which no pool has; not open yet. No pool is made for
-        it: that costs several times as much as the connection itself."""
+        """A connection like those of the endpoint's pool, but outside of any pool; not open yet. It is made
+        directly, because making a pool for it costs several times as much."""
         settings = pool_key(upstream, endpoint)[3]
         if settings is None:
             return PlainConnection(endpoint.host, endpoint.port)
