@@ -27,6 +27,7 @@ import flask
 import gevent
 from flask import Flask, signals
 from gevent.event import Event
+from gevent.lock import BoundedSemaphore
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
@@ -128,6 +129,8 @@ class Gateway(Flask):
         self._where = where
         self._watch: Watch | None = None
         self._later: list[str] = []
+        # Configurations are taken one after the other: the last call wins, however long each takes.
+        self._reloading = BoundedSemaphore(1)
         self._configured = Event()
         self._saving = saved.Saving(off_hub)
         # Listed in /-/status.
@@ -254,6 +257,10 @@ class Gateway(Flask):
         """Put another configuration in force while requests go on; its new upstreams are looked
         up first. What gunicorn or the whole process was set up with stays until the workers
         are replaced. Raises ConfigError when it cannot be used. After any exception nothing has changed."""
+        with self._reloading:
+            self._reconfigure(config)
+
+    def _reconfigure(self, config: Config) -> None:
         self._preparing.append(config)
         try:
             known = self.transport.known_contexts

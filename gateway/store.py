@@ -103,8 +103,7 @@ class Store:
     `on_swap` is told of each new snapshot, right after it came into force. `refusal` judges
     every endpoint that a provider finds. `ready`: every upstream has had a good answer once;
     that is never taken back. `building`: the groups of the snapshot that is being built, by upstream.
-    `adopted_at`: when the configuration came into force, in seconds
-    since 1970.
+    `adopted_at`: when the configuration came into force, in seconds since 1970.
     """
 
     def __init__(
@@ -279,10 +278,10 @@ class Store:
         self.current = new
         if old is None or old.config is not new.config:
             self.adopted_at = time.time()
-        if old is not None:
-            for line in differences(old, new, changed):
-                log.info("%s", line)
         try:
+            if old is not None:
+                for line in differences(old, new, changed):
+                    log.info("%s", line)
             self._on_swap(old, new, changed)
         except Exception as error:
             # Not raised: the new snapshot is in force, and an exception would say that nothing has changed.
@@ -319,7 +318,7 @@ class Store:
         `discovery.wait` is over. It replaces one that is still waiting. `router`: the one
         for its routes, where it is made already; `saved`: endpoints from before a restart.
         Raises ConfigError when it cannot be used. After any exception nothing has changed: neither the snapshot in
-        force, nor the configuration that is waiting, nor the providers that run."""
+        force, nor the configuration that is waiting, nor the providers that run. One call at a time."""
         router = Router(config.routes) if router is None else router
         try:
             feeds = self._gather(config)

@@ -10,6 +10,7 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent import monkey
 
 from gateway import app as app_module
 from gateway import store
@@ -391,6 +392,33 @@ def test_contexts_of_one_that_is_refused_go_again(start: Callable[..., Gateway])
     assert contexts(gateway) == {"x"}
     assert gateway._preparing == []
     assert gateway.store.coming == ()
+
+
+def test_of_reloads_at_once_the_last_wins_and_its_look_ups_run(
+    start: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first takes long on its thread: the others wait for it."""
+    gateway = start(config("v1", static("x", ONE)))
+    real = gateway._ready_for
+
+    def slow(newer: Config, *given: Any) -> Any:
+        if newer.version == "v2":
+            monkey.get_original("time", "sleep")(0.05)
+        return real(newer, *given)
+
+    monkeypatch.setattr(gateway, "_ready_for", slow)
+    away = replace(AWAY, wait=0.0)
+    found = [static(f"s{number}", TWO) for number in range(3)] + [Upstream("n", ConsulSource("nobody"))]
+    reloads = [
+        gevent.spawn(gateway.reconfigure, config(f"v{number}", *found[number - 2 :], discovery=away))
+        for number in range(2, 6)
+    ]
+    gevent.joinall(reloads, raise_error=True)
+    in_force(gateway, "v5")
+    (feed,) = gateway.store._feeds.values()
+    assert feed.greenlet is not None
+    assert not feed.greenlet.dead
+    assert [task.name for task in gateway.background].count("provider n") == 1
 
 
 # -- registration ---------------------------------------------------------------------------
