@@ -455,6 +455,11 @@ def test_a_provider_that_ended_is_not_listed_any_more(running: Running, made: Ma
     assert [task.name for task in running.background] == ["store"]
 
 
+def test_pauses_between_attempts_grow_to_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "FIRST_RETRY", 0.1)
+    assert [round(store._pause(faults), 3) for faults in (1, 2, 3, 6, 7, 10_000)] == [0.1, 0.2, 0.4, 3.2, 5.0, 5.0]
+
+
 # -- several at once -------------------------------------------------------------------
 
 
