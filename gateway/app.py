@@ -4,6 +4,8 @@ Rule: `handle` is the straight line of docs/architecture.md; both doors call it.
 Gateway starts nothing and opens nothing: greenlets start with `start`, in the worker.
 """
 
+# Over 600 lines: both doors must be methods of the Flask class, where middleware and APM tools replace them.
+
 from __future__ import annotations
 
 import gc
@@ -25,12 +27,14 @@ import flask
 import gevent
 from flask import Flask, signals
 from gevent.event import Event
+from gevent.lock import BoundedSemaphore
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
 from gateway import config as files
 from gateway import problem, registration, saved, target, wsgi
 from gateway.admin import Admin
+from gateway.background import Background, Task
 from gateway.balancers import balancer
 from gateway.config.source import Where, parse
 from gateway.config.watch import ConfigStatus, Watch, off_hub
@@ -54,7 +58,7 @@ from gateway.store import Store
 from gateway.telemetry.access_log import AccessLog
 from gateway.transport import Transport, probe
 from gateway.transport.pool import EndpointPool
-from gateway.transport.transport import PoolKey, pool_key
+from gateway.transport.transport import ContextKey, Contexts, PoolKey, pool_key
 from gateway.trust import Trust
 
 if TYPE_CHECKING:
@@ -114,25 +118,38 @@ class Gateway(Flask):
         self._states: dict[str, UpstreamState] = {}
         # Upstreams with endpoints that are gone but for the requests that still use them.
         self._leaving: set[str] = set()
-        for upstream in config.upstreams.values():
-            self.transport.prepare(upstream)
-        self.config_status = ConfigStatus(config.version, config.path, time.time())
+        # By upstream: applies its new settings once the snapshot that is being built is in force.
+        self._changes: dict[str, Callable[[], None]] = {}
+        # Configurations that are being prepared; their TLS contexts must not be dropped.
+        self._preparing: list[Config] = []
+        self.transport.adopt(self.transport.contexts(config.upstreams.values()))
+        # Why the newest configuration is not in force: the error of the watch and that of the store.
+        self._troubles = {"watch": "", "store": ""}
+        self._troubled_at: float | None = None
         self._where = where
+        self._watch: Watch | None = None
         self._later: list[str] = []
+        # Configurations are taken one after the other: the last call wins, however long each takes.
+        self._reloading = BoundedSemaphore(1)
         self._configured = Event()
         self._saving = saved.Saving(off_hub)
-        self.store = Store(config, self._join, self._swapped)
-        self.prober = Prober(lambda: self.store.current.groups, partial(probe.ask, self.transport))
+        # Listed in /-/status.
+        self.background = Background()
+        self._announcer = registration.Announcer(self._registration_for, self.background)
+        self.store = Store(
+            config, self._join, self._swapped, partial(self._trouble_of, "store"), background=self.background
+        )
+        ask = partial(probe.ask, self.transport)
+        self.prober = Prober(lambda: self.store.current.groups, ask, background=self.background)
         self._access_log: AccessLog | None = None
-        self.overload = Overload(config.server.overload)
+        self.overload = Overload(config.server.overload, self.background)
         self.admin = Admin(self, config.admin) if config.admin is not None else None
         self.name_in_via = name.decode("latin-1")
         # Under gunicorn, the other workers of this gateway.
         self.run_directory: str | None = None
         self.siblings: registration.Siblings | None = None
         self._bind = ""
-        self._registration: registration.Registration | None = None
-        self._greenlets: list[Any] = []
+        self._greenlets: list[Task] = []
 
     # -- life ---------------------------------------------------------------------------
 
@@ -147,28 +164,30 @@ class Gateway(Flask):
             self.admin.start(worker)
         # Metrics are made of the log's records, also where none is written.
         logged = self.settings.access_log or AccessLogSettings(path=None)
-        self._access_log = AccessLog(logged, worker, observer=self.admin.metrics if self.admin is not None else None)
+        observer = self.admin.metrics if self.admin is not None else None
+        self._access_log = AccessLog(logged, worker, observer=observer, background=self.background)
         self._access_log.start()
         self._bind = bind
-        self._announce(self.settings.discovery.consul)
         began = time.monotonic()
         if self._where is not None:
-            watch = Watch(
-                self._where, self.settings, self.reconfigure, self.trouble, run_directory=self.run_directory
-            )
-            watch.begin()
-            self._greenlets.append(gevent.spawn(watch.run))
+            self._watch = Watch(
+                self._where, self.settings, self.reconfigure, self.trouble, run_directory=self.run_directory,
+                in_force=lambda: self.store.current.version, background=self.background,
+            )  # fmt: skip
+            self._watch.begin()
+            self._greenlets.append(self.background.start("configuration", self._watch.run))
         own = self.admin.listens() if self.admin is not None else ()
         self.store.refusal = Listeners([*bind.split(","), *own]).refusal
         if self.settings.version:
             self.store.restore(self._saved(self.settings))
-        self._greenlets.append(gevent.spawn(self._save))
+        self._greenlets.append(self.background.start("endpoints file", self._save))
+        self._announcer.start(self.store.config.discovery.consul)
         self.store.start()
         self.prober.start(self.run_directory)
         wait = self.settings.discovery.wait
         if not self.settings.version and not self._configured.wait(max(0.0, began + wait - time.monotonic())):
             log.warning("no configuration yet from %s after %s s: everything is answered 503", self.settings.path, wait)
-        self._greenlets.append(gevent.spawn(self._sweep))
+        self._greenlets.append(self.background.start("sweep", self._sweep))
         self.overload.start()
 
     def _saved(self, config: Config) -> dict[str, tuple[Endpoint, ...]]:
@@ -179,11 +198,7 @@ class Gateway(Flask):
     def _save(self) -> None:
         while True:
             gevent.sleep(SAVE)
-            try:
-                self._saving.turn(self.store.current, frozenset(self.store.waiting))
-            except Exception:
-                # Traffic does not need the file.
-                log.exception("endpoints could not be saved")
+            self._saving.turn(self.store.current, frozenset(self.store.waiting))
 
     def _hop(self, name: bytes) -> bytes:
         """Our entry for Via in answers."""
@@ -191,12 +206,14 @@ class Gateway(Flask):
 
     def stop(self) -> None:
         """End the greenlets, close idle connections and write out the log."""
-        if self._registration is not None:
-            self._registration.stop()
+        self._announcer.stop()
+        for task in self._greenlets:
+            task.kill(block=False)
+        self._greenlets.clear()
+        if self._watch is not None:
+            self._watch.stop()
         self.store.stop()
         self.prober.stop()
-        gevent.killall(self._greenlets, block=False)
-        self._greenlets.clear()
         self._saving.close()
         self.overload.stop()
         self._copies.stop()
@@ -211,16 +228,15 @@ class Gateway(Flask):
         if self._access_log is not None:
             self._access_log.reopen()
 
-    def _announce(self, consul: ConsulSettings) -> None:
-        """Have the gateway known to Consul as the configuration says, and no more as it said before."""
-        if self._registration is not None:
-            self._registration.stop(for_good=True)
-        self._registration = registration.make(
+    def _registration_for(self, consul: ConsulSettings) -> registration.Registration | None:
+        return registration.make(
             consul, self._bind, self.server.own_prefix, self._unready, lambda: self.draining, self.siblings,
-            time.monotonic,
+            time.monotonic, self.background,
         )  # fmt: skip
-        if self._registration is not None:
-            self._registration.start()
+
+    @property
+    def _registration(self) -> registration.Registration | None:
+        return self._announcer.registration
 
     def _unready(self) -> str:
         return "" if self.store.ready else "not ready: endpoints are still looked up"
@@ -240,50 +256,96 @@ class Gateway(Flask):
     def reconfigure(self, config: Config) -> None:
         """Put another configuration in force while requests go on; its new upstreams are looked
         up first. What gunicorn or the whole process was set up with stays until the workers
-        are replaced. Raises ConfigError, and changes nothing, when it cannot be used."""
-        router = off_hub(lambda: self._ready_for(config))
-        known = None if self.store.current.version else self._saved(config)
+        are replaced. Raises ConfigError when it cannot be used. After any exception nothing has changed."""
+        with self._reloading:
+            self._reconfigure(config)
+
+    def _reconfigure(self, config: Config) -> None:
+        self._preparing.append(config)
+        try:
+            known = self.transport.known_contexts
+            router, contexts = off_hub(lambda: self._ready_for(config, known))
+            self.transport.adopt(contexts)
+            saved_before = None if self.store.current.version else self._saved(config)
+            fixed = {name: getattr(self.settings, name) for name in FIXED}
+            self.store.reconfigure(replace(config, **fixed), router, saved_before)
+        finally:
+            self._preparing.remove(config)
+            self._prune()
+        # Cleared here and not at the swap: by then an even newer document may be broken.
+        self.trouble("")
         later = [name for name in FIXED if getattr(config, name) != getattr(self.settings, name)]
         if later and later != self._later:
             log.warning("changed and in force after the next SIGHUP or restart: %s", ", ".join(later))
         self._later = later
-        fixed = {name: getattr(self.settings, name) for name in FIXED}
-        announced = self.store.config.discovery.consul
-        self.store.reconfigure(replace(config, **fixed), router, known)
-        if config.discovery.consul != announced:
-            self._announce(config.discovery.consul)
 
-    def _ready_for(self, config: Config) -> Router:
-        """What takes long and needs no hub: TLS contexts, the router."""
-        for upstream in config.upstreams.values():
-            self.transport.prepare(upstream)
-        return Router(config.routes)
+    def _ready_for(self, config: Config, known: Collection[ContextKey]) -> tuple[Router, Contexts]:
+        """Build the router and the missing TLS contexts. Runs on a thread and therefore changes nothing."""
+        return Router(config.routes), self.transport.contexts(config.upstreams.values(), known)
+
+    def _prune(self) -> None:
+        """Drop the TLS contexts that neither the configuration in force nor a coming one uses."""
+        used = (self.store.config, *self.store.coming, *self._preparing)
+        self.transport.prune(upstream for config in used for upstream in config.upstreams.values())
 
     def trouble(self, error: str) -> None:
         """A newer configuration cannot be used, and why; "" when that is over."""
-        at = time.time() if error else None
-        self.config_status = replace(self.config_status, error=error, error_at=at)
+        self._trouble_of("watch", error)
+
+    def _trouble_of(self, where: str, error: str) -> None:
+        if error != self._troubles[where]:
+            self._troubles[where] = error
+            self._troubled_at = time.time() if any(self._troubles.values()) else None
+
+    @property
+    def config_status(self) -> ConfigStatus:
+        """The configuration in force, and why a newer one is not."""
+        error = "\n".join(filter(None, self._troubles.values()))
+        current = self.store.current
+        return ConfigStatus(current.version, current.config.path, self.store.adopted_at, error, self._troubled_at)
 
     # -- snapshots ----------------------------------------------------------------------
 
     def _join(
         self, upstream: Upstream, endpoints: tuple[Endpoint, ...]
     ) -> tuple[tuple[Candidate, ...], UpstreamState]:
+        """Candidates and state for an upstream of the snapshot that is being built. Changes nothing that the
+        snapshot in force uses: new settings are applied after the swap."""
         state = self._states.get(upstream.name)
         if state is None:
             state = UpstreamState(upstream, balancer(upstream, random.random), Budget(time.monotonic))
             self._states[upstream.name] = state
-        else:
-            state.configure(upstream, lambda to: balancer(to, random.random))
+        # If the snapshot never comes into force, `_forget` drops its endpoints.
+        self._leaving.add(upstream.name)
         now = time.monotonic()
-        return tuple(self._candidate(upstream, state, endpoint, now) for endpoint in endpoints), state
+        pools: list[EndpointPool] = []
+        candidates = tuple(self._candidate(upstream, state, endpoint, now, pools) for endpoint in endpoints)
+        self._changes.pop(upstream.name, None)
+        if upstream is not state.upstream:
+            self._changes[upstream.name] = self._change(state, upstream, pools)
+        return candidates, state
 
-    def _candidate(self, upstream: Upstream, state: UpstreamState, endpoint: Endpoint, now: float) -> Candidate:
-        known = state.endpoint(endpoint, now)
+    def _change(self, state: UpstreamState, upstream: Upstream, pools: list[EndpointPool]) -> Callable[[], None]:
+        """Returns a function that applies the settings of `upstream` after the swap."""
+        take_over = state.change(upstream, lambda to: balancer(to, random.random))
+
+        def change() -> None:
+            take_over()
+            for pool in pools:
+                pool.configure(upstream)
+
+        return change
+
+    def _candidate(
+        self, upstream: Upstream, state: UpstreamState, endpoint: Endpoint, now: float, pools: list[EndpointPool]
+    ) -> Candidate:
+        """One endpoint of a snapshot. Its pool, if it has one, is added to `pools`."""
+        known = state.endpoint(endpoint, now, upstream.slow_start)
         pool = self.transport.known(upstream, endpoint)
-        if pool is not None:
-            return Candidate(endpoint, known, pool)
-        return Candidate(endpoint, known, make=lambda: self._pool(upstream, endpoint))
+        if pool is None:
+            return Candidate(endpoint, known, make=lambda: self._pool(upstream, endpoint))
+        pools.append(pool)
+        return Candidate(endpoint, known, pool)
 
     def _pool(self, upstream: Upstream, endpoint: Endpoint) -> EndpointPool:
         """The pool of an endpoint, for its first request. That may belong to a snapshot which
@@ -297,26 +359,34 @@ class Gateway(Flask):
         return pool
 
     def _swapped(self, old: Snapshot | None, new: Snapshot, changed: Collection[str]) -> None:
-        """What no snapshot names any more drains: its idle connections go at once."""
+        """Apply a snapshot that has just come into force. Endpoints that it no longer names drain: their idle
+        connections are closed now."""
         self._leaving.update(changed)
-        self._forget(new)
+        for name in changed:
+            change = self._changes.pop(name, None)
+            if change is not None and name in new.groups:
+                change()
         if old is None:
             return
-        for name in changed:
-            self.transport.drop(_pool_keys(old.groups.get(name)) - _pool_keys(new.groups.get(name)))
         if old.config is not new.config:
             self._configured.set()
-            self.transport.prune(new.config.upstreams.values())
-            self.config_status = ConfigStatus(new.version, new.config.path, time.time())
+            self._announcer.follow(new.config.discovery.consul)
+            if self._watch is not None:
+                self._watch.wake()
+            self._prune()
+        self._forget(new)
+        for name in changed:
+            self.transport.drop(_pool_keys(old.groups.get(name)) - _pool_keys(new.groups.get(name)))
 
     def _forget(self, snapshot: Snapshot) -> None:
-        """Drop what is known of endpoints that are gone, once their last request has ended."""
+        """Drop the state of endpoints that neither `snapshot` (in force) nor a coming one names, once their last
+        request has ended."""
         for name in list(self._leaving):
             group, state = snapshot.groups.get(name), self._states[name]
             candidates = group.candidates if group is not None else ()
             if len(state.endpoints) > len(candidates):
-                state.forget({candidate.endpoint.key for candidate in candidates})
-            if len(state.endpoints) <= len(candidates):
+                state.forget({candidate.endpoint.key for candidate in candidates} | self.store.coming_keys(name))
+            if len(state.endpoints) <= len(candidates) and not self.store.is_coming(name):
                 self._leaving.discard(name)
                 if group is None:
                     del self._states[name]
@@ -343,6 +413,7 @@ class Gateway(Flask):
 
     def _line(self, request: Request, views: bool) -> Response | None:
         snapshot = self.store.current
+        request.config_version = snapshot.version
         method = request.method
         if method == b"TRACE" or method == b"CONNECT":
             raise UnsupportedMethod(method.decode("latin-1"))
@@ -423,7 +494,11 @@ class Gateway(Flask):
             return
         status = response.status if response is not None else error.status if error is not None else 0
         took = time.monotonic() - request.started
-        self._access_log.record(request, status, bytes_out, took, self.store.current.version)
+        # Not set if the request was rejected before it took a snapshot.
+        version = getattr(request, "config_version", None)
+        self._access_log.record(
+            request, status, bytes_out, took, self.store.current.version if version is None else version
+        )
 
     # -- for those who watch ------------------------------------------------------------
 

@@ -117,6 +117,7 @@ class Request:
         "cause",
         "chunked",
         "client",
+        "config_version",
         "connect_s",
         "content_length",
         "endpoint",
@@ -140,6 +141,8 @@ class Request:
         "upgrade",
         "upstream",
     )
+    # The version of the configuration that serves the request. Unset until the request has taken a snapshot.
+    config_version: str
 
     def __init__(
         self,

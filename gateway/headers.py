@@ -125,7 +125,10 @@ class _Kinds:
 
     def learn(self, name: bytes) -> int:
         kind = self._find(name.lower())
-        if len(name) <= _MAX_NAME and len(self.table) < _MAX_NAMES:
+        if len(name) <= _MAX_NAME:
+            # Clients choose the names: a full table is cleared, as in `FieldLines`, so that none can fill it for good.
+            if len(self.table) >= _MAX_NAMES:
+                self.table.clear()
             self.table[name] = kind
         return kind
 

@@ -22,7 +22,9 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import gevent
+from gevent.event import Event
 
+from gateway.background import Background, Task
 from gateway.model import ConsulSettings, RegistrationSettings
 from gateway.providers.base import Backoff, Clock
 from gateway.registries import RegistryError
@@ -183,6 +185,7 @@ class Registration:
         draining: Callable[[], bool],
         siblings: Siblings | None,
         clock: Clock,
+        background: Background | None = None,
     ) -> None:
         self._agent = agent
         self._settings = settings
@@ -197,15 +200,18 @@ class Registration:
         self._reported: str | None = None
         self._due = clock()
         self._error = ""
-        self._greenlet: gevent.Greenlet | None = None
+        self._background = background or Background()
+        self._greenlet: Task | None = None
 
     def start(self) -> None:
-        self._greenlet = gevent.spawn(self._run)
+        """Begin, unless it has begun."""
+        if self._greenlet is None:
+            self._greenlet = self._background.start("registration", self._run)
 
     def stop(self, for_good: bool = False) -> None:
         """End, and take the registration back unless other workers go on; `for_good`: even then."""
         if self._greenlet is not None:
-            self._greenlet.kill()
+            self._greenlet.kill(block=True)
             self._greenlet = None
         self._leave(for_good)
         self._agent.close()
@@ -232,8 +238,10 @@ class Registration:
             return
         except Exception as error:
             # An announcement that silently stops is worse than whatever this was.
-            log.exception("the gateway is not announced for a reason of our own")
-            self._failed(f"{type(error).__name__}: {error}")
+            text = f"{type(error).__name__}: {error}"
+            if text != self._error:
+                log.error("the gateway is not announced for a reason of our own", exc_info=error)
+            self._failed(text)
             return
         self._backoff.succeeded()
         self._due = now + self._settings.interval
@@ -289,6 +297,7 @@ def make(
     draining: Callable[[], bool],
     siblings: Siblings | None,
     clock: Clock,
+    background: Background | None = None,
 ) -> Registration | None:
     """None when the gateway is not to be announced."""
     settings = consul.registration
@@ -298,4 +307,62 @@ def make(
     def announced() -> dict[str, Any]:
         return service(settings, bind, own_prefix, socket.gethostname(), lambda: local_address(consul.address))
 
-    return Registration(ConsulApi(consul), settings, announced, unready, draining, siblings, clock)
+    return Registration(ConsulApi(consul), settings, announced, unready, draining, siblings, clock, background)
+
+
+class Announcer:
+    """Registers the gateway as the configuration in force says. `make` returns the registration for
+    `discovery.consul`, None if there is none.
+
+    Deregistering waits for Consul and therefore runs in its own greenlet: a swap never waits."""
+
+    def __init__(self, make: Callable[[ConsulSettings], Registration | None], background: Background) -> None:
+        self._make = make
+        self._background = background
+        self._wanted: ConsulSettings | None = None
+        self._in_use: ConsulSettings | None = None
+        # Registrations of earlier configurations that are not deregistered yet.
+        self._leaving: list[Registration] = []
+        self._changed = Event()
+        self._greenlet: Task | None = None
+        self.registration: Registration | None = None
+
+    def start(self, consul: ConsulSettings) -> None:
+        self._wanted = consul
+        self._settle()
+        self._greenlet = self._background.start("announcer", self._run)
+
+    def follow(self, consul: ConsulSettings) -> None:
+        """Use the settings of the configuration that is in force now. Never waits."""
+        self._wanted = consul
+        self._changed.set()
+
+    def stop(self) -> None:
+        """End, and deregister unless other workers go on."""
+        if self._greenlet is not None:
+            self._greenlet.kill(block=True)
+            self._greenlet = None
+        for old in self._leaving:
+            old.stop(for_good=True)
+        if self.registration is not None:
+            self.registration.stop()
+
+    def _run(self) -> None:
+        while True:
+            self._changed.clear()
+            self._settle()
+            self._changed.wait()
+
+    def _settle(self) -> None:
+        """Apply the wanted settings. Every step can be repeated after an exception."""
+        wanted = self._wanted
+        if wanted is not None and wanted != self._in_use:
+            new = self._make(wanted)
+            if self.registration is not None:
+                self._leaving.append(self.registration)
+            self.registration, self._in_use = new, wanted
+        while self._leaving:
+            self._leaving[0].stop(for_good=True)
+            del self._leaving[0]
+        if self.registration is not None:
+            self.registration.start()

@@ -41,11 +41,15 @@ class Saver:
     """Keeps the file at `path` as the snapshot in force has it.
 
     Everything here is meant for a thread. A worker that does not have the lock writes nothing;
-    it tries again each time, because the one that has it may leave.
+    it tries again each time, because the one that has it may leave. Only one thread writes at a time: a
+    second call during a write (its caller was interrupted and restarted) does nothing.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
+        # The thread that pops the element may write. `pop` is atomic, and unlike a lock never blocks the hub.
+        self._turn = [True]
+        self._closing = False
         self._lock: int | None = None
         self._written = ""
         # The one that the file has.
@@ -57,6 +61,10 @@ class Saver:
     def save(self, snapshot: Snapshot, unknown: Collection[str]) -> None:
         """Write what changed, if anything did and it is ours to write. `unknown`: upstreams
         without an answer so far. Never raises OSError."""
+        try:
+            self._turn.pop()
+        except IndexError:
+            return
         try:
             if self._lock is None:
                 self._lock = _locked(f"{self.path}.lock")
@@ -76,11 +84,19 @@ class Saver:
             if told != self._trouble:
                 log.warning("endpoints are not saved to %s: %s", self.path, told)
             self._trouble = told
+        finally:
+            self._turn.append(True)
+            if self._closing:
+                self.close()
 
     def close(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """Release the lock on the file, or let the thread that is writing release it at its end."""
+        self._closing = True
+        if not self._turn:
+            return
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     def _body(self, snapshot: Snapshot, unknown: Collection[str]) -> str:
         """The upstreams as JSON, its keys in order. Made of pieces, because one long call of

@@ -7,6 +7,9 @@ ever; only its error is remembered. Equal to what is in force: nothing happens.
 A new configuration comes into force in the same way. What it leaves as it is keeps its
 provider and its group; what is new in it is looked up first, for `discovery.wait` at most,
 while the old configuration goes on answering. Of several that come in a burst, the last.
+
+An exception while a snapshot is built changes nothing: the old snapshot stays in force, and the update or the
+configuration is kept and retried.
 """
 
 from __future__ import annotations
@@ -15,14 +18,15 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import gevent
 from gevent.event import Event
 
+from gateway.background import Background, Task
+from gateway.health.state import Key
 from gateway.model import Config, DiscoverySettings, Endpoint, StaticSource, Upstream
-from gateway.providers import Provider, Remembering, Update, depends_on, make
+from gateway.providers import Provider, Remembering, Update, depends_on, make, one_line
 from gateway.router import Router
 from gateway.snapshot import Group, Join, Known, Snapshot, differences, group
 from gateway.turns import breathe
@@ -33,11 +37,15 @@ log = logging.getLogger("gateway.store")
 COALESCE = 0.02
 # A snapshot of thousands of endpoints is made in slices: requests wait no longer than this.
 SLICE = 0.005
+# Seconds before a failed swap or update is retried: the pause doubles with each failure in a row.
+FIRST_RETRY, LONGEST_RETRY = 0.1, 5.0
 
 # The snapshot before (None: there was none), the new one, and the upstreams that differ.
 OnSwap = Callable[["Snapshot | None", Snapshot, Collection[str]], None]
 # Why a discovered endpoint may not be one; "" when it may.
 Refusal = Callable[[Endpoint], str]
+# Why the newest configuration is not in force; "" once it is, or when a newer one has replaced it.
+OnTrouble = Callable[[str], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +58,7 @@ class Feed:
     provider: Provider | None
     known: Known
     stop: Event = field(default_factory=Event)
-    greenlet: Any = None
+    greenlet: Task | None = None
     refused: frozenset[str] = frozenset()
 
     @property
@@ -72,15 +80,21 @@ class Feed:
 
 @dataclass(slots=True, eq=False)
 class _Coming:
-    """A configuration that is not in force yet: its upstreams are being looked up."""
+    """A configuration that is not in force yet: its upstreams are being looked up.
+
+    `deadline`: when it comes into force even if upstreams have not answered. `retry_at`: when it is retried
+    after a failure. Both are monotonic seconds."""
 
     config: Config
     router: Router
     feeds: dict[str, Feed]
     deadline: float
+    retry_at: float = 0.0
+    faults: int = 0
 
-    def due(self) -> bool:
-        return time.monotonic() >= self.deadline or not any(feed.waiting for feed in self.feeds.values())
+    def due_at(self) -> float:
+        answered = not any(feed.waiting for feed in self.feeds.values())
+        return self.retry_at if answered else max(self.deadline, self.retry_at)
 
 
 class Store:
@@ -88,30 +102,67 @@ class Store:
 
     `on_swap` is told of each new snapshot, right after it came into force. `refusal` judges
     every endpoint that a provider finds. `ready`: every upstream has had a good answer once;
-    that is never taken back.
+    that is never taken back. `building`: the groups of the snapshot that is being built, by upstream.
+    `adopted_at`: when the configuration came into force, in seconds since 1970.
     """
 
-    def __init__(self, config: Config, join: Join, on_swap: OnSwap) -> None:
+    def __init__(
+        self,
+        config: Config,
+        join: Join,
+        on_swap: OnSwap,
+        on_trouble: OnTrouble = lambda error: None,
+        background: Background | None = None,
+    ) -> None:
         self._join = join
         self._on_swap = on_swap
+        self._on_trouble = on_trouble
+        self._background = background or Background()
         self.refusal: Refusal = lambda endpoint: ""
         self.ready = False
+        self.adopted_at = 0.0
+        self.building: Mapping[str, Group] = {}
         self._feeds: dict[str, Feed] = {}
         self._coming: _Coming | None = None
-        # The feeds of the newest configuration, while they are gathered and afterwards.
-        self._newest: dict[str, Feed] = {}
+        # The configuration whose snapshot is being built.
+        self._adopting: _Coming | None = None
+        # The feeds of a newer configuration, while they are gathered.
+        self._gathered: dict[str, Feed] = {}
         self._dirty: set[str] = set()
+        # Upstreams whose group could not be built, when that is retried, and how often it was.
+        self._failed: set[str] = set()
+        self._retry_at = 0.0
+        self._faults = 0
         self._waiting: set[str] = set()
         self._changed = Event()
         self._answered = Event()
-        self._follower: Any = None
+        self._follower: Task | None = None
         router = Router(config.routes)
         self.current = Snapshot("", Config("", {}, ()), {}, router)
-        self._adopt(_Coming(config, router, self._prepare(config, {}), 0.0), None)
+        self._adopt(_Coming(config, router, self._gather(config), 0.0), None)
+        self._gathered = {}
 
     @property
     def config(self) -> Config:
         return self.current.config
+
+    @property
+    def coming(self) -> tuple[Config, ...]:
+        """The configurations that are not in force yet: waiting, or being built."""
+        return tuple(one.config for one in (self._coming, self._adopting) if one is not None)
+
+    def is_coming(self, upstream: str) -> bool:
+        """Whether a configuration that is not in force yet has this upstream."""
+        return any(upstream in config.upstreams for config in self.coming)
+
+    def coming_keys(self, upstream: str) -> set[Key]:
+        """The keys of an upstream's endpoints in the snapshots to come, as far as they are known."""
+        feeds = [one.feeds.get(upstream) for one in (self._coming, self._adopting) if one is not None]
+        keys = {endpoint.key for feed in feeds if feed is not None for endpoint in feed.known.endpoints or ()}
+        building = self.building.get(upstream)
+        if building is not None:
+            keys.update(candidate.endpoint.key for candidate in building.candidates)
+        return keys
 
     @property
     def providers(self) -> Mapping[str, Provider]:
@@ -136,6 +187,10 @@ class Store:
         if update.endpoints is not None:
             endpoints = self._allowed(feed, update.endpoints)
         feed.known = Known(endpoints, update.error)
+        self._mark(feed)
+
+    def _mark(self, feed: Feed) -> None:
+        """Have the group of an upstream rebuilt."""
         if self._feeds.get(feed.upstream.name) is feed:
             self._dirty.add(feed.upstream.name)
         self._changed.set()
@@ -160,43 +215,77 @@ class Store:
     def apply(self) -> bool:
         """Make a snapshot of what is known and put it in force; False when it is the same.
 
-        It ends after a `SLICE` of time; what it did not come to is left for the next call."""
+        It ends after a `SLICE` of time; what it did not come to is left for the next call. An upstream whose
+        group cannot be built keeps its old group and is tried again; the others are not held up."""
+        self._dirty |= self._failed
+        self._failed.clear()
+        return self._step()
+
+    def _step(self) -> bool:
         self._changed.clear()
         coming = self._coming
-        if coming is not None and coming.due():
-            self._coming = None
-            try:
-                return self._adopt(coming, self.current)
-            except BaseException:
-                _end(coming.feeds, self._feeds, self._newest if self._newest is not coming.feeds else {})
-                raise
+        if coming is not None and time.monotonic() >= coming.due_at():
+            self._adopt(coming, self.current)
+            return True
         old = self.current
-        began = time.monotonic()
-        seen: list[str] = []
-        changed = {}
-        while self._dirty and (not seen or time.monotonic() - began < SLICE):
-            name = self._dirty.pop()
-            before = old.groups[name]
-            after = group(before.upstream, self._feeds[name].known, before, self._join)
-            if after is not before:
-                changed[name] = after
-            seen.append(name)
+        built, changed = self._build(old)
         if changed:
-            groups = dict(old.groups)
-            groups.update(changed)
-            self._swap(old, Snapshot(old.version, old.config, groups, old.router), changed)
-        self._note_answers(seen)
+            self._swap(old, Snapshot(old.version, old.config, {**old.groups, **changed}, old.router), changed)
+        # After the swap, so that an exception loses no update.
+        self._dirty -= {name for name, known in built.items() if self._feeds[name].known is known}
+        self._note_answers(built)
         if self._dirty:
             # The rest is for the next turn: upstreams do not depend on one another.
             self._changed.set()
         return bool(changed)
 
+    def _build(self, old: Snapshot) -> tuple[dict[str, Known], dict[str, Group]]:
+        """Build the groups of updated upstreams for a `SLICE` of time. Returns what each was built of, and the
+        groups that differ from those of `old`."""
+        began = time.monotonic()
+        built: dict[str, Known] = {}
+        changed: dict[str, Group] = {}
+        for name in tuple(self._dirty):
+            before, known = old.groups[name], self._feeds[name].known
+            try:
+                after = group(before.upstream, known, before, self._join)
+            except Exception as error:
+                self._put_off(name, error)
+            else:
+                built[name] = known
+                if after is not before:
+                    changed[name] = after
+            if time.monotonic() - began >= SLICE:
+                break
+        return built, changed
+
+    def _put_off(self, name: str, error: Exception) -> None:
+        """Retry an upstream whose group could not be built after a pause."""
+        if not self._failed:
+            self._retry_at = time.monotonic() + _pause(self._faults + 1)
+        self._dirty.discard(name)
+        self._failed.add(name)
+        self._note(f"upstream {name}: its latest update is not in force", error)
+
+    def _note(self, what: str, error: Exception) -> None:
+        """Log an exception and show it in status; `what` failed."""
+        if self._follower is not None:
+            self._follower.note(error, what)
+        else:
+            log.error("%s", what, exc_info=error)
+
     def _swap(self, old: Snapshot | None, new: Snapshot, changed: Collection[str]) -> None:
         self.current = new
-        if old is not None:
-            for line in differences(old, new, changed):
-                log.info("%s", line)
-        self._on_swap(old, new, changed)
+        if old is None or old.config is not new.config:
+            self.adopted_at = time.time()
+        try:
+            if old is not None:
+                for line in differences(old, new, changed):
+                    log.info("%s", line)
+            self._on_swap(old, new, changed)
+        except Exception as error:
+            # Not raised: the new snapshot is in force, and an exception would say that nothing has changed.
+            self._note("a fault after a new snapshot came into force", error)
 
     def _note_answers(self, names: Iterable[str]) -> None:
         self._waiting.difference_update([name for name in names if not self._feeds[name].waiting])
@@ -228,41 +317,67 @@ class Store:
         """Put another configuration in force as soon as its new upstreams are looked up, or
         `discovery.wait` is over. It replaces one that is still waiting. `router`: the one
         for its routes, where it is made already; `saved`: endpoints from before a restart.
-        Raises ConfigError and changes nothing when it cannot be used."""
+        Raises ConfigError when it cannot be used. After any exception nothing has changed: neither the snapshot in
+        force, nor the configuration that is waiting, nor the providers that run. One call at a time."""
         router = Router(config.routes) if router is None else router
-        # The one that is waiting has had its time: nothing of it comes into force meanwhile.
-        before, self._coming = self._coming, None
-        feeds = self._prepare(config, before.feeds if before is not None else {})
-        for name, endpoints in (saved or {}).items():
-            if feeds[name].waiting:
-                feeds[name].known = Known(self._allowed(feeds[name], endpoints))
-                feeds[name].remember()
-        deadline = time.monotonic() + config.discovery.wait
+        try:
+            feeds = self._gather(config)
+            for name, endpoints in (saved or {}).items():
+                if feeds[name].waiting:
+                    feeds[name].known = Known(self._allowed(feeds[name], endpoints))
+                    feeds[name].remember()
+            if self._follower is not None:
+                for feed in feeds.values():
+                    self._run(feed)
+        except BaseException:
+            made, self._gathered = self._gathered, {}
+            self._end_unused(made)
+            raise
+        self._gathered = {}
+        before, self._coming = self._coming, _Coming(config, router, feeds, self._deadline(config))
         if before is not None:
-            # A storm of configurations must not put them off for ever.
-            deadline = min(deadline, before.deadline)
-            _end(before.feeds, feeds, self._feeds)
-        self._coming = _Coming(config, router, feeds, deadline)
+            self._end_unused(before.feeds)
         if self._follower is None:
-            self._coming.deadline = 0.0
-            self.apply()
+            self._adopt(self._coming, self.current)
             return
-        for feed in feeds.values():
-            self._run(feed)
+        self._on_trouble("")
         self._changed.set()
 
-    def _prepare(self, config: Config, coming: Mapping[str, Feed]) -> dict[str, Feed]:
+    def _deadline(self, config: Config) -> float:
+        """When `config` comes into force at the latest. A storm of configurations must not put them off for ever."""
+        own = time.monotonic() + config.discovery.wait
+        return own if self._coming is None else min(own, self._coming.deadline)
+
+    def _gather(self, config: Config) -> dict[str, Feed]:
         """The feeds of a configuration: those that are there already where nothing that
         concerns them is different."""
         pause = self._pauses()
         # Known from the beginning: what is in it is not ended while this pauses.
-        found = self._newest = {}
+        found: dict[str, Feed] = {}
+        self._gathered = found
         for name, upstream in config.upstreams.items():
             made_of = depends_on(upstream, config.discovery)
-            kept = [feed for feed in (coming.get(name), self._feeds.get(name)) if feed and feed.made_of == made_of]
-            found[name] = kept[0] if kept else self._feed(upstream, made_of, config.discovery)
+            kept = self._existing(name, made_of)
+            found[name] = self._feed(upstream, made_of, config.discovery) if kept is None else kept
             pause()
         return found
+
+    def _existing(self, name: str, made_of: tuple[object, ...]) -> Feed | None:
+        """The feed of an upstream with an equal `made_of`, from the newest configuration that has one."""
+        newer = (one.feeds for one in (self._coming, self._adopting) if one is not None)
+        for feeds in (*newer, self._feeds):
+            feed = feeds.get(name)
+            if feed is not None and feed.made_of == made_of:
+                return feed
+        return None
+
+    def _end_unused(self, feeds: Mapping[str, Feed]) -> None:
+        """End the feeds that neither the configuration in force nor a coming one uses."""
+        used = [self._feeds, self._gathered]
+        used += [one.feeds for one in (self._coming, self._adopting) if one is not None]
+        for name, feed in feeds.items():
+            if all(others.get(name) is not feed for others in used):
+                feed.end()
 
     def _feed(self, upstream: Upstream, made_of: tuple[object, ...], settings: DiscoverySettings) -> Feed:
         provider = make(upstream, settings)
@@ -277,10 +392,40 @@ class Store:
             return feed
         return Feed(upstream, made_of, provider, Known())
 
-    def _adopt(self, coming: _Coming, old: Snapshot | None) -> bool:
-        """Build the snapshot of a configuration and put it in force."""
+    def _adopt(self, coming: _Coming, old: Snapshot | None) -> None:
+        """Build the snapshot of a configuration and put it in force. After any exception nothing has changed, and
+        the configuration is kept to be retried unless a newer one has replaced it."""
+        self._coming, self._adopting = None, coming
+        try:
+            groups, used, changed = self._groups(coming, old)
+        except BaseException as error:
+            self.building, self._adopting = {}, None
+            self._not_adopted(coming, error)
+            raise
+        # Nothing below switches greenlets, so no exception can be thrown in.
+        self._adopting = None
+        gone, self._feeds = self._feeds, coming.feeds
+        # What was said while the groups were made is for the next snapshot.
+        self._dirty = {name for name, known in used.items() if self._feeds[name].known is not known}
+        self._failed.clear()
+        if self._dirty:
+            self._changed.set()
+        self._waiting = set(self._feeds)
+        self._answered.clear()
+        self._swap(old, Snapshot(coming.config.version, coming.config, groups, coming.router), changed)
+        self.building = {}
+        self._end_unused(gone)
+        self._note_answers(self._feeds.keys() - self._dirty)
+        if self._coming is None:
+            self._on_trouble("")
+
+    def _groups(
+        self, coming: _Coming, old: Snapshot | None
+    ) -> tuple[dict[str, Group], dict[str, Known], set[str]]:
+        """The groups of a configuration, what each was built of, and which upstreams differ from `old`."""
         pause = self._pauses()
         groups: dict[str, Group] = {}
+        self.building = groups
         used: dict[str, Known] = {}
         changed: set[str] = set()
         for name, upstream in coming.config.upstreams.items():
@@ -292,23 +437,26 @@ class Store:
             pause()
         if old is not None:
             changed |= old.groups.keys() - groups.keys()
-        gone, self._feeds = self._feeds, coming.feeds
-        # What was said while the groups were made is for the next snapshot.
-        self._dirty = {name for name, known in used.items() if self._feeds[name].known is not known}
-        if self._dirty:
-            self._changed.set()
-        _end(gone, self._feeds, self._newest)
-        self._waiting = set(self._feeds)
-        self._answered.clear()
-        self._swap(old, Snapshot(coming.config.version, coming.config, groups, coming.router), changed)
-        self._note_answers(self._feeds.keys() - self._dirty)
-        return True
+        return groups, used, changed
+
+    def _not_adopted(self, coming: _Coming, error: BaseException) -> None:
+        """Keep a configuration that could not be put in force, or drop it if it is not wanted any more."""
+        if self._follower is None or self._coming is not None:
+            # The caller gets the exception, or a newer configuration is waiting.
+            self._end_unused(coming.feeds)
+            return
+        coming.faults += 1
+        coming.retry_at = time.monotonic() + _pause(coming.faults)
+        self._coming = coming
+        if isinstance(error, Exception):
+            text = f"the configuration {coming.config.version} cannot be put in force and is tried again"
+            self._on_trouble(f"{text}: {type(error).__name__}: {error}")
 
     # -- greenlets ----------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the providers and wait for their first answers, at most `discovery.wait`."""
-        self._follower = gevent.spawn(self._follow)
+        self._follower = self._background.start("store", self._follow)
         for feed in self._feeds.values():
             self._run(feed)
         wait = self.config.discovery.wait
@@ -316,41 +464,70 @@ class Store:
             log.warning("no answer yet for %s after %s s: serving what is known", _some(self._waiting), wait)
 
     def stop(self) -> None:
-        _end(self._feeds)
-        if self._coming is not None:
-            _end(self._coming.feeds)
-        if self._follower is not None:
-            self._follower.kill(block=False)
-            self._follower = None
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            follower.kill(block=False)
+        for feeds in (self._feeds, self._gathered, *(one.feeds for one in (self._coming, self._adopting) if one)):
+            for feed in feeds.values():
+                feed.end()
 
     def _run(self, feed: Feed) -> None:
-        if feed.provider is not None and feed.greenlet is None:
-            feed.stop.clear()
-            feed.greenlet = gevent.spawn(feed.provider.run, lambda update: self._take(feed, update), feed.stop)
+        if feed.provider is None or feed.greenlet is not None:
+            return
+        provider = feed.provider
+        feed.stop.clear()
+
+        def run() -> None:
+            try:
+                provider.run(lambda update: self._take(feed, update), feed.stop)
+            except Exception as error:
+                # The task restarts the provider; until then the upstream shows the error.
+                feed.known = replace(feed.known, error=one_line(f"{type(error).__name__}: {error}"))
+                self._mark(feed)
+                raise
+
+        feed.greenlet = self._background.start(f"provider {feed.upstream.name}", run)
 
     def _follow(self) -> None:
         while True:
-            coming = self._coming
-            self._changed.wait(None if coming is None else max(0.0, coming.deadline - time.monotonic()))
+            self._changed.wait(self._patience())
             gevent.sleep(COALESCE)
-            try:
-                self.apply()
-                while self._dirty:
-                    breathe()
-                    self.apply()
-                # What a group is made of gathers where the collector looks seldom, until one
-                # look takes tens of milliseconds: a little each time holds nobody up.
-                gc.collect(1)
-            except Exception:
-                # What is in force stays; the next update tries again.
-                log.exception("no snapshot could be made of the latest update")
+            if self._failed and time.monotonic() >= self._retry_at:
+                self._dirty |= self._failed
+                self._failed.clear()
+                self._faults += 1
+            self._turn()
+            while self._dirty:
+                breathe()
+                self._turn()
+            if not self._failed:
+                self._faults = 0
+            # What a group is made of gathers where the collector looks seldom, until one
+            # look takes tens of milliseconds: a little each time holds nobody up.
+            gc.collect(1)
+
+    def _turn(self) -> None:
+        try:
+            self._step()
+        except Exception as error:
+            # The snapshot in force stays; the configuration is retried.
+            self._note("the newest configuration is not in force", error)
+            gevent.sleep(FIRST_RETRY)
+
+    def _patience(self) -> float | None:
+        """Seconds until something is due without an update; None: nothing is."""
+        if self._dirty:
+            # Left by an exception.
+            return 0.0
+        due = [self._retry_at] if self._failed else []
+        if self._coming is not None:
+            due.append(self._coming.due_at())
+        return max(0.0, min(due) - time.monotonic()) if due else None
 
 
-def _end(feeds: Mapping[str, Feed], *kept: Mapping[str, Feed]) -> None:
-    """End those feeds that none of `kept` has."""
-    for name, feed in feeds.items():
-        if all(others.get(name) is not feed for others in kept):
-            feed.end()
+def _pause(faults: int) -> float:
+    """Seconds before the next attempt after so many faults in a row."""
+    return min(FIRST_RETRY * 2.0 ** min(faults - 1, 16), LONGEST_RETRY)
 
 
 def _same_group(one: Upstream, other: Upstream) -> bool:

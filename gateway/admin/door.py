@@ -95,7 +95,7 @@ class Admin:
             )
         except OSError as error:
             log.error("no metrics: %s", error)
-        self._peers = Peers(self._folder, slot, self._told)
+        self._peers = Peers(self._folder, slot, self._told, self._gateway.background)
         self._peers.listen()
 
     def stop(self) -> None:

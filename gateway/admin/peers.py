@@ -20,8 +20,8 @@ from typing import Any
 import gevent
 from gevent import socket as gsocket
 from gevent.pool import Pool
-from gevent.server import StreamServer
 
+from gateway.background import Background, Task
 from gateway.turns import breathe
 
 log = logging.getLogger("gateway.admin")
@@ -43,11 +43,14 @@ _A_TURN = 4
 class Peers:
     """The workers that meet in `folder`; this one has `slot`. An empty folder: it is alone."""
 
-    def __init__(self, folder: str, slot: int | str, told: Told) -> None:
+    def __init__(self, folder: str, slot: int | str, told: Told, background: Background | None = None) -> None:
         self._folder = folder
         self._slot = str(slot)
         self._told = told
-        self._server: StreamServer | None = None
+        self._background = background or Background()
+        self._listener: Any = None
+        self._answering = Pool(_ASKED_AT_ONCE)
+        self._greenlet: Task | None = None
 
     def listen(self) -> None:
         """Answer others from now on. A predecessor's socket gives way."""
@@ -64,16 +67,28 @@ class Peers:
             listener.close()
             log.warning("other workers cannot ask this one for its status: %s", error)
             return
-        self._server = StreamServer(listener, self._tell, spawn=Pool(_ASKED_AT_ONCE))
-        self._server.start()
+        self._listener = listener
+        self._greenlet = self._background.start("status for other workers", self._accept)
 
     def close(self) -> None:
-        server, self._server = self._server, None
-        if server is not None:
+        task, self._greenlet = self._greenlet, None
+        if task is not None:
             # No successor has this slot while this worker lives.
             with contextlib.suppress(OSError):
                 os.unlink(self._path(self._slot))
-            server.stop(timeout=0)
+            task.kill(block=False)
+            self._answering.kill(block=False)
+            self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            try:
+                # Blocks while `_ASKED_AT_ONCE` answers are in progress.
+                self._answering.spawn(self._tell, connection)
+            except BaseException:
+                connection.close()
+                raise
 
     def ask(self) -> list[list[Part]]:
         """What every worker says, this one first. One without an answer says what is wrong."""
@@ -117,7 +132,7 @@ class Peers:
             if data:
                 raise ValueError("an answer that breaks off")
 
-    def _tell(self, connection: Any, address: Any) -> None:
+    def _tell(self, connection: Any) -> None:
         """Somebody asks."""
         try:
             with gevent.Timeout(2 * PATIENCE, TimeoutError("nobody reads the answer")), connection:
@@ -125,6 +140,10 @@ class Peers:
                     connection.sendall(json.dumps(part).encode() + b"\n")
         except OSError as error:
             log.debug("a worker that asked has left: %s", error)
+        except Exception as error:
+            # The other worker sees a truncated answer and reports it.
+            if self._greenlet is not None:
+                self._greenlet.note(error, "an answer to another worker failed")
 
 
 def _in_turns(parts: Iterable[Part]) -> Iterator[Part]:

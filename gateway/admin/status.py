@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Protocol
 
+from gateway.background import Task
 from gateway.health.state import UpstreamState
 from gateway.model import ConsulSource, DnsSrvSource, EtcdSource, Source, StaticSource
 from gateway.snapshot import Group
@@ -65,6 +66,18 @@ def of_worker(gateway: Gateway, slot: int | str, hosting: Hosting | None, starte
             "shed": gateway.overload.shed,
         },
         "access_log": {"dropped": dropped, "lost": lost},
+        "background": [_task(task) for task in gateway.background],
+    }
+
+
+def _task(task: Task) -> Part:
+    """A background greenlet: how often it ran again after a fault, and the last one."""
+    return {
+        "name": task.name,
+        "running": not task.dead,
+        "restarts": task.restarts,
+        "error": task.last_error,
+        "error_at": task.last_error_at,
     }
 
 

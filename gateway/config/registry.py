@@ -80,7 +80,7 @@ def etcd_settings(key: Key, settings: DiscoverySettings) -> EtcdSettings:
 
 def follow(key: Key, settings: DiscoverySettings, tell: Tell) -> None:
     """Tell what the key holds and each change of it, until the greenlet is killed."""
-    pause = _Pause()
+    pause, fault = _Pause(), ""
     while True:
         try:
             if key.registry == "consul":
@@ -91,8 +91,11 @@ def follow(key: Key, settings: DiscoverySettings, tell: Tell) -> None:
             tell(None, str(error))
         except Exception as error:
             # A follower that dies is worse than whatever this was: it would never be noticed.
-            log.exception("%s: cannot be followed for a reason of our own", key)
-            tell(None, one_line(f"{type(error).__name__}: {error}"))
+            text = one_line(f"{type(error).__name__}: {error}")
+            if text != fault:
+                log.error("%s: cannot be followed for a reason of our own", key, exc_info=error)
+            fault = text
+            tell(None, text)
         gevent.sleep(pause.next())
 
 

@@ -3,26 +3,31 @@
 Rule: one document, used whole or not at all. What cannot be read or is wrong changes nothing;
 it is told once for each distinct trouble, and once when it is over. The same bytes again are
 no change. A file that is being written is not looked at before it has come to rest, and no
-trouble is told that is over as soon as that.
+trouble is told that is over as soon as that. An internal error is reported in the same way, and the
+step that failed is retried every `AGAIN` seconds.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import stat
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import gevent
 from gevent.event import Event
 
+from gateway.background import Background, Task
 from gateway.config import assemble, local, shared, source, version_of
 from gateway.config.source import Where
 from gateway.errors import ConfigError
 from gateway.model import Config, DiscoverySettings
+from gateway.registries import one_line
 
 log = logging.getLogger("gateway.config")
 
@@ -126,8 +131,9 @@ class FileText:
 
 
 class Watch:
-    """Follows the sources of a configuration. `use` puts a new one in force, or raises
-    ConfigError; `trouble` is told what is wrong, and "" when nothing is any more."""
+    """Follows the sources of a configuration. `use` accepts a new one, which may come into force later, or
+    raises. `trouble` gets the current error, "" when it is over. `in_force` returns the version in force (by
+    default the last one that `use` accepted); call `wake` when that changes."""
 
     def __init__(
         self,
@@ -138,26 +144,37 @@ class Watch:
         environ: Mapping[str, str] = os.environ,
         run_directory: str | None = None,
         clock: Callable[[], float] = time.monotonic,
+        in_force: Callable[[], str] | None = None,
+        background: Background | None = None,
     ) -> None:
         self._where = where
         self._use = use
         self._trouble = trouble
         self._environ = environ
         self._clock = clock
-        # Where siblings leave what they have in force; asked once.
+        # Where siblings leave the documents in force; read until that has succeeded once.
         self._run_directory = run_directory
         self._asked_siblings = run_directory is None
+        self._ask_at = -math.inf
+        # The version that `use` accepted last, its texts, and the version that was left for siblings.
         self._version = config.version
+        self._texts: shared.Texts | None = None
+        self._left = ""
+        self._leave_at = -math.inf
+        self._in_force = in_force or (lambda: self._version)
+        self._background = background or Background()
         self._warned = set(config.warnings)
         self._file = FileText(where.file, None) if where.file is not None else None
         self._key = Text()
         self._settings = config.discovery
         self._news = Event()
-        self._follower: Any = None
+        self._follower: Task | None = None
         # The texts that were judged last, when, and what was wrong with them.
         self._judged: tuple[bytes | None, bytes | None] | None = None
         self._judged_at = 0.0
         self._verdict = ""
+        # The internal error that kept the file from being checked.
+        self._hindrance = ""
         # What is wrong now, since when, and what of it was told.
         self._wrong = ""
         self._since = 0.0
@@ -168,34 +185,60 @@ class Watch:
         """The first look, before anything is served: what a worker was started with may be
         older than what its siblings have."""
         if self._file is not None:
-            self._file.tick()
-            self._file.tick()
+            self._tick(self._file)
+            self._tick(self._file)
         self.consider()
 
     def run(self) -> None:
         """Watch until the greenlet is killed."""
         try:
             while True:
-                try:
-                    if self._file is not None:
-                        off_hub(self._file.tick)
-                    self.consider()
-                except Exception:
-                    # To go on is worth more than whatever this was.
-                    log.exception("the configuration could not be looked at")
+                if self._file is not None:
+                    self._tick(self._file)
+                self.consider()
                 # Without a file there may be nothing to do for hours.
-                busy = self._file is not None or self._wrong
+                asking = not self._version and not self._asked_siblings
+                busy = self._file is not None or self._wrong or self._may_leave() or asking
                 self._news.wait(TICK if busy else None)
                 self._news.clear()
-        finally:
-            if self._follower is not None:
-                self._follower.kill(block=False)
+        except gevent.GreenletExit:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Follow no key any more."""
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            follower.kill(block=False)
+
+    def wake(self) -> None:
+        """Another version is in force. Callable from any greenlet."""
+        self._news.set()
+
+    def _tick(self, file: FileText) -> None:
+        try:
+            off_hub(file.tick)
+        except Exception as error:
+            self._hindrance = self._fault("the configuration cannot be read", error)
+        else:
+            self._hindrance = ""
+
+    def _fault(self, what: str, error: Exception) -> str:
+        """Turn an internal error into a verdict. Its traceback is logged once."""
+        text = f"{self._where.named}: {what}: {one_line(f'{type(error).__name__}: {error}')}"
+        if text not in self._logged:
+            log.error("%s", text, exc_info=error)
+            self._remember(text)
+        return text
 
     def consider(self) -> None:
         """Use what the sources hold, if that is another configuration; tell of trouble."""
-        error = (self._file.text.error if self._file is not None else "") or self._judge() or self._key.error
-        if (error or not self._version) and not self._asked_siblings:
+        of_file = self._file.text.error if self._file is not None else ""
+        error = self._hindrance or of_file or self._judge() or self._key.error
+        if (error or not self._version) and not self._asked_siblings and self._clock() >= self._ask_at:
             self._ask_siblings()
+        if self._may_leave() and self._clock() >= self._leave_at:
+            self._leave()
         now = self._clock()
         if error != self._wrong:
             self._wrong, self._since = error, now
@@ -210,11 +253,15 @@ class Watch:
     def _tell(self, error: str) -> None:
         self._told = error
         if error not in self._logged:
-            log.error("%s\nThe configuration %s stays in force.", error, self._version or "(none so far)")
+            log.error("%s\nThe configuration %s stays in force.", error, self._in_force() or "(none so far)")
+        self._remember(error)
+        self._trouble(error)
+
+    def _remember(self, text: str) -> None:
+        """Mark a message as logged."""
         if len(self._logged) >= MOST_LOGGED:
             self._logged.clear()
-        self._logged.add(error)
-        self._trouble(error)
+        self._logged.add(text)
 
     def _judge(self) -> str:
         """Load what the sources hold, unless that was done; what is wrong with it."""
@@ -224,40 +271,58 @@ class Watch:
         now = self._clock()
         if texts == self._judged and not (self._verdict and now - self._judged_at >= AGAIN):
             return self._verdict
-        self._judged, self._judged_at = texts, now
         try:
             self._load(*texts)
         except ConfigError as error:
-            self._verdict = str(error)
+            verdict = str(error)
+        except Exception as error:
+            verdict = self._fault("cannot be loaded, and is tried again", error)
         else:
-            self._verdict = ""
-            self._leave(texts)
-        return self._verdict
+            verdict = ""
+        # Set only with a verdict: after any other exception (a kill, a timeout) the texts are judged again.
+        self._judged, self._judged_at, self._verdict = texts, now, verdict
+        return verdict
 
-    def _leave(self, texts: shared.Texts) -> None:
+    def _may_leave(self) -> bool:
+        """Whether the documents in force still have to be left for siblings."""
+        known = self._run_directory is not None and self._texts is not None
+        return known and self._left != self._version == self._in_force()
+
+    def _leave(self) -> None:
         """What is in force, for siblings that start later."""
-        folder = self._run_directory
-        if folder is None or version_of(*texts) != self._version:
-            return
+        folder, texts, version = self._run_directory, self._texts, self._version
+        assert folder is not None
+        assert texts is not None
         self._asked_siblings = True
+        self._leave_at = self._clock() + AGAIN
         try:
             off_hub(lambda: shared.write(folder, texts))
-        except OSError as error:
-            log.warning("workers that start later may miss the configuration %s: %s", self._version, error)
+        except Exception as error:
+            text = f"workers that start later may miss the configuration {version}: {error}"
+            if text not in self._logged:
+                log.warning("%s", text)
+            self._remember(text)
+        else:
+            self._left, self._leave_at = version, -math.inf
 
     def _ask_siblings(self) -> None:
         """A worker that starts while there is trouble, or with nothing, has what its siblings have."""
-        self._asked_siblings = True
         assert self._run_directory is not None
+        self._ask_at = self._clock() + AGAIN
         texts = shared.read(self._run_directory)
-        if texts is None or version_of(*texts) == self._version:
-            return
-        try:
-            self._use_texts(*texts)
-        except ConfigError as error:
-            log.warning("what the other workers have in force cannot be used: %s", error)
-        else:
+        if texts is not None and version_of(*texts) != self._version:
+            try:
+                self._use_texts(*texts)
+            except Exception as error:
+                text = f"what the other workers have in force cannot be used: {error}"
+                if text not in self._logged:
+                    log.warning("%s", text, exc_info=None if isinstance(error, ConfigError) else error)
+                self._remember(text)
+                return
             log.warning("the configuration %s is that of the other workers", self._version)
+            # The document is still broken: report that again.
+            self._told = ""
+        self._asked_siblings = True
 
     def _load(self, file: bytes | None, key: bytes | None) -> None:
         where, environ = self._where, self._environ
@@ -267,11 +332,13 @@ class Watch:
                 return
         if version_of(file, key) != self._version:
             self._use_texts(file, key)
+        else:
+            self._texts = (file, key)
 
     def _use_texts(self, file: bytes | None, key: bytes | None) -> None:
         config = off_hub(lambda: assemble(self._where, file, key, self._environ))
         self._use(config)
-        self._version = config.version
+        self._version, self._texts = config.version, (file, key)
         new = [warning for warning in config.warnings if warning not in self._warned]
         for warning in new[:MOST_WARNINGS]:
             log.warning("%s", warning)
@@ -289,10 +356,10 @@ class Watch:
         from gateway.config import registry
 
         assert self._where.key is not None
-        if self._follower is not None:
-            self._follower.kill(block=False)
+        self.stop()
         self._settings = settings
-        self._follower = gevent.spawn(registry.follow, self._where.key, settings, self._heard)
+        follow = partial(registry.follow, self._where.key, settings, self._heard)
+        self._follower = self._background.start("configuration key", follow)
 
     def _heard(self, value: bytes | None, error: str) -> None:
         told = Text(self._key.data, f"{self._where.key}: {error}") if value is None else Text(value)

@@ -69,6 +69,10 @@ class Gradient:
             self._idle = min(self._idle, latency)
             self._follow(latency, used, failed)
             self._measuring = not self._steps % _MEASURE
+        self.resume()
+
+    def resume(self) -> None:
+        """Apply the learnt limit to the gate, for example after the gate's settings changed."""
         self._gate.narrow(min(self.limit, _FEW) if self._measuring else self.limit)
 
     def _follow(self, latency: float, used: int, failed: bool) -> None:

@@ -241,10 +241,11 @@ class Outliers:
             state.checked = None
             self.recheck = -inf
 
-    def warm_up(self, state: EndpointState, now: float) -> None:
-        """Let its share grow."""
-        if self._slow_start:
-            state.warm_from, state.warm_until = now, now + self._slow_start
+    def warm_up(self, state: EndpointState, now: float, seconds: float | None = None) -> None:
+        """Let its share grow over `seconds`, by default over the configured `slow_start`."""
+        length = self._slow_start if seconds is None else seconds
+        if length:
+            state.warm_from, state.warm_until = now, now + length
             self.recheck = -inf
 
     def _tell(self, state: EndpointState, why: str) -> None:

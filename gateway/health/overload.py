@@ -1,6 +1,6 @@
 """Whether this worker has more to do than it can: the hub's own lag.
 
-Rule: a timer that is late twice in a row by more than the limit says that every turn of the
+Rule: a look that comes late twice in a row by more than the limit says that every turn of the
 hub takes that long, and so waits every request: new ones are refused until it is in time
 again. Once is no overload, but a stall (a collection of garbage, a paused machine). Nothing
 that was accepted is touched: streams and tunnels go on, and the gateway's own paths answer.
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
 
-from gevent import get_hub
+import gevent
+
+from gateway.background import Background, Task
 
 log = logging.getLogger("gateway.health")
 
@@ -25,9 +26,9 @@ RETRY_AFTER = 1
 class Overload:
     """`limit`: seconds of lag, None for no limit. `shedding` is what a request asks."""
 
-    __slots__ = ("_last", "_timer", "lag", "limit", "shed", "shedding", "times")
+    __slots__ = ("_background", "_greenlet", "_last", "lag", "limit", "shed", "shedding", "times")
 
-    def __init__(self, limit: float | None) -> None:
+    def __init__(self, limit: float | None, background: Background | None = None) -> None:
         self.limit = limit
         self.shedding = False
         # Seconds that the last look was late; how often shedding began; requests refused.
@@ -35,22 +36,28 @@ class Overload:
         self.times = 0
         self.shed = 0
         self._last: float | None = None
-        self._timer: Any = None
+        self._background = background or Background()
+        self._greenlet: Task | None = None
 
     def start(self) -> None:
         if self.limit is not None:
-            self._timer = get_hub().loop.timer(INTERVAL, INTERVAL)
-            self._timer.start(lambda: self.look(time.monotonic()))
+            self._greenlet = self._background.start("overload", self._run)
 
     def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer.close()
-            self._timer = None
+        if self._greenlet is not None:
+            self._greenlet.kill(block=False)
+            self._greenlet = None
         self.shedding = False
 
+    def _run(self) -> None:
+        # The pause before a restart must not count as lag.
+        self._last = None
+        while True:
+            gevent.sleep(INTERVAL)
+            self.look(time.monotonic())
+
     def look(self, now: float) -> None:
-        """The timer's turn has come, at `now` (monotonic seconds)."""
+        """A look at `now` (monotonic seconds), which should come `INTERVAL` after the last one."""
         before, self._last = self._last, now
         if before is None or self.limit is None:
             return

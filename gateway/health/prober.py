@@ -21,6 +21,7 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Group as Greenlets
 
+from gateway.background import Background, Task
 from gateway.errors import GatewayError, Unavailable
 from gateway.health.board import Board, Verdict
 from gateway.health.candidate import Candidate
@@ -89,6 +90,7 @@ class Prober:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
+        background: Background | None = None,
     ) -> None:
         self._groups = groups
         self._ask = ask
@@ -109,7 +111,8 @@ class Prober:
         # What the log knows already: that nobody is told, and that the gateway itself cannot ask.
         self._trouble = ""
         self._hindered = False
-        self._greenlet: gevent.Greenlet | None = None
+        self._background = background or Background()
+        self._greenlet: Task | None = None
         # Whether this worker is one that asks.
         self.checking = False
 
@@ -123,7 +126,7 @@ class Prober:
             except OSError as error:
                 log.error("health checks are not shared, each worker checks for itself: %s", error)
         self.turn()
-        self._greenlet = gevent.spawn(self._run)
+        self._greenlet = self._background.start("health checks", self._run)
 
     def stop(self) -> None:
         if self._greenlet is not None:
@@ -139,11 +142,8 @@ class Prober:
         while True:
             self._woken.wait(self._pause())
             self._woken.clear()
-            try:
-                self.turn()
-            except Exception:
-                # What is known stays; the next turn tries again.
-                log.exception("a turn of health checks failed")
+            # If it fails, the verdicts stay and the next turn tries again.
+            self.turn()
 
     def _pause(self) -> float:
         if not self._targets:
@@ -179,7 +179,7 @@ class Prober:
         groups = self._groups()
         if groups is self._seen:
             return
-        before, self._seen = self._seen, groups
+        before = self._seen
         for name in list(self._targets):
             group = groups.get(name)
             if group is None or group.upstream.health is None:
@@ -188,6 +188,8 @@ class Prober:
             check = group.upstream.health
             if check is not None and group is not before.get(name):
                 self._join(name, group, check, now)
+        # Set last: after an exception the remaining groups must be compared again.
+        self._seen = groups
 
     def _drop(self, name: str, group: Group | None) -> None:
         """An upstream is checked no more, or gone."""
@@ -196,7 +198,7 @@ class Prober:
             if group is not None:
                 target.apply(None, 0.0)
         if self.checking:
-            del self._verdicts[name]
+            self._verdicts.pop(name, None)
 
     def _join(self, name: str, group: Group, check: HealthCheck, now: float) -> None:
         """The endpoints of an upstream may be others, or checked in another way."""
@@ -306,8 +308,10 @@ class Prober:
         found: str | None = None
         try:
             found = self._outcome(target)
-        except Exception:
-            log.exception("a check of %s failed by our own fault", target.candidate.endpoint.address)
+        except gevent.GreenletExit:
+            raise
+        except BaseException as error:  # gevent.Timeout is not an Exception
+            self._fault(target, error)
         finally:
             target.busy = False
             self._number -= 1
@@ -327,6 +331,14 @@ class Prober:
             self._verdicts[name][key] = verdict
             self._changed.add(name)
             target.apply(verdict, now)
+
+    def _fault(self, target: _Target, error: BaseException) -> None:
+        """A check failed because of an internal error: no verdict; the endpoint is checked again."""
+        what = f"a check of {target.candidate.endpoint.address} failed by our own fault"
+        if self._greenlet is not None:
+            self._greenlet.note(error, what)
+        else:
+            log.error("%s", what, exc_info=error)
 
     def _outcome(self, target: _Target) -> str | None:
         """What is wrong with an endpoint; "" when nothing is, None when the gateway itself could

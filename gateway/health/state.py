@@ -48,6 +48,7 @@ class UpstreamState:
         "decisions",
         "endpoints",
         "gate",
+        "gradient",
         "latencies",
         "outliers",
         "upstream",
@@ -65,6 +66,8 @@ class UpstreamState:
         self.balancer = balancer
         # Made when somebody asks for it: not every upstream pays for it.
         self.latencies: Latencies | None = None
+        # Learns the adaptive limit; None without `concurrency.adaptive`.
+        self.gradient: Gradient | None = None
         self._watch()
 
     def _breaker(self) -> CircuitBreaker | None:
@@ -74,9 +77,11 @@ class UpstreamState:
 
     def _watch(self) -> None:
         """Have told of each try whoever learns from it."""
-        learning: list[object] = [self.balancer, self.latencies]
-        if self.upstream.concurrency.adaptive:
-            learning.append(Gradient(self.gate))
+        if not self.upstream.concurrency.adaptive:
+            self.gradient = None
+        elif self.gradient is None:
+            self.gradient = Gradient(self.gate)
+        learning: list[object] = [self.balancer, self.latencies, self.gradient]
         self.watchers: tuple[Watcher, ...] = tuple(one.watch for one in learning if hasattr(one, "watch"))
 
     def usual(self) -> float | None:
@@ -88,24 +93,39 @@ class UpstreamState:
 
     def configure(self, upstream: Upstream, balancer: Callable[[Upstream], Balancer]) -> None:
         """Take over settings that may have changed; what was learnt stays."""
-        before, self.upstream = self.upstream, upstream
-        if upstream.balance != before.balance:
-            self.balancer = balancer(upstream)
-        if upstream.concurrency != before.concurrency:
-            self.gate.configure(upstream.concurrency)
-        if upstream.balance != before.balance or upstream.concurrency != before.concurrency:
-            self._watch()
-        if upstream.breaker != before.breaker:
-            self.breaker = self._breaker()
-        self.outliers.configure(upstream)
+        self.change(upstream, balancer)()
 
-    def endpoint(self, endpoint: Endpoint, now: float) -> EndpointState:
-        """What is known of an endpoint; a newcomer among others begins slowly."""
+    def change(self, upstream: Upstream, balancer: Callable[[Upstream], Balancer]) -> Callable[[], None]:
+        """Returns a function that applies the settings of `upstream`, to be called after the swap. Everything that
+        can fail is done here and changes nothing."""
+        before = self.upstream
+        chosen = balancer(upstream) if upstream.balance != before.balance else None
+
+        def take_over() -> None:
+            self.upstream = upstream
+            if chosen is not None:
+                self.balancer = chosen
+            if upstream.concurrency != before.concurrency:
+                self.gate.configure(upstream.concurrency)
+            if chosen is not None or upstream.concurrency != before.concurrency:
+                self._watch()
+                if self.gradient is not None:
+                    self.gradient.resume()
+            if upstream.breaker != before.breaker:
+                self.breaker = self._breaker()
+            self.outliers.configure(upstream)
+
+        return take_over
+
+    def endpoint(self, endpoint: Endpoint, now: float, slow_start: float | None = None) -> EndpointState:
+        """The state of an endpoint; a newcomer among others begins slowly. `slow_start`: seconds, from the settings
+        of a snapshot that is being built; None: from the settings in force."""
         known = self.endpoints.get(endpoint.key)
         if known is None:
             known = self.endpoints[endpoint.key] = EndpointState(self.gate)
-            if self.upstream.slow_start and self.outliers.of:
-                self.outliers.warm_up(known, now)
+            seconds = self.upstream.slow_start if slow_start is None else slow_start
+            if seconds and self.outliers.of:
+                self.outliers.warm_up(known, now, seconds)
         return known
 
     # -- what becomes of tries ----------------------------------------------------------

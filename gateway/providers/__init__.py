@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from gateway.model import ConsulSource, DiscoverySettings, DnsSrvSource, EtcdSource, StaticSource, Upstream
 from gateway.providers import consul, dns_srv, etcd, static
-from gateway.providers.base import Clock, Emit, Provider, Random, Remembering, Status, Stop, Update
+from gateway.providers.base import Clock, Emit, Provider, Random, Remembering, Status, Stop, Update, one_line
 
-__all__ = ["Emit", "Provider", "Remembering", "Status", "Stop", "Update", "depends_on", "make"]
+__all__ = ["Emit", "Provider", "Remembering", "Status", "Stop", "Update", "depends_on", "make", "one_line"]
 
 
 def make(

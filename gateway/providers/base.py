@@ -186,6 +186,13 @@ class Journal:
             log.warning("upstream %s: discovery failed, what is known stays: %s", self.upstream.name, error)
         self.status.last_error = error
 
+    def fault(self, error: Exception) -> str:
+        """Returns an internal error as the text of a failed look-up. Its traceback is logged the first time."""
+        text = one_line(f"{type(error).__name__}: {error}")
+        if text != self.status.last_error:
+            log.error("upstream %s: discovery failed for a reason of our own", self.upstream.name, exc_info=error)
+        return text
+
     def success(self) -> None:
         if self.status.last_error:
             log.info("upstream %s: discovery works again", self.upstream.name)

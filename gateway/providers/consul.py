@@ -32,7 +32,6 @@ from gateway.providers.base import (
     Stop,
     TokenBucket,
     Update,
-    log,
     one_line,
     spread,
     until_set,
@@ -234,6 +233,8 @@ class ConsulProvider:
         self._belief.some_known = True
 
     def run(self, emit: Emit, stop: Stop) -> None:
+        # After a restart the store has recorded an error: emit the endpoints again.
+        self._said = None
         try:
             with until_set(stop):
                 while not stop.is_set():
@@ -254,8 +255,7 @@ class ConsulProvider:
             return self._failed(str(error), emit, refused=isinstance(error, RefusedError))
         except Exception as error:
             # A watch that dies is worse than whatever this was: it would never be noticed.
-            log.exception("upstream %s: discovery failed for a reason of our own", self.upstream)
-            return self._failed(one_line(f"{type(error).__name__}: {error}"), emit, refused=True)
+            return self._failed(self._journal.fault(error), emit, refused=True)
         self._backoff.succeeded()
         if doubt:
             self._journal.failure(doubt)
@@ -292,8 +292,9 @@ class ConsulProvider:
 
     def _say(self, update: Update, emit: Emit) -> None:
         if update != self._said:
-            self._said = update
             emit(update)
+            # Set last: if `emit` raises, the update must be emitted again.
+            self._said = update
 
     def _read(self, answer: Answer) -> str:
         """Take what an answer says; returns why it is doubted, "" when it is believed."""
@@ -302,11 +303,12 @@ class ConsulProvider:
         if news:
             self._told, self._bad = decode(answer.payload(), self._of)
             self._named = any(map(is_name, self._told))
-            self._digest = digest
         hidden = answer.filtered and not self._told
         doubt = "" if hidden else self._belief.doubt(answer, not self._told, self._clock())
         if news or self._named:
             self._judge()
+        # Set last: after an exception the same answer must be decoded again.
+        self._digest = digest
         if hidden:
             raise RefusedError("there are instances, but the token may not read them")
         return doubt

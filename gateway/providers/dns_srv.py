@@ -28,7 +28,6 @@ from gateway.providers.base import (
     Status,
     Stop,
     Update,
-    log,
     one_line,
     spread,
     until_set,
@@ -168,8 +167,7 @@ class DnsSrvProvider:
             return self._look()
         except Exception as error:
             # A look-up that dies is worse than whatever this was: it would never be noticed.
-            log.exception("upstream %s: discovery failed for a reason of our own", self.upstream)
-            told = one_line(f"{type(error).__name__}: {error}")
+            told = self._journal.fault(error)
             self._due = self._clock() + self._backoff.failed()
             self._journal.failure(told)
             return Update(self.upstream, None, told)

@@ -127,11 +127,12 @@ class Folder:
         # A key that is the folder itself, as some tools make one, is not in it.
         if key == self.prefix or self._values.get(key) == value:
             return
-        self._values[key] = value
         try:
             self._read[key] = endpoint(value, self.upstream)
         except BadValue as error:
             self._read[key] = error
+        # Set last: after an exception the same value must be read again.
+        self._values[key] = value
 
     def _forget(self, key: bytes) -> None:
         self._values.pop(key, None)
@@ -197,6 +198,8 @@ class EtcdProvider:
         return self._journal.status
 
     def run(self, emit: Emit, stop: Stop) -> None:
+        # After a restart the store has recorded an error: emit the endpoints again.
+        self._told = None
         with until_set(stop):
             while not stop.is_set():
                 stop.wait(self._round(emit, stop))
@@ -290,8 +293,9 @@ class EtcdProvider:
 
     def _say(self, emit: Emit, update: Update) -> None:
         if update != self._told:
-            self._told = update
             emit(update)
+            # Set last: if `emit` raises, the update must be emitted again.
+            self._told = update
 
     def _fail(self, emit: Emit, error: str) -> None:
         self._journal.failure(error)
@@ -299,8 +303,7 @@ class EtcdProvider:
 
     def _fault(self, emit: Emit, error: Exception) -> None:
         # A greenlet that dies is worse than whatever this was: it would never be noticed.
-        log.exception("upstream %s: discovery failed for a reason of our own", self.upstream)
-        self._fail(emit, one_line(f"{type(error).__name__}: {error}"))
+        self._fail(emit, self._journal.fault(error))
 
     def _not_watching(self, error: str) -> None:
         if error != self._unwatched:

@@ -1,15 +1,16 @@
 """Names among endpoints: looked up off the hub, each address one endpoint, the weight shared.
 
 Rule: a name that cannot be looked up keeps the addresses that it last had. The system's
-look-up runs on a thread of its own, at most one a name at any time; waiting for it is bounded,
-and one that is slower than that is not asked again but collected in a later round. DNS servers
-that the configuration names are asked by us, and say how long an answer is good.
+look-up runs on one of a few threads that all upstreams of the process share, at most one a name at any
+time; waiting for it is bounded, and one that is slower than that is not asked again but collected in a
+later round. DNS servers that the configuration names are asked by us, and say how long an answer is good.
 """
 
 from __future__ import annotations
 
 import math
 import socket
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,8 @@ from gateway.registries.dns import LEAST_TTL, Addresses, shared
 FRESH = 20.0
 # How long a round waits for look-ups; glibc itself may take 5 s for each server it tries.
 PATIENCE = 2.0
+# Threads for look-ups in one process, whatever the number of upstreams.
+THREADS = 16
 
 _getaddrinfo = monkey.get_original("socket", "getaddrinfo")
 
@@ -37,36 +40,60 @@ class LookupFailed(Exception):
     """A name has no addresses, or they could not be had in time."""
 
 
+@dataclass(slots=True, eq=False)
+class _Lookup:
+    """A look-up on a thread. `ended`: when it finished, in monotonic seconds; infinity until then."""
+
+    result: AsyncResult
+    clock: Clock
+    ended: float = math.inf
+
+    def end(self, result: AsyncResult) -> None:
+        self.ended = self.clock()
+
+
 class Threads:
     """getaddrinfo on threads that nothing else uses: gevent's own ten, which every other
-    look-up and file of the process shares, can all be taken by one dead DNS server."""
+    look-up and file of the process shares, can all be taken by one dead DNS server.
 
-    def __init__(self, most: int = 8) -> None:
+    Greenlets that look up the same name at the same time share one look-up."""
+
+    def __init__(self, most: int = THREADS, clock: Clock = time.monotonic) -> None:
         self._most = most
+        self._clock = clock
         self._pool: ThreadPool | None = None
-        self._running: dict[str, AsyncResult] = {}
+        self._running: dict[str, _Lookup] = {}
 
     def __call__(self, name: str) -> tuple[str, ...]:
         # Starting waits, too, when every thread is taken.
         patience = gevent.Timeout(PATIENCE)
+        lookup: _Lookup | None = None
         try:
             with patience:
-                found = self._lookup(name).get()
+                lookup = self._lookup(name)
+                found = lookup.result.get()
         except gevent.Timeout as timeout:
             if timeout is not patience:
                 raise
             raise LookupFailed(f"{name}: no answer in {PATIENCE:g} s") from None
         except (OSError, ValueError) as error:
-            self._running.pop(name, None)
+            self._collected(name, lookup)
             raise LookupFailed(f"{name}: {error}") from error
-        del self._running[name]
+        self._collected(name, lookup)
         # One address comes once for each of its entries in a hosts file.
         return tuple(sorted({info[4][0] for info in found}))
 
-    def _lookup(self, name: str) -> AsyncResult:
+    def _collected(self, name: str, lookup: _Lookup | None) -> None:
+        """Forget a finished look-up, unless another waiter has already started a newer one."""
+        if lookup is not None and self._running.get(name) is lookup:
+            del self._running[name]
+
+    def _lookup(self, name: str) -> _Lookup:
         running = self._running.get(name)
-        if running is None:
-            running = self._running[name] = self._start(name)
+        # An old result can remain if its upstream was removed before it was collected.
+        if running is None or self._clock() - running.ended > FRESH:
+            running = self._running[name] = _Lookup(self._start(name), self._clock)
+            running.result.rawlink(running.end)
         return running
 
     def _start(self, name: str) -> AsyncResult:
@@ -78,6 +105,9 @@ class Threads:
         flags = socket.AI_ADDRCONFIG
         return self._pool.spawn(_getaddrinfo, name.encode("idna"), None, 0, socket.SOCK_STREAM, 0, flags)
 
+
+# Shared by all upstreams of the process. The threads start on first use.
+_threads = Threads()
 
 # What a look-up says: addresses, with the time that they are good for where that is known.
 LookUp = Callable[[str], Addresses | tuple[str, ...]]
@@ -179,7 +209,7 @@ def make(settings: DnsSettings, clock: Clock, random: Random) -> Names:
     """Names that are looked up as the configuration says."""
     if settings.servers:
         return Names(shared(settings).addresses, clock, random, settings.ttl)
-    return Names(Threads(), clock)
+    return Names(_threads, clock)
 
 
 def _of_version(addresses: Iterable[str], version: int | None) -> tuple[str, ...]:

@@ -21,14 +21,15 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from json.encoder import encode_basestring_ascii as _quote
 from typing import Final, Protocol
 
-import gevent
 from gevent import monkey
-from gevent.event import Event
+from gevent.event import AsyncResult, Event
 from gevent.threadpool import ThreadPool
 
+from gateway.background import Background, Task
 from gateway.exchange import Request
 from gateway.model import AccessLogSettings, Endpoint, Route, Upstream
 from gateway.telemetry.log_file import LogFile
@@ -122,6 +123,7 @@ class AccessLog:
         worker: int | str,
         clock: Callable[[], float] = time.time,
         observer: Observer | None = None,
+        background: Background | None = None,
     ) -> None:
         if settings.format != "json":
             raise ValueError(f"access_log.format: {settings.format!r} is not known (json)")
@@ -138,11 +140,16 @@ class AccessLog:
         # in a greenlet's frame, so that whoever flushes at the end finds them.
         self._lines: list[str] = []
         self._batch = b""
+        # The write of the batch that is in progress.
+        self._written: AsyncResult | None = None
         # Held by the thread that uses the file.
         self._writing = _allocate_lock()
         self._file: LogFile | None = None
         self._reopen = False
-        self._greenlet: gevent.Greenlet | None = None
+        self._background = background or Background()
+        self._greenlet: Task | None = None
+        # A separate task, so that an exception in the metrics does not delay lines.
+        self._ticker: Task | None = None
         self._stopping = Event()
         self._pid = 0
         self._failing = False
@@ -210,7 +217,9 @@ class AccessLog:
             self._file = LogFile(self._path)
         self._pid = os.getpid()
         atexit.register(self._at_exit)
-        self._greenlet = gevent.spawn(self._run, self._file, ThreadPool(1))
+        self._greenlet = self._background.start("access log", partial(self._run, self._file, ThreadPool(1)))
+        if self._observer is not None:
+            self._ticker = self._background.start("metrics", partial(self._tick, self._observer))
 
     def reopen(self) -> None:
         """Before the next lines are written, let go of a file that was moved away (SIGUSR1)."""
@@ -218,14 +227,17 @@ class AccessLog:
 
     def stop(self, timeout: float = 2.0) -> None:
         """Write what is left, within `timeout` seconds; what comes later is dropped and counted."""
-        greenlet, self._greenlet = self._greenlet, None
-        if greenlet is None:
+        task, self._greenlet = self._greenlet, None
+        if task is None:
             return
         deadline = time.monotonic() + timeout
         self._limit = 0
         self._stopping.set()
-        greenlet.join(timeout)
-        greenlet.kill(block=False)
+        task.join(timeout)
+        task.kill(block=False)
+        if self._ticker is not None:
+            self._ticker.kill(block=False)
+            self._ticker = None
         self._finish(deadline)
         atexit.unregister(self._at_exit)
 
@@ -240,7 +252,10 @@ class AccessLog:
         while self._queue:
             self._format()
         if self._observer is not None:
-            self._observer.tick(self.dropped, self.lost)
+            try:
+                self._observer.tick(self.dropped, self.lost)
+            except Exception as error:
+                self._fault("the last requests could not be counted", error)
         if file is None:
             return
         # Our thread may still be stuck in a write: then nobody reads, and it keeps the file.
@@ -256,12 +271,38 @@ class AccessLog:
     # -- the greenlet -----------------------------------------------------------------
 
     def _run(self, file: LogFile | None, pool: ThreadPool) -> None:
+        # After a restart, finish the write that was interrupted.
+        self._settle(file, pool)
         while not self._stopping.wait(_TICK):
             self._drain(file, pool)
-            if self._observer is not None:
-                self._observer.tick(self.dropped, self.lost)
         self._drain(file, pool)
         pool.kill()
+
+    def _tick(self, observer: Observer) -> None:
+        while not self._stopping.wait(_TICK):
+            observer.tick(self.dropped, self.lost)
+
+    def _fault(self, what: str, error: Exception) -> None:
+        """Log an internal error and show it in status; the log goes on."""
+        if self._greenlet is not None:
+            self._greenlet.note(error, what)
+        else:
+            log.error("%s", what, exc_info=error)
+
+    def _settle(self, file: LogFile | None, pool: ThreadPool) -> None:
+        """Write the batch, if there is one, and wait until it is written."""
+        if file is None:
+            return
+        if self._written is None and (self._batch or self._reopen):
+            self._written = pool.spawn(self._write_off_hub, file)
+        written = self._written
+        if written is None:
+            return
+        while not written.ready():
+            written.wait(1.0)
+            self._tell()
+        self._written = None
+        self._note(*written.get())
 
     def _drain(self, file: LogFile | None, pool: ThreadPool) -> None:
         """What is queued now goes out; what comes meanwhile waits, so that writes stay large."""
@@ -277,11 +318,7 @@ class AccessLog:
                 self._reopen = False
                 continue
             self._batch = self._take_lines()
-            written = pool.spawn(self._write_off_hub, file)
-            while not written.ready():
-                written.wait(1.0)
-                self._tell()
-            self._note(*written.get())
+            self._settle(file, pool)
         self._tell()
 
     def _format(self) -> tuple[int, int]:
@@ -300,10 +337,9 @@ class AccessLog:
             return len(records), 0
         try:
             lines = "".join(map(self._line, records))
-        except Exception:
-            # A mistake of ours must not end the log.
+        except Exception as error:
             self.lost += len(records)
-            log.exception("access log: %d records could not be turned into lines", len(records))
+            self._fault("records could not be turned into lines", error)
             return len(records), 0
         self._lines.append(lines)
         return len(records), len(lines)
@@ -312,9 +348,8 @@ class AccessLog:
         assert self._observer is not None
         try:
             self._observer.observe(records)
-        except Exception:
-            # A mistake of ours must not end the log.
-            log.exception("%d requests could not be counted", len(records))
+        except Exception as error:
+            self._fault("requests could not be counted", error)
 
     def _take_lines(self) -> bytes:
         lines, self._lines = self._lines, []

@@ -8,17 +8,19 @@ names any more are retired.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from typing import Any, cast
+from collections.abc import Collection, Iterable
+from typing import Any
 
 from urllib3 import PoolManager
 
 from gateway.model import Endpoint, TlsSettings, Upstream
 from gateway.transport import tls
-from gateway.transport.connection import Connection
+from gateway.transport.connection import Connection, PlainConnection, TlsConnection
 from gateway.transport.pool import EndpointPool, TlsEndpointPool
 
 PoolKey = tuple[str, tuple[str, str, int, bytes], str | None, TlsSettings | None]
+ContextKey = tuple[str, TlsSettings]
+Contexts = dict[ContextKey, Any]
 
 
 def pool_key(upstream: Upstream, endpoint: Endpoint) -> PoolKey:
@@ -44,7 +46,7 @@ class Transport(PoolManager):
         # urllib3's own container drops the least recently used pool; ours are dropped by
         # `drop` alone.
         self._by_endpoint: dict[PoolKey, EndpointPool] = {}
-        self._contexts: dict[tuple[str, TlsSettings], Any] = {}
+        self._contexts: Contexts = {}
 
     def rename(self, hop: bytes) -> None:
         """Write another entry into Via from now on."""
@@ -54,9 +56,25 @@ class Transport(PoolManager):
 
     def prepare(self, upstream: Upstream) -> None:
         """Make what takes long (TLS contexts) ahead of traffic. Raises ConfigError."""
-        settings = _tls(upstream)
-        if settings is not None:
-            self._context(upstream.name, settings)
+        self.adopt(self.contexts([upstream]))
+
+    def contexts(self, upstreams: Iterable[Upstream], known: Collection[ContextKey] = ()) -> Contexts:
+        """Make the TLS contexts of upstreams except those that are `known`. Changes nothing in the transport, so
+        that it can run on a thread. Raises ConfigError."""
+        made: Contexts = {}
+        for upstream in upstreams:
+            settings = _tls(upstream)
+            if settings is not None and (key := (upstream.name, settings)) not in known:
+                made[key] = tls.context(settings)
+        return made
+
+    @property
+    def known_contexts(self) -> frozenset[ContextKey]:
+        return frozenset(self._contexts)
+
+    def adopt(self, contexts: Contexts) -> None:
+        """Add TLS contexts; an existing one is not replaced."""
+        self._contexts = {**contexts, **self._contexts}
 
     def _context(self, upstream: str, settings: TlsSettings) -> Any:
         if self._beside is not None:
@@ -78,24 +96,28 @@ class Transport(PoolManager):
     def _make(self, upstream: Upstream, endpoint: Endpoint, settings: TlsSettings | None) -> EndpointPool:
         context: dict[str, Any] = {"upstream": upstream, "address": endpoint.address, "hop": self._hop}
         if settings is not None:
-            name = settings.server_name or endpoint.server_name or endpoint.host
-            context |= {"ssl_context": self._context(upstream.name, settings), "server_hostname": name}
-            if not settings.verify:
-                context["assert_hostname"] = False
+            context |= self._of_tls(upstream, endpoint, settings)
         made = self._new_pool(endpoint.scheme, endpoint.host, endpoint.port, context)
         assert isinstance(made, EndpointPool)
         return made
 
+    def _of_tls(self, upstream: Upstream, endpoint: Endpoint, settings: TlsSettings) -> dict[str, Any]:
+        """urllib3's TLS arguments for an endpoint."""
+        name = settings.server_name or endpoint.server_name or endpoint.host
+        found = {"ssl_context": self._context(upstream.name, settings), "server_hostname": name}
+        return found if settings.verify else {**found, "assert_hostname": False}
+
     def known(self, upstream: Upstream, endpoint: Endpoint) -> EndpointPool | None:
-        """The pool of an endpoint, if it was ever asked for."""
-        found = self._by_endpoint.get(pool_key(upstream, endpoint))
-        if found is not None:
-            found.configure(upstream)
-        return found
+        """The existing pool of an endpoint, its settings unchanged; None if there is none."""
+        return self._by_endpoint.get(pool_key(upstream, endpoint))
 
     def fresh(self, upstream: Upstream, endpoint: Endpoint) -> Connection:
-        """A connection like those of the endpoint's pool, which no pool has; not open yet."""
-        return cast("Connection", self._make(upstream, endpoint, pool_key(upstream, endpoint)[3])._new_conn())
+        """A connection like those of the endpoint's pool, but outside of any pool; not open yet. It is made
+        directly, because making a pool for it costs several times as much."""
+        settings = pool_key(upstream, endpoint)[3]
+        if settings is None:
+            return PlainConnection(endpoint.host, endpoint.port)
+        return TlsConnection(endpoint.host, endpoint.port, **self._of_tls(upstream, endpoint, settings))
 
     def drop(self, keys: Iterable[PoolKey]) -> None:
         """Retire the pools of endpoints that no snapshot names any more."""

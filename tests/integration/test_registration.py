@@ -117,3 +117,44 @@ def test_an_agent_that_is_away_at_first_and_comes_back_without_its_memory(tmp_pa
             assert gateway.server.stop(timeout=10) == 0
     finally:
         agent.server.close()
+
+
+RELOADED = """\
+version: 1
+admin: null
+access_log: null
+discovery: {{wait: {wait}, consul: {{address: {consul}{registration}}}, etcd: {{endpoints: ["http://127.0.0.1:1"]}}}}
+upstreams:
+  u: {{endpoints: ["http://127.0.0.1:1"]}}
+{upstream}routes: [{{name: {route}, upstream: u}}]
+"""
+REGISTERED = ", registration: {service: edge, address: 127.0.0.1, tags: [public], interval: 2s, check: ttl}"
+
+
+def test_it_follows_the_configuration_in_force(tmp_path: Path, consul: Consul) -> None:
+    """A configuration that waits for its upstream (etcd is away) is not in force, and so not announced."""
+
+    def write(route: str, registration: str, upstream: str = "", wait: str = "0s") -> None:
+        new = tmp_path / "new"
+        new.write_text(
+            RELOADED.format(
+                consul=consul.address, route=route, registration=registration, upstream=upstream, wait=wait
+            )
+        )
+        new.rename(tmp_path / "gateway.yaml")
+
+    with running(tmp_path, consul.address) as gateway:
+        services.wait_until(lambda: listed(consul, gateway.port) != [], "the gateway is listed")
+        write("none", "")
+        # In force in both workers: until then the second one announces the gateway again.
+        gateway.until(" -> ", 2)
+        services.wait_until(lambda: known(consul, gateway.port) == set(), "the gateway is not listed any more")
+        write("waiting", REGISTERED, "  n: {etcd: /nobody/}\n", wait="60s")
+        # Its look-up has begun in both workers: it was loaded, and waits.
+        gateway.until("upstream n: discovery failed", 2)
+        assert known(consul, gateway.port) == set()
+        assert gateway.server.output().count(" -> ") == 2
+        write("next", REGISTERED)
+        services.wait_until(lambda: listed(consul, gateway.port) == [("127.0.0.1", ["public"])], "it is listed again")
+        assert gateway.server.stop() == 0
+        assert known(consul, gateway.port) == set()

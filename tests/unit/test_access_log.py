@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import gevent
 import pytest
+from gevent import monkey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway import background
 from gateway.errors import ClientClosed, ConnectRefused
 from gateway.exchange import Headers, Request
 from gateway.model import AccessLogSettings, Endpoint, Route, StaticSource, Upstream
-from gateway.telemetry import redact
+from gateway.telemetry import access_log, redact
 from gateway.telemetry.access_log import QUEUE, QUEUE_BYTES, AccessLog, trace_id
+from gateway.telemetry.log_file import LogFile
 from gateway.telemetry.redact import masking
 
 FIELDS = [
@@ -434,3 +438,68 @@ def test_a_record_that_cannot_be_a_line_does_not_end_the_log(tmp_path: Path, cap
 def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(ValueError, match="combined"):
         AccessLog(AccessLogSettings(format="combined"), 1)
+
+
+# -- faults ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_fault_wherever_the_log_waits_loses_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Thrown in after so many turns of the hub, while lines are made, handed to the thread and written."""
+    monkeypatch.setattr(background, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(access_log, "_TICK", 0.001)
+    path = tmp_path / "access.log"
+    real = LogFile.write
+
+    def slow(self: LogFile, data: bytes, deadline: float | None) -> tuple[int, OSError | None]:
+        monkey.get_original("time", "sleep")(0.02)
+        return real(self, data, deadline)
+
+    monkeypatch.setattr(LogFile, "write", slow)
+    log = AccessLog(AccessLogSettings(str(path)), 1)
+    log.start()
+    task = log._greenlet
+    assert task is not None
+    gevent.sleep(0.005)
+    for burst in range(3):
+        for n in range(100):
+            log.record(asked(b"/%d" % (burst * 100 + n)), 200, 0, 0.0, "v")
+        for _ in range(number):
+            gevent.sleep(0.004)
+        task._greenlet.kill(RuntimeError("thrown in"), block=False)
+        with gevent.Timeout(10):
+            while task.restarts < burst + 1:
+                gevent.sleep(0.001)
+    log.stop()
+    targets = [json.loads(line)["target"] for line in path.read_text().splitlines()]
+    assert targets == [f"/{n}" for n in range(300)]
+    assert (log.dropped, log.lost) == (0, 0)
+
+
+def test_who_counts_and_fails_holds_up_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def observe(self, records: object) -> None:
+            raise RuntimeError("cannot observe")
+
+        def tick(self, dropped: int, lost: int) -> None:
+            raise RuntimeError("cannot tick")
+
+    monkeypatch.setattr(background, "FIRST_PAUSE", 0.001)
+    path, tasks = tmp_path / "access.log", background.Background()
+    log = AccessLog(AccessLogSettings(str(path)), 1, observer=Failing(), background=tasks)
+    log.start()
+    log.record(asked(b"/1"), 200, 0, 0.0, "v")
+    with gevent.Timeout(10):
+        while not path.read_text():
+            gevent.sleep(0.001)
+        listed = {task.name: task for task in tasks}
+        while not listed["metrics"].restarts:
+            gevent.sleep(0.001)
+    assert listed["access log"].restarts == 0
+    assert listed["access log"].last_error == "requests could not be counted: RuntimeError: cannot observe"
+    assert listed["metrics"].last_error == "RuntimeError: cannot tick"
+    log.record(asked(b"/2"), 200, 0, 0.0, "v")
+    log.stop()
+    assert path.read_text().count("\n") == 2

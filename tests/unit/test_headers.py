@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway import headers
 from gateway.errors import BadRequest, BadResponse, LoopDetected
 from gateway.exchange import BufferedBody, Headers, Request
 from gateway.headers import Outbound, check_max_forwards, inbound
@@ -379,3 +380,20 @@ def test_via_of_answers() -> None:
     assert inbound([(b"Via", b"1.1 a")], b"1.1 gw").headers == [(b"Via", b"1.1 a, 1.1 gw")]
     assert inbound([(b"Via", b"1.1 a")], b"").headers == [(b"Via", b"1.1 a")]
     assert inbound([], b"").headers == []
+
+
+def test_a_table_of_names_that_is_full_starts_anew() -> None:
+    """Names that a client makes up fill it; those of the next requests are remembered all the same."""
+    kinds = headers._Kinds(lambda name: len(name))
+    for number in range(headers._MAX_NAMES):
+        kinds.learn(b"X-%d" % number)
+    assert len(kinds.table) == headers._MAX_NAMES
+    assert kinds.learn(b"Accept") == 6
+    assert kinds.table == {b"Accept": 6}
+
+
+def test_a_name_that_is_too_long_is_not_remembered() -> None:
+    kinds = headers._Kinds(lambda name: len(name))
+    for size in (headers._MAX_NAME, headers._MAX_NAME + 1):
+        assert kinds.learn(b"x" * size) == size
+    assert [len(name) for name in kinds.table] == [headers._MAX_NAME]

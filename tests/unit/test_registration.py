@@ -4,14 +4,26 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
 
+from gateway import background, registration
+from gateway.background import Background
 from gateway.model import ConsulSettings, RegistrationSettings
-from gateway.registration import Listener, Registration, RegistrationError, listeners, local_address, make, service
+from gateway.registration import (
+    Announcer,
+    Listener,
+    Registration,
+    RegistrationError,
+    listeners,
+    local_address,
+    make,
+    service,
+)
 from gateway.registries import RegistryError
 from gateway.server.hosting import listens_at
 from gateway.server.siblings import Siblings, reloaded
@@ -401,3 +413,115 @@ def test_one_process_leads_until_it_ends(tmp_path: Path) -> None:
     assert in_another(program) == "False"
     ours.resign()
     assert in_another(program) == "True"
+
+
+# -- what the configuration in force says -----------------------------------------------------
+
+
+class Announced(Registration):
+    """A registration that only notes what becomes of it."""
+
+    def __init__(self, consul: ConsulSettings, calls: list[tuple[str, str]], faults: list[Exception]) -> None:
+        self.name = consul.token
+        self.calls = calls
+        self.faults = faults
+
+    def start(self) -> None:
+        if self.calls[-1:] != [("start", self.name)]:
+            self.calls.append(("start", self.name))
+
+    def stop(self, for_good: bool = False) -> None:
+        if self.faults:
+            raise self.faults.pop()
+        self.calls.append(("take back" if for_good else "stop", self.name))
+
+
+class Announcing:
+    """An announcer for consul settings that are told apart by their token; "" is not announced."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self.faults: list[Exception] = []
+        self.refused: set[str] = set()
+        self.background = Background()
+        self.announcer = Announcer(self._make, self.background)
+
+    def _make(self, consul: ConsulSettings) -> Registration | None:
+        if consul.token in self.refused:
+            self.refused.clear()
+            raise RuntimeError("no")
+        return Announced(consul, self.calls, self.faults) if consul.token else None
+
+    def follow(self, token: str) -> None:
+        self.announcer.follow(ConsulSettings(token=token))
+
+    def until(self, *calls: tuple[str, str]) -> None:
+        with gevent.Timeout(10, AssertionError(f"not {calls} but {self.calls}")):
+            while self.calls != [*calls]:
+                gevent.sleep(0.001)
+
+
+@pytest.fixture
+def announcing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Announcing]:
+    monkeypatch.setattr(background, "FIRST_PAUSE", 0.001)
+    made = Announcing()
+    yield made
+    made.announcer.stop()
+    assert list(made.background) == []
+
+
+def test_it_follows_the_configuration_in_force(announcing: Announcing) -> None:
+    announcing.announcer.start(ConsulSettings(token="a"))
+    assert announcing.calls == [("start", "a")]
+    announcing.follow("b")
+    announcing.until(("start", "a"), ("take back", "a"), ("start", "b"))
+    announcing.follow("")
+    announcing.until(("start", "a"), ("take back", "a"), ("start", "b"), ("take back", "b"))
+    assert announcing.announcer.registration is None
+
+
+def test_the_same_again_changes_nothing(announcing: Announcing) -> None:
+    announcing.announcer.start(ConsulSettings(token="a"))
+    announcing.follow("a")
+    gevent.sleep(0.01)
+    assert announcing.calls == [("start", "a")]
+
+
+def test_what_fails_while_it_changes_is_done_again(announcing: Announcing) -> None:
+    announcing.announcer.start(ConsulSettings(token="a"))
+    announcing.faults.append(RuntimeError("while it is taken back"))
+    announcing.refused.add("b")
+    announcing.follow("b")
+    announcing.until(("start", "a"), ("take back", "a"), ("start", "b"))
+    (task,) = announcing.background
+    assert (task.restarts, task.last_error) == (2, "RuntimeError: while it is taken back")
+
+
+def test_it_ends_with_what_is_left_to_take_back(announcing: Announcing) -> None:
+    announcing.announcer.start(ConsulSettings(token="a"))
+    announcing.follow("b")
+    # Before its greenlet had a turn.
+    announcing.announcer.stop()
+    assert announcing.calls == [("start", "a"), ("stop", "a")]
+
+
+def test_a_fault_thrown_into_the_greenlet_of_a_registration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(registration, "LOOK", 0.001)
+    scene = Scene()
+    scene.registration.start()
+    with gevent.Timeout(10):
+        while not scene.agent.known:
+            gevent.sleep(0.001)
+    task = scene.registration._greenlet
+    assert task is not None
+    task._greenlet.kill(RuntimeError("thrown in"), block=False)
+    with gevent.Timeout(10):
+        while not task.restarts:
+            gevent.sleep(0.001)
+    scene.unready = "not ready"
+    with gevent.Timeout(10):
+        while ("report", False, "not ready") not in scene.agent.calls:
+            gevent.sleep(0.001)
+    scene.registration.stop()
+    assert scene.agent.known == set()

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from gateway.exchange import Request, Response
 from gateway.health.adaptive import Gradient
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.gate import Gate
 from gateway.health.latency import Latencies
-from gateway.model import Concurrency, Endpoint
+from gateway.health.state import UpstreamState
+from gateway.model import Balance, Breaker, Concurrency, Endpoint, StaticSource, Timeouts
+from gateway.model import Upstream as Settings
+from gateway.retry import Budget
 
 ANY = Candidate(Endpoint("http", "10.0.0.1", 80), EndpointState(), object())
 ASKED = Request(b"GET", b"/", [], started=0.0)
@@ -107,3 +114,80 @@ class TestGradient:
         assert upstream.run(demand=1000, steps=500, failing=1.0) == 4
         # And it finds its way back.
         assert upstream.run(demand=1000, steps=500) == 64
+
+
+class TestWhatIsKept:
+    """The adaptive limit outlives whatever else of its upstream changes."""
+
+    def learnt(self, **concurrency: Any) -> UpstreamState:
+        settings = Concurrency(**{"limit": 0, "adaptive": True, **concurrency})
+        upstream = Settings("u", StaticSource(()), concurrency=settings)
+        state = UpstreamState(upstream, Picking(), Budget(lambda: 0.0))  # type: ignore[arg-type]
+        assert state.gradient is not None
+        state.gradient.limit = 180.0
+        state.gradient.resume()
+        assert state.gate.limit == 180.0
+        return state
+
+    def test_hedging_begins(self) -> None:
+        state = self.learnt()
+        assert state.usual() is None
+        assert state.gate.limit == 180.0
+        assert len(state.watchers) == 2
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"balance": Balance(policy="least_requests")},
+            {"breaker": Breaker()},
+            {"slow_start": 5.0},
+            {"timeouts": Timeouts(response=9.0)},
+            {"concurrency": Concurrency(limit=0, adaptive=True, queue=7)},
+            {"concurrency": Concurrency(limit=500, adaptive=True)},
+        ],
+        ids=lambda change: next(iter(change)),
+    )
+    def test_other_settings_change(self, change: dict[str, Any]) -> None:
+        state = self.learnt()
+        gradient = state.gradient
+        state.configure(replace(state.upstream, **change), lambda upstream: Picking())  # type: ignore[arg-type, return-value]
+        assert state.gate.limit == 180.0
+        assert state.gradient is gradient
+        assert sum(watch.__self__ is gradient for watch in state.watchers) == 1  # type: ignore[attr-defined]
+
+    def test_a_lower_limit_counts_and_a_higher_one_gives_back_what_was_learnt(self) -> None:
+        state = self.learnt()
+        for limit, expected in ((100, 100.0), (1000, 180.0)):
+            changed = replace(state.upstream, concurrency=Concurrency(limit=limit, adaptive=True))
+            state.configure(changed, lambda upstream: Picking())  # type: ignore[arg-type, return-value]
+            assert state.gate.limit == expected
+
+    def test_a_measurement_under_way_goes_on(self) -> None:
+        state = self.learnt()
+        assert state.gradient is not None
+        state.gradient._measuring = True
+        changed = replace(state.upstream, concurrency=Concurrency(limit=0, adaptive=True, queue=7))
+        state.configure(changed, lambda upstream: Picking())  # type: ignore[arg-type, return-value]
+        assert state.gate.limit == 5.0
+
+    def test_switched_off_and_on_it_begins_anew(self) -> None:
+        state = self.learnt()
+        for adaptive, expected in ((False, 300.0), (True, 20.0)):
+            changed = replace(state.upstream, concurrency=Concurrency(limit=300, adaptive=adaptive))
+            state.configure(changed, lambda upstream: Picking())  # type: ignore[arg-type, return-value]
+            assert state.gate.limit == expected
+
+    def test_a_change_that_cannot_be_made_changes_nothing(self) -> None:
+        state = self.learnt()
+        before = (state.upstream, state.balancer, state.breaker, state.watchers)
+
+        def fail(upstream: Settings) -> Any:
+            raise RuntimeError("no")
+
+        with pytest.raises(RuntimeError):
+            state.configure(replace(state.upstream, balance=Balance(policy="ewma"), breaker=Breaker()), fail)
+        assert (state.upstream, state.balancer, state.breaker, state.watchers) == before
+
+
+class Picking:
+    """A balancer that learns nothing."""

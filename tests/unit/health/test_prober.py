@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import gevent
 import pytest
 from gevent.event import Event
 
-from gateway.errors import ConnectRefused, GatewayError, Overloaded
+from gateway.errors import ConnectRefused, Overloaded
 from gateway.health.board import Board, Verdict
 from gateway.health.candidate import Candidate
 from gateway.health.prober import AT_ONCE, LOOK, SILENCE, SOON, Prober
@@ -36,7 +37,7 @@ class Service:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.answers: dict[str, int | GatewayError | Event] = {}
+        self.answers: dict[str, int | BaseException | Event] = {}
         self.asked: dict[str, list[float]] = {}
         self.by: Counter[object] = Counter()
         self.under_way: Counter[str] = Counter()
@@ -53,7 +54,7 @@ class Service:
             if isinstance(found, Event):
                 found.wait()
                 found = 200
-            if isinstance(found, GatewayError):
+            if isinstance(found, BaseException):
                 raise found
             return found
         finally:
@@ -225,6 +226,38 @@ class TestOne:
         run(service, 30.0, one)
         assert one.checked()[1:] == [True, True]
         assert len(service.asked["10.0.0.0"]) > 2
+
+
+    @pytest.mark.parametrize("error", [gevent.Timeout(1), MemoryError()])
+    def test_whatever_is_thrown_into_a_check_the_next_one_comes(
+        self, service: Service, one: Worker, error: BaseException
+    ) -> None:
+        service.answers["10.0.0.0"] = error
+        one.have().start()
+        run(service, 30.0, one)
+        assert len(service.asked["10.0.0.0"]) > 2
+        assert one.checked() == [None, True, True]
+        service.answers["10.0.0.0"] = 200
+        run(service, 12.0, one)
+        assert one.checked() == [True, True, True]
+
+    def test_a_fault_while_endpoints_are_taken_over_leaves_none_out(self, service: Service, one: Worker) -> None:
+        """The turn fails at the first of three upstreams; the next turn has them all."""
+        one.have().start()
+        real, faults = one.prober._join, [RuntimeError("no")]
+
+        def fail(*given: Any) -> None:
+            if faults:
+                raise faults.pop()
+            real(*given)
+
+        one.prober._join = fail  # type: ignore[method-assign]
+        for name in ("v", "w", "x"):
+            one.have(name, 1)
+        with pytest.raises(RuntimeError):
+            one.prober.turn()
+        run(service, 5.0, one)
+        assert [one.checked(name) for name in ("v", "w", "x")] == [[True]] * 3
 
 
 class TestChanges:

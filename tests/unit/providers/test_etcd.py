@@ -396,3 +396,21 @@ def test_the_table_knows_it() -> None:
     assert json.dumps(made.status.last_error) == '""'
     other = DiscoverySettings(etcd=EtcdSettings(poll=1.0))
     assert providers.depends_on(STOCK, DiscoverySettings()) != providers.depends_on(STOCK, other)
+
+
+# -- faults --------------------------------------------------------------------------------
+
+
+def test_a_value_in_whose_reading_something_fails_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, faults = Folder(STOCK, PREFIX.encode()), [RuntimeError("a fault of our own")]
+
+    def fail(value: bytes, upstream: Upstream) -> Endpoint:
+        if faults:
+            raise faults.pop()
+        return endpoint(value, upstream)
+
+    monkeypatch.setattr(providers.etcd, "endpoint", fail)
+    with pytest.raises(RuntimeError):
+        made.replace(named({"a": "10.0.0.1:80"}), lambda: None)
+    made.replace(named({"a": "10.0.0.1:80"}), lambda: None)
+    assert made.endpoints() == ((at("10.0.0.1:80"),), ())

@@ -504,3 +504,75 @@ def test_what_a_provider_of_consul_is_made_of(other: DiscoverySettings, anew: bo
 )
 def test_foreign_text_stays_on_one_line(text: str, line: str) -> None:
     assert one_line(text) == line
+
+
+# -- faults --------------------------------------------------------------------------------
+
+
+class Deaf:
+    """Whoever is told, and cannot take it a number of times."""
+
+    def __init__(self, faults: int) -> None:
+        self.faults = faults
+        self.told: list[Update] = []
+
+    def __call__(self, update: Update) -> None:
+        if self.faults:
+            self.faults -= 1
+            raise RuntimeError("cannot be taken now")
+        self.told.append(update)
+
+
+def test_what_could_not_be_handed_on_is_said_again() -> None:
+    clock = FakeClock(0.0)
+    registry = Registry(clock, *[good(instance())] * 3)
+    provider = ConsulProvider(
+        SERVICE, SOURCE, registry, DiscoverySettings(), Names(unknown, clock), clock, lambda: 0.5
+    )
+    deaf, stop = Deaf(1), Rounds(2, clock)
+    with pytest.raises(RuntimeError):
+        provider.run(deaf, stop)
+    # Whoever supervises it runs it again.
+    provider.run(deaf, stop)
+    assert deaf.told == [Update("users", at("10.0.0.1"))]
+
+
+def test_what_was_said_before_a_fault_is_said_again() -> None:
+    """Whoever listens may have taken the fault for a failed look-up."""
+    clock = FakeClock(0.0)
+    registry = Registry(clock, *[good(instance())] * 2)
+    provider = ConsulProvider(
+        SERVICE, SOURCE, registry, DiscoverySettings(), Names(unknown, clock), clock, lambda: 0.5
+    )
+    deaf = Deaf(0)
+    for _ in range(2):
+        provider.run(deaf, Rounds(1, clock))
+    assert deaf.told == [Update("users", at("10.0.0.1"))] * 2
+
+
+def test_a_fault_that_stays_is_logged_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*given: Any) -> Any:
+        raise RuntimeError("a fault of our own")
+
+    monkeypatch.setattr(providers.consul, "decode", fail)
+    provider, told, _ = consul(*[good(instance())] * 5)
+    assert caplog.text.count("Traceback") == 1
+    assert told == [Update("users", None, "RuntimeError: a fault of our own")]
+    assert provider.status.last_error == "RuntimeError: a fault of our own"
+
+
+@pytest.mark.parametrize("step", ["decode", "allowed", "expand"])
+def test_an_answer_in_whose_middle_something_fails_is_news_the_next_time(
+    monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    module = providers.consul
+    real, faults = getattr(module, step), [RuntimeError("a fault of our own")]
+
+    def fail(*given: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return real(*given)
+
+    monkeypatch.setattr(module, step, fail)
+    _, told, _ = consul(*[good(instance())] * 3)
+    assert told == [Update("users", None, "RuntimeError: a fault of our own"), Update("users", at("10.0.0.1"))]

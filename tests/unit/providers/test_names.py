@@ -1,17 +1,19 @@
 """Names: how weights are shared, what is asked when, what stays when a look-up fails."""
 
+import math
 import socket
 import threading
 from collections import Counter
 from fractions import Fraction
 
+import gevent
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model import Endpoint
+from gateway.model import DnsSettings, Endpoint
 from gateway.providers import names as module
-from gateway.providers.names import FRESH, LookupFailed, Names, Threads, expand
+from gateway.providers.names import FRESH, THREADS, LookupFailed, Names, Threads, expand
 from gateway.testing import FakeClock
 
 
@@ -213,3 +215,64 @@ def test_a_label_that_is_too_long_is_a_failed_look_up() -> None:
 
 def test_localhost_is_looked_up_for_real() -> None:
     assert set(Threads()("localhost")) <= {"127.0.0.1", "::1"}
+
+
+# -- one pool for the process -----------------------------------------------------------------
+
+
+def test_upstreams_share_the_threads() -> None:
+    settings = DnsSettings()
+    one, other = (module.make(settings, FakeClock(), lambda: 0.5) for _ in range(2))
+    assert one._look_up is other._look_up
+
+
+def test_many_upstreams_take_no_more_threads_than_there_may_be(system: SlowSystem) -> None:
+    """Each of many upstreams looks up a name of its own, and none is answered."""
+    shared = Threads()
+    upstreams = [Names(shared, FakeClock()) for _ in range(5 * THREADS)]
+    rounds = [gevent.spawn(names.refresh, [f"slow{number}"]) for number, names in enumerate(upstreams)]
+    gevent.joinall(rounds, raise_error=True)
+    assert sum(system.asked.values()) == THREADS
+    assert shared._pool is not None
+    assert shared._pool.size <= THREADS
+    system.release.set()
+
+
+def test_all_who_ask_for_one_name_share_one_look_up(system: SlowSystem) -> None:
+    threads = Threads()
+    asking = [gevent.spawn(threads, "slow") for _ in range(5)]
+    gevent.sleep(0.01)
+    system.release.set()
+    gevent.joinall(asking, raise_error=True)
+    assert [one.value for one in asking] == [("10.0.0.1", "::1")] * 5
+    assert system.asked == {b"slow": 1}
+    assert threads._running == {}
+
+
+@pytest.mark.parametrize("error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("no")])
+def test_all_who_ask_for_one_name_share_one_failure(system: SlowSystem, error: Exception) -> None:
+    threads = Threads()
+    system.answer = error
+    asking = [gevent.spawn(Names(threads, FakeClock()).refresh, ["slow"]) for _ in range(5)]
+    gevent.sleep(0.01)
+    system.release.set()
+    gevent.joinall(asking, raise_error=True)
+    assert [one.value for one in asking] == [(f"slow: {error}",)] * 5
+    assert threads._running == {}
+
+
+def test_an_answer_that_nobody_collected_in_time_is_not_used(system: SlowSystem) -> None:
+    """The upstream that asked is gone; another one asks for the same name much later."""
+    now = [0.0]
+    threads = Threads(clock=lambda: now[0])
+    with pytest.raises(LookupFailed):
+        threads("slow")
+    system.release.set()
+    while threads._running["slow"].ended == math.inf:
+        gevent.sleep(0.001)
+    system.answer = ["10.0.0.9"]
+    for age, expected in ((FRESH, ("10.0.0.1", "::1")), (FRESH + 1, ("10.0.0.9",))):
+        now[0] = age
+        kept = dict(threads._running)
+        assert threads("slow") == expected
+        threads._running.update(kept)
