@@ -271,7 +271,8 @@ class _Lane:
         except GatewayError as error:
             decisions["mirror_failed"] += 1
             self._tell(error)
-        except Exception:
+        except (Exception, Timeout):
+            # A Timeout of gevent is no Exception: one that leaks must not end the lane.
             decisions["mirror_failed"] += 1
             log.exception("the copy of request %s failed", request.request_id.decode("latin-1"))
         else:
