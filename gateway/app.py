@@ -506,6 +506,10 @@ class Gateway(Flask):
         """Give a request its id and the client's address."""
         self._outbound.identify(request)
 
+    def trusts(self, peer: str) -> bool:
+        """Whether a peer is one of `server.trusted_proxies`."""
+        return self._outbound.trusts(peer)
+
     def in_flight(self) -> int:
         """Requests that an upstream has, those of endpoints that are gone included."""
         return sum(state.in_flight for known in self._states.values() for state in known.endpoints.values())

@@ -312,6 +312,10 @@ class Outbound:
         else:
             request.request_id = self._new_id()
 
+    def trusts(self, peer: str) -> bool:
+        """Whether what a peer says of its clients is believed."""
+        return self._trust.trusts(peer)
+
     def scheme(self, request: Request) -> str:
         """http or https as the client sees it: a trusted peer's word, else the connection's."""
         if self._trust.trusts(request.peer):

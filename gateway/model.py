@@ -401,6 +401,7 @@ class ServerLimits:
     headers: int = 100
     chunk_extensions: int = 4 * 1024
     connections: int = 10_000
+    connections_per_client: int = 0
 
 
 @dataclass(frozen=True, slots=True)

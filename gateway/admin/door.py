@@ -259,6 +259,8 @@ class Admin:
 
     def _decided(self) -> Iterator[tuple[str, str, int]]:
         yield "", "shed", self._gateway.overload.shed
+        for kind, number in getattr(self._hosting, "closed_connections", {}).items():
+            yield "", f"connection_{kind}", number
         for name, group in self._gateway.store.current.groups.items():
             for word, number in status.decisions(group.state).items():
                 yield name, word, number

@@ -33,6 +33,7 @@ class Hosting(Protocol):
 
     door: tuple[str, str]
     open_connections: int
+    closed_connections: dict[str, int]
 
 
 def of_worker(gateway: Gateway, slot: int | str, hosting: Hosting | None, started: float) -> Part:
@@ -56,6 +57,8 @@ def of_worker(gateway: Gateway, slot: int | str, hosting: Hosting | None, starte
         "draining": gateway.draining,
         # Of the data listeners; not known of other workers than ours.
         "connections": getattr(hosting, "open_connections", None),
+        # Closed for others or refused, by kind.
+        "connections_closed": getattr(hosting, "closed_connections", None),
         "in_flight": gateway.in_flight(),
         "tunnels": Pump.running,
         # Whether it is this one that asks endpoints whether they are well.

@@ -182,6 +182,7 @@ class ServerLimits(Section):
     headers: Count = key(100, "number of header lines")
     chunk_extensions: Size = key("4KiB", "chunk extensions of one body")
     connections: Count = key(10000, "client connections of one worker")
+    connections_per_client: Count = key(0, "of them, those of one client address")
 
 
 class Server(Section):

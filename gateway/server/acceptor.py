@@ -10,6 +10,8 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
+from math import inf
+from time import monotonic
 from typing import Any
 
 from gevent import get_hub
@@ -20,8 +22,10 @@ from gateway.stream import AHEAD
 log = logging.getLogger(__name__)
 
 _READ = 1
-# After an accept for which the system lacks descriptors or memory.
+# Seconds until the next look when the system lacks descriptors or memory, or there is no room.
 _BREATHER = 0.1
+# Seconds between two warnings of that.
+_WARN_EVERY = 10.0
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -46,7 +50,9 @@ class Acceptor:
         self._a_turn = a_turn
         self._loop = get_hub().loop
         self._watcher = self._loop.io(self._raw.fileno(), _READ)
-        self._timer = self._loop.timer(_BREATHER)
+        # Repeating, for `again`: one that fires once fires at once when it is started a second time.
+        self._timer = self._loop.timer(_BREATHER, _BREATHER)
+        self._exhausted_logged = -inf
         self._closed = False
 
     def start(self) -> None:
@@ -68,6 +74,8 @@ class Acceptor:
         for _ in range(self._a_turn):
             if not self._room():
                 self._watcher.stop()
+                # One that can be closed for a newcomer may turn up without any that ends.
+                self._timer.again(self._look_again)
                 return
             try:
                 descriptor, address = self._raw._accept()
@@ -75,10 +83,20 @@ class Acceptor:
                 return
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    log.warning("no connection can be taken for now: %s", error)
+                    self._warn(error)
                     self._watcher.stop()
-                    self._timer.start(self.start)
+                    self._timer.again(self._look_again)
                     return
                 continue  # that one went away while it waited (accept(2), "Error handling")
             sock = gsocket.socket(self._raw.family, self._raw.type, self._raw.proto, fileno=descriptor)
             self._take(sock, address)
+
+    def _look_again(self) -> None:
+        self._timer.stop()
+        self.start()
+
+    def _warn(self, error: OSError) -> None:
+        now = monotonic()
+        if now - self._exhausted_logged >= _WARN_EVERY:
+            self._exhausted_logged = now
+            log.warning("no connection can be accepted for now: %s", error)

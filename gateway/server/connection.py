@@ -42,6 +42,7 @@ from gateway.portions import TOLD_PIECE, Portions
 from gateway.server import proxy_protocol as preamble
 from gateway.server import writer
 from gateway.server.body import ArrivingBody, of_chunks, of_length
+from gateway.server.intake import Places
 from gateway.server.pace import Pace
 from gateway.server.parser import Before, HeadParser
 from gateway.stream import Stream
@@ -103,6 +104,8 @@ class Shared:
     # No connection is kept any more: the worker is leaving (or gunicorn's keepalive is 0).
     closing: bool = False
     connections: set[Connection] = field(default_factory=set)
+    # Those of them that may be closed for a new one.
+    places: Places = field(default_factory=Places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +135,17 @@ class Connection:
         "_greenlet",
         "_half_closed",
         "_keep",
+        "_lingers",
+        "_opens_ahead",
         "_owed",
         "_pace",
         "_passing",
         "_paying",
+        "_silent",
         "_told",
         "answering",
         "busy",
+        "closed_for_another",
         "gone",
         "idle_since",
         "peer",
@@ -154,7 +161,14 @@ class Connection:
     )
 
     def __init__(
-        self, shared: Shared, stream: Stream, place: Place, peer: str, peer_port: int = 0, proxy_protocol: str = "off"
+        self,
+        shared: Shared,
+        stream: Stream,
+        place: Place,
+        peer: str,
+        peer_port: int = 0,
+        proxy_protocol: str = "off",
+        opens_ahead: bool = False,
     ) -> None:
         self.shared = shared
         self.settings = shared.settings
@@ -164,6 +178,14 @@ class Connection:
         self.peer_port = peer_port
         # gunicorn's setting; "off" for a peer that is not allowed to speak it.
         self.proxy_protocol = proxy_protocol
+        # The peer may open connections before it has requests for them.
+        self._opens_ahead = opens_ahead
+        # Not one byte has come.
+        self._silent = True
+        # The last answer is out; what still comes is read and dropped.
+        self._lingers = False
+        # It was closed so that another one could be accepted.
+        self.closed_for_another = False
         # Bytes that were read and belong to nobody yet.
         self.pending = b""
         # When the first byte of the current head was there.
@@ -270,13 +292,10 @@ class Connection:
         refused is left in `pending`."""
         data = self.pending
         if not data:
-            self.idle_since = monotonic()
             try:
-                data = self.stream.recv(_READ, self.settings.timeouts.keepalive)
+                data = self._first_of_head()
             except TimeoutError:
                 return None
-            finally:
-                self.idle_since = None
             # A client that floods us with requests gets one buffer of them a turn.
             self.stream.eager = False
             if not data:
@@ -297,6 +316,24 @@ class Connection:
             return data
         self.pending = data[end:]
         return data[:end]
+
+    def _first_of_head(self) -> bytes:
+        """The first bytes of a head, waited for while the connection is idle. Raises TimeoutError."""
+        places, timeouts = self.shared.places, self.settings.timeouts
+        limit = timeouts.keepalive
+        kind = places.idle
+        if self._silent:
+            kind = places.silent
+            if not self._opens_ahead:
+                limit = timeouts.header
+        self.idle_since = monotonic()
+        kind[self] = None
+        try:
+            return self.stream.recv(_READ, limit)
+        finally:
+            self.idle_since = None
+            self._silent = False
+            kind.pop(self, None)
 
     def _head_in_pieces(self, buffer: bytearray) -> bytes | None:
         """A head that did not come at once, or has empty lines before it. `buffer`: what is here of it."""
@@ -351,11 +388,17 @@ class Connection:
         """Read the PROXY protocol's header, if there is one; False when the connection ended."""
         limit = self.settings.timeouts.header
         deadline = None if limit is None else monotonic() + limit
+        silent = self.shared.places.silent
+        self.idle_since = monotonic()
+        silent[self] = None
         while True:
             try:
                 data = self.stream.recv(_READ, None if deadline is None else max(deadline - monotonic(), 0.0))
             except TimeoutError:
                 return False
+            finally:
+                self.idle_since = None
+                silent.pop(self, None)
             if not data:
                 return False
             self.pending += data
@@ -779,16 +822,26 @@ class Connection:
         if self.busy:
             self._greenlet.throw(error)
 
-    def dismiss(self) -> None:
-        """Close the connection if it is idle, and nothing has come meanwhile."""
+    def dismiss(self) -> bool:
+        """Close the connection if it is idle, and nothing has come meanwhile; whether it was."""
         if self.idle_since is None:
-            return
+            return False
         with suppress(OSError):
             # The raw peek, under TLS too: anything at all means that it is not idle.
             if Stream.peek(self.stream) is not None:
-                return
+                return False
         self._say_the_end()
         self.stream.close()
+        return True
+
+    def make_room(self) -> bool:
+        """Close the connection for another one, if it is idle or only lingers (`intake.Closable`)."""
+        if self._lingers:
+            self.stream.close()
+        elif not self.dismiss():
+            return False
+        self.closed_for_another = True
+        return True
 
     def _say_the_end(self) -> None:
         """An idle connection ends: under TLS the other side is to know that it was not cut (RFC 8446 §6.1)."""
@@ -854,6 +907,8 @@ class Connection:
             return
         deadline = monotonic() + _LINGER_SECONDS
         left = _LINGER_BYTES
+        self._lingers = True
+        self.shared.places.lingering[self] = None
         try:
             while left > 0:
                 data = stream.recv(_READ, max(deadline - monotonic(), 0.0))
@@ -863,3 +918,6 @@ class Connection:
             gevent.sleep(max(deadline - monotonic(), 0.0))
         except OSError:
             return  # it waited long enough (TimeoutError), or is gone
+        finally:
+            self._lingers = False
+            self.shared.places.lingering.pop(self, None)

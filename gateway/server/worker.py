@@ -13,11 +13,13 @@ from __future__ import annotations
 import ipaddress
 import logging
 import math
+from collections import Counter
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 import gevent
-from gevent import get_hub
+from gevent import get_hub, getcurrent
 from gevent.event import Event
 from gunicorn.http.wsgi import base_environ
 from gunicorn.sock import ssl_context
@@ -32,6 +34,7 @@ from gateway.server.acceptor import Acceptor
 from gateway.server.connection import Connection, Door, Place, Shared
 from gateway.server.environ import WsgiApplication
 from gateway.server.hooks import Hooks, watched
+from gateway.server.intake import Intake
 from gateway.server.parser import HeadParser
 from gateway.stream import wrap
 
@@ -71,32 +74,45 @@ class WsgiDoor:
             self._gateway.finish(request, response, bytes_out, error)
 
 
-class Intake:
-    """The connections of one kind of listeners: what they share, how many are open and may be."""
+class Listening(Intake):
+    """An intake with what its connections share, and the listeners they come from."""
 
-    def __init__(self, shared: Shared, most: float) -> None:
+    def __init__(self, shared: Shared, most: float, per_client: int, exempt: Callable[[str], bool]) -> None:
+        super().__init__(shared.places, most, per_client, exempt)
         self.shared = shared
-        self.most = most
-        self.open = 0
         self.acceptors: list[Acceptor] = []
 
-    def room(self) -> bool:
-        return self.open < self.most
-
-    def ended(self) -> None:
-        """One connection is over: where there was no room for another, there is now."""
-        self.open -= 1
-        if self.open == self.most - 1:
-            self.start()
-
-    def start(self) -> None:
-        for acceptor in self.acceptors:
-            acceptor.start()
+    def add(self, acceptor: Acceptor) -> None:
+        self.acceptors.append(acceptor)
+        self.listen(acceptor.start)
 
     def close(self) -> None:
         """Take no more."""
         for acceptor in self.acceptors:
             acceptor.close()
+
+
+class _Handshake:
+    """A TLS handshake that has not ended: its client has sent no byte of a request."""
+
+    __slots__ = ("_greenlet", "closed_for_another", "idle_since")
+
+    def __init__(self) -> None:
+        self._greenlet = getcurrent()
+        self.idle_since: float | None = None
+        self.closed_for_another = False
+
+    def make_room(self) -> bool:
+        self.closed_for_another = True
+        get_hub().loop.run_callback(self._break_off)
+        return True
+
+    def _break_off(self) -> None:
+        if self._greenlet is not None:
+            self._greenlet.throw(ConnectionAbortedError("another connection takes its place"))
+
+    def over(self) -> None:
+        self._greenlet = None
 
 
 class GatewayWorker(GeventWorker):  # type: ignore[misc]
@@ -112,8 +128,8 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._data: Intake | None = None
-        self._admin: Intake | None = None
+        self._data: Listening | None = None
+        self._admin: Listening | None = None
         self._woken: Event | None = None
         self._terminated = False
 
@@ -137,14 +153,14 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             hosting.speak_through(self.log)
         self._woken = Event()
         shared = self._make_shared()
-        data = self._data = Intake(shared, shared.settings.limits.connections or math.inf)
+        data = self._data = self._listening(shared, shared.settings.limits.connections or math.inf)
         self.log.info("Door: %s%s", self.door[0], f" ({self.door[1]})" if self.door[1] else "")
         context = ssl_context(self.cfg) if self.cfg.is_ssl else None
         for listener in self.sockets:
             intake = data
             if listener.fileno() == self.admin_fd:
-                intake = self._admin = Intake(self._admin_shared(shared), _MOST_ADMIN)
-            intake.acceptors.append(self._acceptor(listener, context, intake))
+                intake = self._admin = self._listening(self._admin_shared(shared), _MOST_ADMIN)
+            intake.add(self._acceptor(listener, context, intake))
         for intake in self._intakes():
             intake.start()
         while self.alive:
@@ -211,17 +227,33 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         if self._woken is not None:
             get_hub().loop.run_callback_threadsafe(self._woken.set)
 
-    def _intakes(self) -> list[Intake]:
+    def _listening(self, shared: Shared, most: float) -> Listening:
+        return Listening(shared, most, shared.settings.limits.connections_per_client, self._trusts)
+
+    def _trusts(self, peer: str) -> bool:
+        """Whether a peer is a proxy of ours, which opens connections ahead, and for many clients."""
+        trusts = getattr(self.wsgi, "trusts", None)
+        return trusts is not None and bool(trusts(peer))
+
+    def _intakes(self) -> list[Listening]:
         return [intake for intake in (self._data, self._admin) if intake is not None]
 
     # -- connections ------------------------------------------------------------------
+
+    @property
+    def closed_connections(self) -> dict[str, int]:
+        """Client connections that were closed for others or refused, by kind (`intake.Places`)."""
+        closed: Counter[str] = Counter()
+        for intake in self._intakes():
+            closed.update(intake.places.closed)
+        return dict(closed)
 
     @property
     def open_connections(self) -> int:
         """Those of the data listeners."""
         return 0 if self._data is None else self._data.open
 
-    def _acceptor(self, listener: Any, context: Any | None, intake: Intake) -> Acceptor:
+    def _acceptor(self, listener: Any, context: Any | None, intake: Listening) -> Acceptor:
         name = listener.getsockname()
         scheme = "http" if context is None else "https"
         if isinstance(name, tuple):
@@ -231,33 +263,41 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         a_turn = 1 if self.cfg.workers > 1 else _ACCEPTS_A_TURN
 
         def take(client: Any, address: Any) -> None:
-            intake.open += 1
-            gevent.spawn_raw(self._serve, intake, place, context, client, address)
+            peer, port = _peer(address)
+            counted = intake.admit(peer)
+            if counted is None:
+                client.close()
+                return
+            gevent.spawn_raw(self._serve, intake, place, context, client, peer, port, counted)
 
         return Acceptor(listener, take, intake.room, a_turn)
 
-    def _serve(self, intake: Intake, place: Place, context: Any | None, client: Any, address: Any) -> None:
+    def _serve(
+        self, intake: Listening, place: Place, context: Any | None, client: Any, peer: str, port: int, counted: str
+    ) -> None:
         """The greenlet of one connection."""
+        for_another = False
         try:
             if context is not None:
-                client = self._handshake(intake.shared, context, client)
+                client, for_another = self._handshake(intake, context, client)
             if client is not None:
-                self._connection(intake, place, client, address).run()
+                connection = self._connection(intake, place, client, peer, port)
+                try:
+                    connection.run()
+                finally:
+                    for_another = connection.closed_for_another
         except Exception:
             self.log.exception("A connection failed")
         finally:
             if client is not None:
                 client.close()
-            intake.ended()
+            intake.ended(counted, for_another)
 
-    def _connection(self, intake: Intake, place: Place, client: Any, address: Any) -> Connection:
-        peer, port = (address[0], address[1]) if isinstance(address, tuple) else ("", 0)
-        if peer.startswith("::ffff:") and "." in peer:  # an IPv4 client of a socket for both
-            peer = peer[7:]
+    def _connection(self, intake: Listening, place: Place, client: Any, peer: str, port: int) -> Connection:
         mode = self.cfg.proxy_protocol
         if mode != "off" and (intake is self._admin or not self._may_proxy(peer)):
             mode = "off"
-        return Connection(intake.shared, wrap(client), place, peer, port, mode)
+        return Connection(intake.shared, wrap(client), place, peer, port, mode, opens_ahead=self._trusts(peer))
 
     def _may_proxy(self, peer: str) -> bool:
         """Whether `proxy_allow_ips` names this peer (a unix socket's always may)."""
@@ -266,15 +306,24 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         address = ipaddress.ip_address(peer)
         return any(address in network for network in self.cfg.proxy_allow_networks())
 
-    def _handshake(self, shared: Shared, context: Any, client: Any) -> Any | None:
-        limit = shared.settings.timeouts.tls_handshake
+    def _handshake(self, intake: Listening, context: Any, client: Any) -> tuple[Any | None, bool]:
+        """The connection under TLS (None: there is none), and whether another one took its place."""
+        limit = intake.shared.settings.timeouts.tls_handshake
+        handshake, silent = _Handshake(), intake.places.silent
+        silent[handshake] = None
         try:
             with gevent.Timeout(limit, TimeoutError("TLS handshake timed out")):
-                return context.wrap_socket(client, server_side=True, suppress_ragged_eofs=self.cfg.suppress_ragged_eofs)
+                made = context.wrap_socket(
+                    client, server_side=True, suppress_ragged_eofs=self.cfg.suppress_ragged_eofs
+                )
         except (OSError, ValueError) as error:  # ValueError: gone before it began
             self.log.debug("TLS handshake failed: %s", error)
             client.close()
-            return None
+            return None, handshake.closed_for_another
+        finally:
+            silent.pop(handshake, None)
+            handshake.over()
+        return made, handshake.closed_for_another
 
     # -- leaving ----------------------------------------------------------------------
 
@@ -311,7 +360,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             if not connection.busy:
                 connection.stream.close()
 
-    def _break_off(self, data: Intake) -> None:
+    def _break_off(self, data: Listening) -> None:
         self.log.warning("Worker graceful timeout (pid:%s): %d connections are broken off", self.pid, data.open)
         for connection in list(data.shared.connections):
             connection.interrupt(Draining("the worker's time to end its exchanges is over"))
@@ -324,6 +373,14 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         for connection in list(data.shared.connections):
             connection.stream.close()
         gevent.sleep(0)
+
+
+def _peer(address: Any) -> tuple[str, int]:
+    """Address and port of who connected; "" and 0 on a unix socket."""
+    peer, port = (address[0], address[1]) if isinstance(address, tuple) else ("", 0)
+    if peer.startswith("::ffff:") and "." in peer:  # an IPv4 client of a socket for both
+        peer = peer[7:]
+    return peer, port
 
 
 def _dismiss_idle(shared: Shared, began: float, now: float) -> None:

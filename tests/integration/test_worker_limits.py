@@ -261,7 +261,7 @@ class TestExhaustion:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (40, 40))
             clients = [worker.client() for _ in range(60)]
             assert clients[0].request(get("/hello")).status == 200
-            worker.until(lambda: "no connection can be taken" in worker.errors(), "the warning")
+            worker.until(lambda: "no connection can be accepted" in worker.errors(), "the warning")
             for client in clients[1:]:
                 client.close()
             assert worker.ask(get("/hello")).status == 200

@@ -128,8 +128,19 @@ class TestHeads:
         stream, door = serve(b"GET / HT", b"TP/1.1\r\n", TimeoutError())
         assert statuses(stream.sent) == [408]
         assert door.finished == [(b"-", 408, len(bodies(stream.sent)[0]), "request_timeout")]
-        assert stream.limits[0] == 75.0
+        assert stream.limits[0] == 5.0
         assert 5.0 >= stream.limits[1] >= stream.limits[2] >= 0.0
+
+    def test_the_first_byte_has_less_time_than_the_next_request(self) -> None:
+        """A connection that never sends anything is not kept as long as one that has proved to be a client."""
+        stream, _ = serve(GET, TimeoutError())
+        assert stream.limits == [5.0, 75.0]
+        assert serve(TimeoutError())[0].limits == [5.0]
+
+    def test_a_proxy_of_ours_opens_connections_ahead(self) -> None:
+        stream = wire.ScriptedStream(TimeoutError())
+        wire.serve_stream(stream, opens_ahead=True)
+        assert stream.limits == [75.0]
 
     @pytest.mark.parametrize("arrivals", [[TimeoutError()], [b""], [ConnectionResetError()], [b"\r\n", TimeoutError()], [b"\r\n"]])
     def test_silence_is_answered_with_silence(self, arrivals: list[bytes | Exception]) -> None:
@@ -540,8 +551,8 @@ class TestTimeouts:
     def test_each_by_its_name(self) -> None:
         settings = ServerSettings(timeouts=ServerTimeouts(header=3.0, body=4.0, keepalive=6.0))
         stream, _ = serve(b"GET / HTTP/1.1\r\n", b"Host: a\r\n\r\n", POST, b"hello", settings=settings)
-        keepalive, header, again, body, last = stream.limits[:5]
-        assert (keepalive, again, body, last) == (6.0, 6.0, 4.0, 6.0)
+        first, header, again, body, last = stream.limits[:5]
+        assert (first, again, body, last) == (3.0, 6.0, 4.0, 6.0)
         assert header is not None
         assert 2.0 < header <= 3.0
 

@@ -180,6 +180,7 @@ def serve_stream(
     answers: Callable[[Request], Response | None] = echo,
     settings: ServerSettings | None = None,
     application: Any = None,
+    opens_ahead: bool = False,
     **shared: Any,
 ) -> RecordingDoor:
     """The same over a stream that is made already."""
@@ -188,9 +189,11 @@ def serve_stream(
     whole = Shared(
         door, application, settings, HeadParser(settings.limits), **{"worn": lambda: None, **shared}
     )
-    Connection(whole, stream, Place("http", 8000, "127.0.0.1"), "192.0.2.1", 1234).run()  # type: ignore[arg-type]
+    place = Place("http", 8000, "127.0.0.1")
+    Connection(whole, stream, place, "192.0.2.1", 1234, opens_ahead=opens_ahead).run()  # type: ignore[arg-type]
     assert stream.closed
     assert not whole.connections
+    assert {**whole.places.silent, **whole.places.idle, **whole.places.lingering} == {}
     return door
 
 
