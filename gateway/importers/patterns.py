@@ -14,8 +14,9 @@ from gateway.errors import ClientError
 
 _SPECIAL = re.compile(r"[.^$*+?{}\[\]\\|()]")
 _FLAGS = re.compile(r"\(\?([a-zA-Z]+)\)")
-# A backslash with what it takes along, an opened group with a name, a class as a whole.
-_PIECES = re.compile(r"\\.|\(\?<(?=[A-Za-z_])|\[\^?\]?(?:\\.|[^\]\\])*\]|[^\\]", re.DOTALL)
+# A backslash with what it takes along, an opened group with a name, a class as a whole. A class that
+# is not closed is one piece too, so that no text is read twice.
+_PIECES = re.compile(r"\\.|\(\?<(?=[A-Za-z_])|\[\^?\]?(?:\\.|[^\]\\])*\]?|[^\\]", re.DOTALL)
 _GROUPS = re.compile(r"\$(?:\$|\{(?P<braced>\w+)\}|(?P<bare>\w+))")
 
 
