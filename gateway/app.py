@@ -25,7 +25,7 @@ import flask
 import gevent
 from flask import Flask, signals
 from gevent.event import Event
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import BadHost, HTTPException
 from werkzeug.routing import RequestRedirect
 
 from gateway import config as files
@@ -466,9 +466,13 @@ class Gateway(Flask):
         return None
 
     def _has_view(self, request: Request, raw_path: bytes) -> bool:
-        """Whether a view that was registered has this path and method."""
+        """Whether a view that was registered has this path and method. Raises BadRequest for a Host
+        that Flask cannot read, such as one with a label of more than 63 bytes (RFC 1035 §2.3.4)."""
         path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
-        adapter = self.url_map.bind(request.host.decode("latin-1") or "localhost", url_scheme=request.scheme)
+        try:
+            adapter = self.url_map.bind(request.host.decode("latin-1") or "localhost", url_scheme=request.scheme)
+        except BadHost as error:
+            raise BadRequest(f"{request.host[:80]!r} is no host") from error
         try:
             adapter.match(path, method=request.method.decode("latin-1"))
         except RequestRedirect:
@@ -559,6 +563,8 @@ class Gateway(Flask):
         asked.environ["gateway.forwarded"] = True
         if missing:
             response: Response | None = self.answer(InternalError(missing), request)
+        elif self._views and isinstance(asked.routing_exception, BadHost):
+            response = self.answer(BadRequest(f"{request.host[:80]!r} is no host"), request)
         else:
             response = self._admitted(request) or self._handle(request, views=False)
         assert response is not None

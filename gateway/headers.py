@@ -35,6 +35,8 @@ MIRROR = b"Gateway-Mirror"
 _REQUEST_KINDS = {
     b"host": _DROP,  # written anew, from what the request asked for
     b"keep-alive": _DROP,
+    # CGI-style servers make HTTP_PROXY of it, which HTTP clients take for their proxy (httpoxy, CVE-2016-5385).
+    b"proxy": _DROP,
     b"proxy-connection": _DROP,
     b"proxy-authenticate": _DROP,
     b"proxy-authorization": _DROP,

@@ -114,7 +114,7 @@ def _read_host(value: bytes) -> bytes:
     if found is None:
         raise BadRequest(f"{value[:80]!r} is no host")
     name, address, port = found.groups()
-    if port and int(port) > 65535:
+    if port and not 0 < int(port) <= 65535:
         raise BadRequest(f"{value[:80]!r} has no valid port")
     if name is not None:
         return bytes(name.lower())
@@ -221,8 +221,10 @@ def outbound(route: Route, endpoint: Endpoint, target: Target, normal: bytes) ->
     path, query = target.path, target.query
     if rewrite is not None:
         path, query = rewritten(rewrite, route, target, normal)
+        if rewrite.prefix is not None:
+            path = _single_slash(path)
     elif route.strip_prefix:
-        path = path[_cut(matched_prefix(route, normal), path, normal) :] or b"/"
+        path = _single_slash(path[_cut(matched_prefix(route, normal), path, normal) :]) or b"/"
     if endpoint.base_path:
         path = endpoint.base_path.removesuffix(b"/") + path
     query = _joined_query(endpoint.query, query)
@@ -278,6 +280,12 @@ def _cut(prefix: bytes, path: bytes, normal: bytes) -> int:
 @lru_cache(256)
 def _segments(number: int) -> re.Pattern[bytes]:
     return re.compile(rb"(?:/++[^/]++){%d}" % number)
+
+
+def _single_slash(path: bytes) -> bytes:
+    """The path with no more than one slash in front: two would begin with the name of a host
+    (RFC 3986 §4.2)."""
+    return b"/" + path.lstrip(b"/") if path.startswith(b"//") else path
 
 
 def _rewritten(rewrite: Rewrite, route: Route, path: bytes, normal: bytes) -> bytes:
