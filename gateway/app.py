@@ -29,7 +29,7 @@ from werkzeug.exceptions import BadHost, HTTPException
 from werkzeug.routing import RequestRedirect
 
 from gateway import config as files
-from gateway import problem, registration, saved, target, wsgi
+from gateway import problem, readings, registration, saved, target, wsgi
 from gateway.admin import Admin
 from gateway.balancers import balancer
 from gateway.config.source import Where, parse
@@ -370,6 +370,8 @@ class Gateway(Flask):
             if not snapshot.version:
                 raise NotReady("there is no configuration yet")
             raise NoRoute(f"no route for {host.decode('latin-1')} {path[:200].decode('latin-1')}")
+        if isinstance(asked, target.AmbiguousTarget):
+            readings.check(snapshot.router, snapshot.config.server, request, route, (), asked, path, host)
         request.route = route
         if not route.plain:
             return self._shaper.answer(request, route, snapshot, asked, path, host, asked_host)

@@ -7,11 +7,12 @@ knows no other condition.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from gateway import readings
 from gateway import target as targets
-from gateway.errors import BadRequest, UnsupportedMethod
+from gateway.errors import BadRequest, GatewayError, UnsupportedMethod
 from gateway.exchange import Headers, Request
 from gateway.headers import check_max_forwards
 from gateway.model import Match, Route, ServerSettings
@@ -92,6 +93,17 @@ class Asked:
     def served_by(self, router: Router) -> Route | None:
         return router.match(self.request.method, self.host, self.path, self.target.query, self.request.headers)
 
+    def ambiguity(
+        self, router: Router, route: Route, server: ServerSettings, passed: Sequence[Route] = ()
+    ) -> GatewayError | None:
+        """Why `route` does not get the request although it matches: another reading of the path has
+        another route. `passed`: redirects that the request was not sent away by."""
+        try:
+            readings.check(router, server, self.request, route, passed, self.target, self.path, self.host)
+        except GatewayError as error:
+            return error
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Answered:
@@ -103,16 +115,15 @@ class Answered:
 
 def asked(request: Request, server: ServerSettings) -> Asked | Answered:
     """The steps of `Gateway.handle` before a route is looked for. Raises GatewayError."""
-    parsed = targets.parse(request.target)
-    authority = parsed.authority if parsed.authority is not None else request.host
-    host = targets.host(authority) if authority else b""
     if request.method in (b"TRACE", b"CONNECT"):
         raise UnsupportedMethod(request.method.decode("latin-1"))
-    if parsed.path == b"*":
+    parsed, path = targets.read(request.target)
+    authority = parsed.authority if parsed.authority is not None else request.host
+    host = targets.host(authority) if authority else b""
+    if path == b"*":
         if request.method != b"OPTIONS":
             raise BadRequest("a target of * is for OPTIONS alone")
         return Answered(204, "OPTIONS * is about the gateway itself")
-    path = targets.normal(parsed.path)
     own = server.own_prefix
     if own is not None and (path + b"/").startswith(own.encode("latin-1")):
         return Answered(None, f"{own} is the gateway's own (server.own_prefix)")

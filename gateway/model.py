@@ -349,6 +349,8 @@ class Route:
     redirect: Redirect | None = None
     respond: Respond | None = None
     fallback: Route | None = None
+    # refuse | forward: requests whose path has other readings; None: as the server does.
+    ambiguous_paths: str | None = None
     index: int = 0
     line: int = 0
     # Nothing but `upstream` says what becomes of a request: what most routes are.
@@ -421,6 +423,7 @@ class ServerSettings:
     own_prefix: str | None = "/-/"
     via: str = "both"  # both | request | response | off
     forwarded: bool = False
+    ambiguous_paths: str = "refuse"  # refuse | forward
 
 
 @dataclass(frozen=True, slots=True)

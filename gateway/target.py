@@ -37,6 +37,12 @@ class Target(NamedTuple):
     raw: bytes
 
 
+class AmbiguousTarget(Target):
+    """A target whose path some servers read as another one (gateway.readings)."""
+
+    __slots__ = ()
+
+
 # -- reading ----------------------------------------------------------------------------
 
 # 0x21 to 0x7e without "#". RFC 3986 allows less (no `|`, `"`, `\` …), but clients send
@@ -47,21 +53,26 @@ class Target(NamedTuple):
 # up what it has matched costs no more than its length.
 _origin_form = re.compile(rb"/[!\"$-~]*+").fullmatch
 _absolute_form = re.compile(rb"([A-Za-z]++)://([^/?]++)([!\"$-~]*+)").fullmatch
-# In origin-form, its path in normal form already (`_plain`): nearly all are.
-_simple = re.compile(rb"((?:/(?![/.])[!\"$&-.0->@-\[\]-~]*+)+)(?:\?([!\"$-~]*+))?").fullmatch
+# In origin-form, its path in normal form already (`_plain`) and not ambiguous: nearly all are.
+_simple = re.compile(rb"((?:/(?![/.])[!\"$&-.0-:<->@-\[\]-~]*+)+)(?:\?([!\"$-~]*+))?").fullmatch
+# In a path in normal form.
+_ambiguous = re.compile(rb"[\\;]|%(?:2F|5C|3B)").search
 # The generated `Target.__new__` in Python costs as much as the rest of `parse`.
 _new = tuple.__new__
 
 
 def read(target: bytes) -> tuple[Target, bytes]:
     """A target taken apart (`parse`), and the normal form of its path (`normal`); for an
-    asterisk that is the asterisk."""
+    asterisk that is the asterisk. An `AmbiguousTarget` if the path has other readings."""
     found = _simple(target)
     if found is not None:
         path, query = found.groups()
         return _new(Target, (None, None, path, query, target)), path
     asked = parse(target)
-    return asked, asked.path if asked.path == b"*" else normal(asked.path)
+    if asked.path == b"*":
+        return asked, asked.path
+    path = normal(asked.path)
+    return (asked if _ambiguous(path) is None else tuple.__new__(AmbiguousTarget, asked)), path
 
 
 def parse(target: bytes) -> Target:

@@ -128,6 +128,7 @@ ADVICE: tuple[Callable[[Whole], Breaches], ...] = (
     drain_in_time,
     shadows.shadowed_matches,
     shadows.impossible_matches,
+    shadows.refused_as_ambiguous,
     shadows.useless_strip,
     shadows.useless_redirect,
     timing.multiplied_timeouts,

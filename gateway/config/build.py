@@ -204,6 +204,7 @@ def route(
         matches=tuple(map(_match, given.match)),
         priority=given.priority,
         strip_prefix=given.strip_prefix,
+        ambiguous_paths=given.ambiguous_paths,
         rewrite=None if given.rewrite is None else _rewrite(given.rewrite),
         redirect=None if given.redirect is None else _redirect(given.redirect),
         respond=None if given.respond is None else _respond(given.respond),
@@ -305,6 +306,7 @@ def _server(document: Document, over: Overrides) -> model.ServerSettings:
         own_prefix=given.own_prefix,
         via=given.via,
         forwarded=given.forwarded,
+        ambiguous_paths=given.ambiguous_paths,
     )
 
 

@@ -159,6 +159,9 @@ def _no_filters(value: object) -> list[str]:
     return []
 
 
+AmbiguousPaths = Annotated[
+    str, PlainValidator(kinds.choice("refuse", "forward")), WithJsonSchema(kinds.words("refuse", "forward"))
+]
 Upgrade = list[UpgradeToken]
 NoFilters = Annotated[list[str], PlainValidator(_no_filters), WithJsonSchema({"type": "array", "maxItems": 0})]
 
@@ -201,6 +204,7 @@ class Server(Section):
         WithJsonSchema(kinds.words("both", "request", "response", "off")),
     ] = key("both", "where Via is written")
     forwarded: Flag = key(False, "write RFC 7239 Forwarded also when the request had none")
+    ambiguous_paths: AmbiguousPaths = key("refuse", "paths that servers may read as those of another route")
 
 
 # -- admin, access log, discovery ------------------------------------------------------
@@ -500,6 +504,7 @@ class Route(Section):
     host: HostPolicy = inherited()
     upgrade: Upgrade = inherited()
     deadline_header: DeadlineHeader = inherited()
+    ambiguous_paths: AmbiguousPaths | None = key(None, "as server.ambiguous_paths, for this route; null: as there")
 
 
 class Document(Section):

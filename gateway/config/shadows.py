@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from gateway import target
+from gateway.config import schema
 from gateway.config.rules import Breach, Breaches, match_paths
 from gateway.config.whole import Whole
 from gateway.model import Match, Route
 from gateway.overlap import Extent
+from gateway.readings import readings
 from gateway.router import precedence
 
 # Which host a match asks for, and what it says of the path.
@@ -78,6 +81,29 @@ def impossible_matches(whole: Whole) -> Breaches:
                     yield Breach((*at, "methods", number), f"never matches: {method} is answered with 501")
             if match.regex is not None and _NO_SLASH.match(match.regex):
                 yield Breach((*at, "regex"), "never matches: it is for the whole path, which begins with a slash")
+
+
+def refused_as_ambiguous(whole: Whole) -> Breaches:
+    """Matches whose own path has another reading that their route does not match."""
+    for path, route in whole.draft.routes():
+        if (route.ambiguous_paths or whole.config.server.ambiguous_paths) != "refuse":
+            continue
+        for at, match in match_paths(path, route):
+            key, wanted = ("path", match.path) if match.path is not None else ("prefix", match.prefix)
+            others = [] if wanted is None else readings(target.written(wanted))
+            lost = next((one for one in others if not any(_takes(match, one.path) for match in route.match)), None)
+            if lost is not None:
+                told = f"requests for it are refused: {lost.how} it is another path (ambiguous_paths: forward)"
+                yield Breach((*at, key), told)
+
+
+def _takes(match: schema.Match, path: bytes | None) -> bool:
+    """Whether a match may hold for a path in normal form."""
+    if path is None:
+        return False
+    if match.path is not None:
+        return target.written(match.path) == path
+    return match.regex is not None or target.begins(path, target.written_prefix(match.prefix or "/"))
 
 
 def useless_strip(whole: Whole) -> Breaches:

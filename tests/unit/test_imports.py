@@ -32,13 +32,14 @@ ALLOWED: dict[str, set[str]] = {
     "router": VALUES | {"target"},
     "snapshot": VALUES | {"router", "target", "health"},
     "forwarder": EXCHANGE | {"headers", "target", "router", "retry", "snapshot", "balancers", "filters", "health"},
-    "shaping": EXCHANGE | {"headers", "problem", "target", "snapshot"},
+    "readings": EXCHANGE | {"router", "target"},
+    "shaping": EXCHANGE | {"headers", "problem", "readings", "target", "snapshot"},
     # what commands tell, of the same functions
     "wording": VALUES,
-    "asking": EXCHANGE | {"target", "router", "headers", "wording"},
+    "asking": EXCHANGE | {"target", "readings", "router", "headers", "wording"},
     "explain": EXCHANGE
     | {"asking", "wording", "config", "server", "trust", "headers", "router", "retry", "forwarder", "snapshot", "health"}
-    | {"shaping", "target"},
+    | {"readings", "shaping", "target"},
     "overlap": VALUES | {"target"},
     "diff": EXCHANGE | {"asking", "wording", "overlap", "target", "router", "telemetry", "shaping"},
     "live_check": VALUES | {"providers", "transport", "health", "wording"},
@@ -59,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "providers": VALUES | {"registries", "turns"},
     # a key holds a URL, which is read as the file's are
     "providers.etcd": VALUES | {"registries", "config", "turns"},
-    "config": VALUES | {"target", "trust", "router", "overlap", "registries"},
+    "config": VALUES | {"target", "trust", "router", "readings", "overlap", "registries"},
     "importers": VALUES | {"config", "router", "target", "overlap"},
     "store": VALUES | {"snapshot", "router", "providers", "turns"},
     "saved": VALUES | {"snapshot", "providers"},
@@ -81,7 +82,7 @@ ALLOWED: dict[str, set[str]] = {
 
 # They take all they need as arguments: no clock, no socket, no framework.
 PURE = {"errors", "model", "trust", "target", "exchange", "retry", "headers", "problem", "router", "snapshot"}
-PURE |= {"shaping", "wording", "asking", "explain", "overlap", "diff"}
+PURE |= {"readings", "shaping", "wording", "asking", "explain", "overlap", "diff"}
 BANNED_IN_PURE = {"urllib3", "flask", "gevent", "gunicorn", "os", "socket", "time", "ssl", "threading", "subprocess"}
 
 # It reads the clock, and is otherwise like them: the transport is an argument.
