@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from re import Pattern
+
+from gateway.patterns import Expression
 
 Seconds = float | None
 
@@ -248,11 +249,11 @@ class Upstream:
 @dataclass(frozen=True, slots=True)
 class Rewrite:
     """How the path that is forwarded differs from the one that came: exactly one is set.
-    `regex` (matched on the normal form, whole path) goes with `to`."""
+    `regex` (matched on the normal form, whole path) goes with `to`, a template of its groups."""
 
     prefix: bytes | None = None
     path: bytes | None = None
-    regex: Pattern[bytes] | None = None
+    regex: Expression | None = None
     to: bytes | None = None
 
 

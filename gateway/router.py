@@ -8,12 +8,13 @@ and routes that differ in nothing but methods, headers or query, are tried one b
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.errors import ClientError, ConfigError
+from gateway.patterns import Pattern, Patterns, pieces
+from gateway.patterns import compile as compile_pattern
 from gateway.target import decoded, written, written_prefix
 from gateway.target import host as normal_host
 
@@ -132,7 +133,7 @@ class _Candidate:
     host: bytes
     path: bytes | None
     prefix: bytes | None
-    pattern: re.Pattern[bytes] | None
+    pattern: Pattern | None
     methods: frozenset[bytes]
     headers: tuple[tuple[bytes, bytes], ...]
     query: tuple[tuple[bytes, bytes], ...]
@@ -144,13 +145,13 @@ def _compiled(routes: Sequence[Route]) -> Iterator[_Candidate]:
     for place, (route, match) in enumerate(pairs):
         try:
             yield _compile(place, route, match)
-        except (ClientError, ValueError, IndexError, re.error) as error:
+        except (ClientError, ValueError) as error:
             raise ConfigError(f"route {route.name!r}: {error}") from error
 
 
 def _compile(place: int, route: Route, match: Match) -> _Candidate:
     if route.rewrite is not None and route.rewrite.regex is not None:
-        route.rewrite.regex.sub(route.rewrite.to or b"", b"")  # a bad group number says so now
+        pieces(route.rewrite.to or b"", route.rewrite.regex)  # a bad group number says so now
     everything = match.path is None and match.regex is None and match.prefix is None
     prefix = "/" if everything else match.prefix
     return _Candidate(
@@ -160,7 +161,7 @@ def _compile(place: int, route: Route, match: Match) -> _Candidate:
         host=_host(match.host),
         path=None if match.path is None else written(match.path),
         prefix=None if prefix is None else written_prefix(prefix),
-        pattern=None if match.regex is None else re.compile(match.regex.encode()),
+        pattern=None if match.regex is None else compile_pattern(match.regex, groups=False),
         methods=frozenset(method.encode() for method in match.methods),
         headers=tuple((name.lower().encode(), value.encode()) for name, value in match.headers),
         query=tuple((name.encode(), value.encode()) for name, value in match.query),
@@ -185,12 +186,14 @@ def _grouped(pairs: Iterable[tuple[bytes, _Candidate]]) -> dict[bytes, list[_Can
 class _Paths:
     """The candidates of one host by what they say of the path, each list in order."""
 
-    __slots__ = ("_deepest", "_depths", "_exact", "_patterns", "_prefixes")
+    __slots__ = ("_by_pattern", "_deepest", "_depths", "_exact", "_patterns", "_prefixes")
 
     def __init__(self, candidates: list[_Candidate]) -> None:
         self._exact = _grouped((one.path, one) for one in candidates if one.path is not None)
         self._prefixes = _grouped((one.prefix, one) for one in candidates if one.prefix is not None)
-        self._patterns = [(one.pattern.fullmatch, [one]) for one in candidates if one.pattern is not None]
+        by_pattern = [one for one in candidates if one.pattern is not None]
+        self._patterns = Patterns([one.pattern for one in by_pattern if one.pattern is not None])
+        self._by_pattern = [[one] for one in by_pattern]
         # The numbers of segments that prefixes have here, deepest first.
         self._depths = sorted({prefix.count(b"/") for prefix in self._prefixes}, reverse=True)
         self._deepest = max(self._depths, default=0)
@@ -201,9 +204,8 @@ class _Paths:
         found = self._exact.get(path)
         if found is not None:
             met.append(found)
-        for matches, candidates in self._patterns:
-            if matches(path):
-                met.append(candidates)
+        if self._by_pattern:
+            met += [self._by_pattern[number] for number in self._patterns.matching(path)]
         if self._deepest == 1:
             # The first segment alone: most tables of prefixes are like this.
             end = path.find(b"/", 1)

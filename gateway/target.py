@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from gateway.errors import BadPath, BadRequest
+from gateway.patterns import expand
 
 if TYPE_CHECKING:
     from gateway.model import Endpoint, Rewrite, Route
@@ -308,7 +309,7 @@ def _rewritten(rewrite: Rewrite, route: Route, path: bytes, normal: bytes) -> by
     assert rewrite.regex is not None
     assert rewrite.to is not None
     found = rewrite.regex.fullmatch(normal)
-    return path if found is None else _rooted(found.expand(rewrite.to))
+    return path if found is None else _rooted(expand(found, rewrite.to, rewrite.regex))
 
 
 def _rooted(path: bytes) -> bytes:

@@ -19,6 +19,7 @@ from tests import patterns, services
 
 # Before anything of the gateway is imported: a test at the end of the run looks at all of them.
 patterns.record()
+patterns.record_re2()
 
 
 def pytest_configure(config: pytest.Config) -> None:

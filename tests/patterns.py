@@ -355,3 +355,22 @@ def slow_string(pattern: str | bytes, flags: int, used: frozenset[str]) -> str:
             if wrong:
                 return f"{method} of {family.before!r} + {family.pump!r} * n + {family.end!r}: {wrong}"
     return ""
+
+
+def slow_re2(source: str | bytes) -> str:
+    """The same of a pattern of google-re2, matched as the gateway does. What `re` cannot read of it gives no
+    strings; the library promises linear time."""
+    import re2
+
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1
+    regex = re2.compile(source, options)
+    try:
+        families = hostile(source, 0)
+    except re.error:
+        return ""
+    for family in families:
+        wrong = growth(lambda length, family=family: lambda: regex.fullmatch(family.of(length, False)))  # type: ignore[misc]
+        if wrong:
+            return f"fullmatch of {family.before!r} + {family.pump!r} * n + {family.end!r}: {wrong}"
+    return ""

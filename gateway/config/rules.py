@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gateway import model, target
+from gateway import model, patterns, target
 from gateway.config import build, kinds
 from gateway.config.document import Node, locate
 from gateway.config.environment import Overrides
@@ -412,8 +411,8 @@ def _rewriting(path: Path, rewrite: Rewrite) -> Breaches:
         yield Breach(path, "regex and to go together")
     elif rewrite.regex is not None and rewrite.to is not None:
         try:
-            rewrite.regex.sub(rewrite.to, b"")
-        except (re.error, IndexError) as error:
+            patterns.pieces(rewrite.to, rewrite.regex)
+        except patterns.PatternError as error:
             yield Breach((*path, "to"), f"does not fit the regular expression: {error}")
 
 

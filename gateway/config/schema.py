@@ -30,7 +30,6 @@ from gateway.config.kinds import (
     Attempts,
     Balancer,
     BearerToken,
-    BytePattern,
     CheckHeader,
     Count,
     DeadlineHeader,
@@ -70,6 +69,7 @@ from gateway.config.kinds import (
     RedirectStatus,
     Registry,
     ReportInterval,
+    RewritingPattern,
     Secret,
     SentHost,
     SentPath,
@@ -445,7 +445,7 @@ class Match(Section):
 class Rewrite(Section):
     prefix: SentPrefix | None = key(None, "put in place of the prefix that matched")
     path: SentPath | None = key(None, "put in place of the whole path")
-    regex: BytePattern | None = key(None, "matched on the whole normal form; with to")
+    regex: RewritingPattern | None = key(None, "matched on the whole normal form; with to")
     to: Template | None = key(None, "the new path, \\1 for groups")
 
 

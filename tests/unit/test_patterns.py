@@ -84,4 +84,8 @@ def test_every_pattern_of_this_run_is_linear() -> None:
         wrong = patterns.slow_string(pattern, flags, patterns.methods(place))
         if wrong:
             slow.append(f"{place}: {pattern!r}: {wrong}")
+    for source, place in patterns.compiled_re2.items():
+        wrong = patterns.slow_re2(source)
+        if wrong:
+            slow.append(f"{place}: {source!r}: {wrong}")
     assert not slow, "\n".join(slow)
