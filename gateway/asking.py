@@ -151,10 +151,10 @@ def _conditions(match: Match, seen: Asked) -> Iterator[tuple[Match, Callable[[],
         yield Match(host=match.host), lambda: f"the host {text(seen.host) or '(none)'} is not {match.host}"
     if match.path is not None:
         yield Match(path=match.path), lambda: f"the path {text(seen.path)} is not {match.path}"
-    elif match.regex is not None:
-        yield Match(regex=match.regex), lambda: f"the path {text(seen.path)} does not match {match.regex}"
-    elif match.prefix is not None:
+    if match.prefix is not None:
         yield Match(prefix=match.prefix), lambda: f"the path {text(seen.path)} is not under {match.prefix}"
+    if match.regex is not None:
+        yield Match(regex=match.regex), lambda: f"the path {text(seen.path)} does not match {match.regex}"
     if match.methods:
         methods = " or ".join(sorted(match.methods))
         yield Match(methods=match.methods), lambda: f"the method {text(request.method)} is not {methods}"
@@ -166,6 +166,25 @@ def _conditions(match: Match, seen: Asked) -> Iterator[tuple[Match, Callable[[],
         yield Match(query=((name, value),)), lambda name=name, value=value: (  # type: ignore[misc]
             f"the query has no {name}={value}" + ("" if seen.target.query is None else " as its first")
         )
+    for one in () if match.excluded is None else match.excluded.alone():
+        yield Match(excluded=one), lambda one=one: f"not: {_held(one, seen)}"  # type: ignore[misc]
+
+
+def _held(one: Match, seen: Asked) -> str:
+    """Why a condition of `not` holds, in words."""
+    if one.host is not None:
+        return f"the host {text(seen.host)} is {one.host}"
+    if one.path is not None:
+        return f"the path is {one.path}"
+    if one.prefix is not None:
+        return f"the path {text(seen.path)} is under {one.prefix}"
+    if one.regex is not None:
+        return f"the path {text(seen.path)} matches {one.regex}"
+    if one.methods:
+        return f"the method is {text(seen.request.method)}"
+    if one.headers:
+        return f"the header {one.headers[0][0]} is {one.headers[0][1]!r}"
+    return f"the query has {one.query[0][0]}={one.query[0][1]}"
 
 
 def _came(headers: Headers, name: str) -> str:

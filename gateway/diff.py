@@ -441,7 +441,11 @@ def _short(target: bytes, limit: int = 120) -> str:
 
 def _blind(*configs: Config) -> tuple[str, ...]:
     routes = (route for config in configs for route in config.routes)
-    return tuple(sorted({route.name for route in routes if any(match.headers for match in route.matches)}))
+    return tuple(sorted({route.name for route in routes if any(map(_by_headers, route.matches))}))
+
+
+def _by_headers(match: Match) -> bool:
+    return bool(match.headers or (match.excluded is not None and match.excluded.headers))
 
 
 # -- as text --------------------------------------------------------------------------------

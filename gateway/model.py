@@ -7,6 +7,7 @@ route), so that nothing on the request path asks where a value came from.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -259,9 +260,11 @@ class Rewrite:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One set of conditions; all must hold. At most one of path, prefix, regex is set;
-    none is prefix "/". Paths are as written in the file; `host` is lower case, a wildcard
-    keeps its `*.`; header names are lower case."""
+    """One set of conditions; all must hold. Of path, prefix and regex either the path is set, or
+    any of the others; none is prefix "/". Paths are as written in the file; `host` is lower case,
+    a wildcard keeps its `*.`; header names are lower case. `excluded`: conditions none of which
+    may hold (`not` in the file); there path, prefix and regex may all be set, and none is no
+    condition on the path."""
 
     host: str | None = None
     path: str | None = None
@@ -270,6 +273,15 @@ class Match:
     methods: frozenset[str] = frozenset()
     headers: tuple[tuple[str, str], ...] = ()
     query: tuple[tuple[str, str], ...] = ()
+    excluded: Match | None = None
+
+    def alone(self) -> Iterator[Match]:
+        """Each condition by itself; for `excluded` those of which none may hold."""
+        for key in ("host", "path", "prefix", "regex", "methods"):
+            if getattr(self, key):
+                yield Match(**{key: getattr(self, key)})
+        yield from (Match(headers=(one,)) for one in self.headers)
+        yield from (Match(query=(one,)) for one in self.query)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from gateway.config.schema import (
     Document,
     Eject,
     Etcd,
+    Excluded,
     HealthCheck,
     Match,
     Redirect,
@@ -201,7 +202,7 @@ def route(
     """A route of the file. `base`: what upstreams begin with."""
     plain = model.Route(
         name=given.name,
-        matches=tuple(map(_match, given.match)),
+        matches=tuple(map(match, given.match)),
         priority=given.priority,
         strip_prefix=given.strip_prefix,
         ambiguous_paths=given.ambiguous_paths,
@@ -242,7 +243,8 @@ def _leading_to(to: model.Upstream, plain: model.Route, given: Route) -> model.R
     )
 
 
-def _match(given: Match) -> model.Match:
+def match(given: Match | Excluded) -> model.Match:
+    excluded = given.excluded if isinstance(given, Match) else None
     return model.Match(
         host=given.host,
         path=given.path,
@@ -251,6 +253,7 @@ def _match(given: Match) -> model.Match:
         methods=frozenset(given.methods),
         headers=tuple(given.headers.items()),
         query=tuple(given.query.items()),
+        excluded=None if excluded is None else match(excluded),
     )
 
 

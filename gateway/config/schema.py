@@ -432,14 +432,25 @@ class Upstream(Section):
 # -- routes ----------------------------------------------------------------------------
 
 
-class Match(Section):
+class Excluded(Section):
     host: MatchHost | None = key(None, "exact, or *.example.com")
     path: MatchPath | None = key(None, "exact path")
     prefix: MatchPath | None = key(None, "prefix by whole segments")
-    regex: Pattern | None = key(None, "anchored at both ends")
+    regex: Pattern | None = key(None, "RE2, anchored at both ends")
+    methods: list[Method] = key([], "none of these")
+    headers: dict[HeaderName, HeaderValue] = key({}, "none of these, exact values")
+    query: dict[str, AsWritten] = key({}, "none of these, exact values")
+
+
+class Match(Section):
+    host: MatchHost | None = key(None, "exact, or *.example.com")
+    path: MatchPath | None = key(None, "exact path")
+    prefix: MatchPath | None = key(None, "prefix by whole segments; with regex, both must match")
+    regex: Pattern | None = key(None, "RE2, anchored at both ends")
     methods: list[Method] = key([], "any of these")
     headers: dict[HeaderName, HeaderValue] = key({}, "all of these, exact values")
     query: dict[str, AsWritten] = key({}, "all of these, exact values")
+    excluded: Excluded | None = key(None, "the same conditions, none of which may match", alias="not")
 
 
 class Rewrite(Section):

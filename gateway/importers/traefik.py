@@ -507,7 +507,7 @@ def _replace_pattern(inner: Fields, way: _Way) -> bool:
 
 def _strip_pattern(inner: Fields, way: _Way) -> bool:
     given = inner.texts("regex")
-    cut = "|".join(patterns.python(one).removeprefix("^") for one in given)
+    cut = "|".join(patterns.spelled(one).removeprefix("^") for one in given)
     way.rewrite = {"regex": f"(?:{cut})(?P<beyond>.*)", "to": "\\g<beyond>"}
     return bool(given)
 

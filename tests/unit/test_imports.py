@@ -61,8 +61,8 @@ ALLOWED: dict[str, set[str]] = {
     "providers": VALUES | {"registries", "turns"},
     # a key holds a URL, which is read as the file's are
     "providers.etcd": VALUES | {"registries", "config", "turns"},
-    "config": VALUES | {"patterns", "target", "trust", "router", "readings", "overlap", "registries"},
-    "importers": VALUES | {"config", "router", "target", "overlap"},
+    "config": VALUES | {"patterns", "wording", "target", "trust", "router", "readings", "overlap", "registries"},
+    "importers": VALUES | {"config", "patterns", "router", "target", "overlap"},
     "store": VALUES | {"snapshot", "router", "providers", "turns"},
     "saved": VALUES | {"snapshot", "providers"},
     "listeners": VALUES | {"providers"},

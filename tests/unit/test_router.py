@@ -31,6 +31,7 @@ def as_match(spec: dict[str, Any]) -> Match:
         methods=frozenset(spec.get("methods", ())),
         headers=tuple((name.lower(), value) for name, value in spec.get("headers", {}).items()),
         query=tuple(spec.get("query", {}).items()),
+        excluded=as_match(spec["not"]) if "not" in spec else None,
     )
 
 

@@ -105,6 +105,8 @@ def sections() -> Iterator[tuple[str, str, type[schema.Section]]]:
     )
     yield "routes[0].match", with_route("match: {KEY: 1}"), schema.Match
     yield "routes[0].match[1]", with_route("match: [{}, {KEY: 1}]"), schema.Match
+    yield "routes[0].match.not", with_route("match: {not: {KEY: 1}}"), schema.Excluded
+    yield "routes[0].match[1].not", with_route("match: [{}, {not: {KEY: 1}}]"), schema.Excluded
     yield "routes[0].rewrite", with_route("rewrite: {KEY: 1}"), schema.Rewrite
     yield "routes[0].mirror", with_route("mirror: {upstream: u, KEY: 1}"), schema.Mirror
     for name, given, cls in (
