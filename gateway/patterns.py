@@ -135,7 +135,7 @@ _INSTEAD = {
 }
 _FLAGS = re.compile(r"\(\?([a-zA-Z-]+)[:)]")
 _NAMED = re.compile(r"\(\?P?<([A-Za-z0-9_]+)>")
-_REPEAT = re.compile(r"\{([0-9]*)(,?)([0-9]*)\}")
+_REPEAT = re.compile(r"\{([0-9]*)(?:(,)([0-9]*))?\}")
 # A class as a whole: a bracket that comes first is a member.
 _CLASS = re.compile(r"\[\^?\]?(?:\\.|\[:\^?[a-z]+:\]|[^\]\\])*\]", re.DOTALL)
 _BACK_REFERENCE = re.compile(r"\\[1-9][0-9]?")

@@ -57,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     # gunicorn reads this one: it needs to know what the file says
     "server.settings": {"errors", "model", "server", "config"},
     # what is learnt from elsewhere
-    "registries": VALUES,
+    "registries": VALUES | {"turns"},
     "providers": VALUES | {"registries", "turns"},
     # a key holds a URL, which is read as the file's are
     "providers.etcd": VALUES | {"registries", "config", "turns"},
