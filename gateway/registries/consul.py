@@ -31,7 +31,7 @@ from urllib3.exceptions import HTTPError
 
 from gateway.model import ConsulSettings, ConsulSource
 from gateway.registries import RefusedError, RegistryError, one_line
-from gateway.registries.json_pieces import Body, Pieces, parts
+from gateway.registries.json_pieces import SMALL, Body, Pieces, parts
 from gateway.turns import Slices
 
 log = logging.getLogger("gateway.registries")
@@ -50,8 +50,6 @@ WAIT_SPREAD = 1 / 16
 MOST_BYTES = 64 * 1024 * 1024
 # The largest instance in an answer: Consul allows 41 KB of metadata and 4 KB of output a check.
 MOST_ENTRY = 512 * 1024
-# Answers up to this size are read at once, in about a millisecond.
-_SMALL = 128 * 1024
 
 # An index is a number of 64 bits.
 MOST_DIGITS = 20
@@ -373,7 +371,7 @@ class ConsulApi:
             raise
         finally:
             answer.release_conn()
-        return answer.status, answer.headers, b"".join(got) if size <= _SMALL else got
+        return answer.status, answer.headers, b"".join(got) if size <= SMALL else got
 
 
 def _whole(body: Body) -> bytes:

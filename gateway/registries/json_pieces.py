@@ -18,10 +18,13 @@ from gateway.registries import RegistryError
 
 # An answer in one piece, or, so that a large one is never copied, in the pieces in which it came.
 Body = bytes | list[bytes]
+# Answers up to this size are read at once, in about a millisecond.
+SMALL = 128 * 1024
 # Bytes of a part.
 PART = 64 * 1024
 
 _white = re.compile(r"[ \t\n\r]*+").match
+_number = re.compile(r"[0-9.eE+-]*+").match
 _decode = json.JSONDecoder().raw_decode
 
 
@@ -80,8 +83,10 @@ class Pieces:
                     continue
                 told = f"a value is larger than {self._most} bytes" if left > self._most else str(error)
                 raise self._broken(told) from None
-            # A number may go on, too.
-            if end < len(self._text) or not self._more():
+            # A number may go on behind the window, too: `1` as `1.5e7`.
+            beyond = _number(self._text, end)
+            assert beyond is not None, "it may be empty"
+            if beyond.end() < len(self._text) or not self._more():
                 self._at = end
                 self._number = 1
                 return found
