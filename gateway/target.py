@@ -10,6 +10,7 @@ matched (dot segments, an encoded NUL) are refused, so that what was checked is 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING, NamedTuple
@@ -284,14 +285,15 @@ def _cut(prefix: bytes, path: bytes, normal: bytes) -> int:
     segments, once empty ones are left out, so the segments are counted off."""
     if path == normal or not prefix:
         return len(prefix)
-    found = _segments(prefix.count(b"/")).match(path)
+    found = _segments(prefix.count(b"/"))(path)
     assert found is not None, "the prefix is not one of this path's normal form"
     return found.end()
 
 
 @lru_cache(256)
-def _segments(number: int) -> re.Pattern[bytes]:
-    return re.compile(rb"(?:/++[^/]++){%d}" % number)
+def _segments(number: int) -> Callable[[bytes], re.Match[bytes] | None]:
+    """Matches so many segments at the beginning of a path."""
+    return re.compile(rb"(?:/++[^/]++){%d}" % number).match
 
 
 def _single_slash(path: bytes) -> bytes:
