@@ -41,6 +41,8 @@ setup(
         "PyYAML>=6,<7",
         "click>=8.1,<9",
         "prometheus_client>=0.22,<1",
+        # Its releases are dated: one minor series is what the tests have run against.
+        "google-re2>=1.1.20251105,<1.2",
     ],
     extras_require={
         "test": TEST,

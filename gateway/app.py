@@ -28,11 +28,11 @@ import gevent
 from flask import Flask, signals
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import BadHost, HTTPException
 from werkzeug.routing import RequestRedirect
 
 from gateway import config as files
-from gateway import problem, registration, saved, target, wsgi
+from gateway import problem, readings, registration, saved, target, wsgi
 from gateway.admin import Admin
 from gateway.background import Background, Task
 from gateway.balancers import balancer
@@ -441,6 +441,8 @@ class Gateway(Flask):
             if not snapshot.version:
                 raise NotReady("there is no configuration yet")
             raise NoRoute(f"no route for {host.decode('latin-1')} {path[:200].decode('latin-1')}")
+        if isinstance(asked, target.AmbiguousTarget):
+            readings.check(snapshot.router, snapshot.config.server, request, route, (), asked, path, host)
         request.route = route
         if not route.plain:
             return self._shaper.answer(request, route, snapshot, asked, path, host, asked_host)
@@ -545,9 +547,13 @@ class Gateway(Flask):
         return None
 
     def _has_view(self, request: Request, raw_path: bytes) -> bool:
-        """Whether a view that was registered has this path and method."""
+        """Whether a view that was registered has this path and method. Raises BadRequest for a Host
+        that Flask cannot read, such as one with a label of more than 63 bytes (RFC 1035 §2.3.4)."""
         path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
-        adapter = self.url_map.bind(request.host.decode("latin-1") or "localhost", url_scheme=request.scheme)
+        try:
+            adapter = self.url_map.bind(request.host.decode("latin-1") or "localhost", url_scheme=request.scheme)
+        except BadHost as error:
+            raise BadRequest(f"{request.host[:80]!r} is no host") from error
         try:
             adapter.match(path, method=request.method.decode("latin-1"))
         except RequestRedirect:
@@ -638,6 +644,8 @@ class Gateway(Flask):
         asked.environ["gateway.forwarded"] = True
         if missing:
             response: Response | None = self.answer(InternalError(missing), request)
+        elif self._views and isinstance(asked.routing_exception, BadHost):
+            response = self.answer(BadRequest(f"{request.host[:80]!r} is no host"), request)
         else:
             response = self._admitted(request) or self._handle(request, views=False)
         assert response is not None

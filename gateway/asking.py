@@ -7,11 +7,12 @@ knows no other condition.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from gateway import readings
 from gateway import target as targets
-from gateway.errors import BadRequest, UnsupportedMethod
+from gateway.errors import BadRequest, GatewayError, UnsupportedMethod
 from gateway.exchange import Headers, Request
 from gateway.headers import check_max_forwards
 from gateway.model import Match, Route, ServerSettings
@@ -92,6 +93,17 @@ class Asked:
     def served_by(self, router: Router) -> Route | None:
         return router.match(self.request.method, self.host, self.path, self.target.query, self.request.headers)
 
+    def ambiguity(
+        self, router: Router, route: Route, server: ServerSettings, passed: Sequence[Route] = ()
+    ) -> GatewayError | None:
+        """Why `route` does not get the request although it matches: another reading of the path has
+        another route. `passed`: redirects that the request was not sent away by."""
+        try:
+            readings.check(router, server, self.request, route, passed, self.target, self.path, self.host)
+        except GatewayError as error:
+            return error
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Answered:
@@ -103,16 +115,15 @@ class Answered:
 
 def asked(request: Request, server: ServerSettings) -> Asked | Answered:
     """The steps of `Gateway.handle` before a route is looked for. Raises GatewayError."""
-    parsed = targets.parse(request.target)
-    authority = parsed.authority if parsed.authority is not None else request.host
-    host = targets.host(authority) if authority else b""
     if request.method in (b"TRACE", b"CONNECT"):
         raise UnsupportedMethod(request.method.decode("latin-1"))
-    if parsed.path == b"*":
+    parsed, path = targets.read(request.target)
+    authority = parsed.authority if parsed.authority is not None else request.host
+    host = targets.host(authority) if authority else b""
+    if path == b"*":
         if request.method != b"OPTIONS":
             raise BadRequest("a target of * is for OPTIONS alone")
         return Answered(204, "OPTIONS * is about the gateway itself")
-    path = targets.normal(parsed.path)
     own = server.own_prefix
     if own is not None and (path + b"/").startswith(own.encode("latin-1")):
         return Answered(None, f"{own} is the gateway's own (server.own_prefix)")
@@ -140,10 +151,10 @@ def _conditions(match: Match, seen: Asked) -> Iterator[tuple[Match, Callable[[],
         yield Match(host=match.host), lambda: f"the host {text(seen.host) or '(none)'} is not {match.host}"
     if match.path is not None:
         yield Match(path=match.path), lambda: f"the path {text(seen.path)} is not {match.path}"
-    elif match.regex is not None:
-        yield Match(regex=match.regex), lambda: f"the path {text(seen.path)} does not match {match.regex}"
-    elif match.prefix is not None:
+    if match.prefix is not None:
         yield Match(prefix=match.prefix), lambda: f"the path {text(seen.path)} is not under {match.prefix}"
+    if match.regex is not None:
+        yield Match(regex=match.regex), lambda: f"the path {text(seen.path)} does not match {match.regex}"
     if match.methods:
         methods = " or ".join(sorted(match.methods))
         yield Match(methods=match.methods), lambda: f"the method {text(request.method)} is not {methods}"
@@ -155,6 +166,25 @@ def _conditions(match: Match, seen: Asked) -> Iterator[tuple[Match, Callable[[],
         yield Match(query=((name, value),)), lambda name=name, value=value: (  # type: ignore[misc]
             f"the query has no {name}={value}" + ("" if seen.target.query is None else " as its first")
         )
+    for one in () if match.excluded is None else match.excluded.alone():
+        yield Match(excluded=one), lambda one=one: f"not: {_held(one, seen)}"  # type: ignore[misc]
+
+
+def _held(one: Match, seen: Asked) -> str:
+    """Why a condition of `not` holds, in words."""
+    if one.host is not None:
+        return f"the host {text(seen.host)} is {one.host}"
+    if one.path is not None:
+        return f"the path is {one.path}"
+    if one.prefix is not None:
+        return f"the path {text(seen.path)} is under {one.prefix}"
+    if one.regex is not None:
+        return f"the path {text(seen.path)} matches {one.regex}"
+    if one.methods:
+        return f"the method is {text(seen.request.method)}"
+    if one.headers:
+        return f"the header {one.headers[0][0]} is {one.headers[0][1]!r}"
+    return f"the query has {one.query[0][0]}={one.query[0][1]}"
 
 
 def _came(headers: Headers, name: str) -> str:

@@ -280,25 +280,15 @@ def _count(things: Sized, noun: str) -> str:
 
 
 def _row(route: Route, match: Match) -> tuple[str, ...]:
-    headers = (f"{name}: {value}" for name, value in match.headers)
-    query = (f"?{name}={value}" for name, value in match.query)
     return (
         str(route.priority),
         match.host or "*",
-        _path(match),
+        wording.told_path(match),
         ",".join(sorted(match.methods)) or "*",
-        "; ".join((*headers, *query)) or "-",
+        "; ".join(wording.told_conditions(match)) or "-",
         route.name,
         wording.told_end(route) + ("" if route.mirror is None else f", {wording.told_mirror(route.mirror)}"),
     )
-
-
-def _path(match: Match) -> str:
-    if match.path is not None:
-        return f"= {match.path}"
-    if match.regex is not None:
-        return f"~ {match.regex}"
-    return match.prefix or "/"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:

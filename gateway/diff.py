@@ -230,6 +230,7 @@ def _flat_route(route: Route) -> Flat:
         "priority": (route.priority, str(route.priority)),
         kind: (end, told_end(route)),
         "mirror": (copied, "none" if mirror is None else told_mirror(mirror)),
+        "ambiguous_paths": (route.ambiguous_paths, route.ambiguous_paths or "(the server's)"),
         "strip_prefix": (route.strip_prefix, told_value("strip_prefix", route.strip_prefix)),
         "rewrite": (_plain(route.rewrite), "none" if route.rewrite is None else told_rewrite(route)),
     }
@@ -341,6 +342,9 @@ class _Side:
             route = seen.served_by(self._router)
             passed: list[Route] = []
             while route is not None:
+                refusal = seen.ambiguity(self._router, route, self._server, passed)
+                if refusal is not None:
+                    raise refusal
                 sent = self._sent(route, seen, request.scheme)
                 if sent is not None:
                     return _Outcome(self._told[route.name], route.name, sent)
@@ -437,7 +441,11 @@ def _short(target: bytes, limit: int = 120) -> str:
 
 def _blind(*configs: Config) -> tuple[str, ...]:
     routes = (route for config in configs for route in config.routes)
-    return tuple(sorted({route.name for route in routes if any(match.headers for match in route.matches)}))
+    return tuple(sorted({route.name for route in routes if any(map(_by_headers, route.matches))}))
+
+
+def _by_headers(match: Match) -> bool:
+    return bool(match.headers or (match.excluded is not None and match.excluded.headers))
 
 
 # -- as text --------------------------------------------------------------------------------

@@ -35,12 +35,13 @@ from gateway.headers import MIRROR, Head, Outbound, with_field
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.state import UpstreamState
 from gateway.model import Config, Endpoint, Match, Mirror, RetryPolicy, Route, StaticSource, Timeouts, Upstream
+from gateway.readings import served
 from gateway.retry import Budget
 from gateway.router import Router
 from gateway.server.parser import HeadParser
 from gateway.shaping import Shaper
 from gateway.snapshot import Group, Snapshot
-from gateway.target import Target
+from gateway.target import AmbiguousTarget, Target
 from gateway.trust import Trust
 from gateway.wording import (
     chances,
@@ -73,6 +74,18 @@ class Lost:
     match: str
     place: str
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PathReading:
+    """A reading of an ambiguous path (gateway.readings). `how`: what a server would do to read it so;
+    `path`: what it is then; `route`: the route that it would have; `same`: whether that is the route
+    of the path as it came."""
+
+    how: str
+    path: str
+    route: str
+    same: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +152,7 @@ class Explanation:
     retries: tuple[Retry, ...] = ()
     ways: tuple[Way, ...] = ()
     answer: tuple[str, ...] = ()
+    readings: tuple[PathReading, ...] = ()
 
 
 def explain(config: Config, asking: Question, origins: Origins | None = None) -> Explanation:
@@ -154,6 +168,11 @@ def explain(config: Config, asking: Question, origins: Origins | None = None) ->
             return replace(told, status=seen.status, detail=seen.told)
         router = Router(config.routes)
         first = seen.served_by(router)
+        if first is not None and isinstance(seen.target, AmbiguousTarget):
+            told = replace(told, readings=tuple(found.readings(router, first, seen)))
+            refusal = seen.ambiguity(router, first, config.server)
+            if refusal is not None:
+                raise refusal
         route, answer = found.served(router, first, seen)
         told = replace(told, **found.order(router, route, seen))
         if first is None:
@@ -237,6 +256,14 @@ class _Found:
         shaper = Shaper(self._outbound, sends, sends.copy, sends.chance)
         snapshot = Snapshot("", self._config, _Groups(self._config, self._group), router)
         return shaper.answer(request, route, snapshot, seen.target, seen.path, seen.host, seen.authority)
+
+    def readings(self, router: Router, route: Route, seen: Asked) -> Iterator[PathReading]:
+        """The readings of an ambiguous path, as it came first, and the route that each would have."""
+        yield PathReading("as it came", text(seen.path), route.name, True)
+        for one in served(router, seen.request, (), seen.target, seen.path, seen.host):
+            path = "(refused: a dot segment)" if one.reading.path is None else text(one.reading.path)
+            name = "(no route)" if one.route is None else one.route.name
+            yield PathReading(one.reading.how, path, name, one.route is route)
 
     def _group(self, name: str) -> Group:
         upstream = self._config.upstreams[name]
@@ -409,6 +436,8 @@ class _Found:
             yield setting("rewrite", told_rewrite(route))
         if route.mirror is not None:
             yield setting("mirror", told_mirror(route.mirror))
+        if route.ambiguous_paths is not None:
+            yield setting("ambiguous_paths", route.ambiguous_paths)
         yield setting("host", route.host)
         sections: tuple[tuple[str, Any], ...] = (
             ("timeouts", route.timeouts),
@@ -581,6 +610,8 @@ def told(found: Explanation) -> Iterator[str]:
     elif found.detail:
         yield f"now: {found.detail}"
     yield from (f"  {line}" for line in found.answer)
+    rows = [(one.how, one.path, one.route, "the same" if one.same else "another") for one in found.readings]
+    yield from _section("readings of the path", rows)
     yield from _section("lost", [(lost.route, lost.match, lost.place, lost.why) for lost in found.lost])
     yield from _told_sent(found.sent, "sent to", "")
     for way in found.ways:

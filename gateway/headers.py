@@ -35,6 +35,8 @@ MIRROR = b"Gateway-Mirror"
 _REQUEST_KINDS = {
     b"host": _DROP,  # written anew, from what the request asked for
     b"keep-alive": _DROP,
+    # CGI-style servers make HTTP_PROXY of it, which HTTP clients take for their proxy (httpoxy, CVE-2016-5385).
+    b"proxy": _DROP,
     b"proxy-connection": _DROP,
     b"proxy-authenticate": _DROP,
     b"proxy-authorization": _DROP,
@@ -104,8 +106,6 @@ _MAX_NAMES = 2048
 _MAX_NAME = 64
 
 _REQUEST_ID_FORM = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
-# RFC 9110 §7.6.3: Via = #( received-protocol RWS received-by [ RWS comment ] )
-_VIA_ENTRY = re.compile(rb"[^\s,]+[ \t]+([^\s,]+)")
 # W3C Trace Context §3.2: version ff and all-zero ids are invalid; a later version may add more.
 _TRACEPARENT_FORM = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-|\Z)"
@@ -196,6 +196,13 @@ class FieldLines(Generic[What]):
 def tokens(value: bytes) -> list[bytes]:
     """The lower-case members of a comma-separated list, empty ones left out."""
     return [token for token in (part.strip(b" \t").lower() for part in value.split(b",")) if token]
+
+
+def received_by(via: bytes) -> list[bytes]:
+    """The gateways that a Via value names (RFC 9110 §7.6.3: each entry is a protocol, white
+    space, the gateway and perhaps a comment). Time is linear in the length of the value."""
+    entries = (entry.split(None, 2) for entry in via.split(b","))
+    return [entry[1] for entry in entries if len(entry) > 1]
 
 
 def carries_connection_auth(value: bytes) -> bool:
@@ -344,6 +351,7 @@ class Outbound:
         add = lines.append
         seen: dict[int, list[bytes]] | None = None
         shareable = True
+        cookies = 0
         for name, value in request.headers:
             kind = kinds.get(name)
             if kind is None:
@@ -357,13 +365,18 @@ class Outbound:
             elif kind == _TRUSTED_ONLY:
                 if self._trust.trusts(request.peer):
                     add(name + b": " + value)
-            elif kind >= _COOKIE:
+            elif kind == _COOKIE:
+                cookies += 1
+                add(name + b": " + value)
+            elif kind > _COOKIE:
                 self._add_in_place(lines, request, kind, name, value)
                 shareable = shareable and not (kind == _AUTH and carries_connection_auth(value))
             else:
                 if seen is None:
                     seen = {}
                 seen.setdefault(kind, []).append(value)
+        if cookies > 1:
+            _join_cookies(lines)
         if seen is None and request.peer and asked_host and not self._write_forwarded:
             asked = (request.peer, request.client, asked_host, request.scheme, request.http11)
             add((self._added.get(asked) or self._add_usual(asked)) + request.request_id)
@@ -391,13 +404,7 @@ class Outbound:
 
     def _add_in_place(self, lines: list[bytes], request: Request, kind: int, name: bytes, value: bytes) -> None:
         """Fields that go on where they came, but are looked at or changed."""
-        if kind == _COOKIE:
-            # RFC 9113 §8.2.3 and RFC 6265 §5.4: one line, joined by "; ", never by ",".
-            for at, line in enumerate(lines):
-                if line[:7].lower() == b"cookie:":
-                    lines[at] = line + b"; " + value
-                    return
-        elif kind == _TRACEPARENT:
+        if kind == _TRACEPARENT:
             if (form := _TRACEPARENT_FORM.match(value)) is not None:
                 request.trace_id = form[1].decode("latin-1")
         elif kind == _MAX_FORWARDS and request.method == b"OPTIONS" and value.isdigit():
@@ -416,7 +423,7 @@ class Outbound:
         """Say that the request went through here, and find out whether it did before."""
         via = b", ".join(seen.get(_VIA, ()))
         loops = b", ".join(seen.get(_CDN_LOOP, ()))
-        if self._name in _VIA_ENTRY.findall(via) or self._name in [
+        if self._name in received_by(via) or self._name in [
             token.split(b";", 1)[0].strip() for token in loops.split(b",")
         ]:
             raise LoopDetected(f"the request names this gateway ({self._name.decode('latin-1')}) in Via or CDN-Loop")
@@ -460,6 +467,17 @@ class Outbound:
         chain = given.get(_FORWARDED, [])
         if chain or self._write_forwarded:
             add(b"Forwarded: " + b", ".join([*chain, forwarded_element(peer, asked_host, scheme)]))
+
+
+def _join_cookies(lines: list[bytes]) -> None:
+    """Put all cookies in the first Cookie line, joined by "; " (RFC 9113 §8.2.3, RFC 6265 §5.4).
+    One pass, because a client chooses how many lines there are."""
+    # The first line holds the request line and Host.
+    places = [at for at, line in enumerate(lines) if at and line[:7].lower() == b"cookie:"]
+    first, *others = places
+    lines[first] = b"; ".join((lines[first], *(lines[at][len(b"Cookie: ") :] for at in others)))
+    joined = set(others)
+    lines[:] = [line for at, line in enumerate(lines) if at not in joined]
 
 
 def port_of(host: bytes) -> bytes:

@@ -7,9 +7,11 @@ route), so that nothing on the request path asks where a value came from.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from re import Pattern
+
+from gateway.patterns import Expression
 
 Seconds = float | None
 
@@ -248,19 +250,21 @@ class Upstream:
 @dataclass(frozen=True, slots=True)
 class Rewrite:
     """How the path that is forwarded differs from the one that came: exactly one is set.
-    `regex` (matched on the normal form, whole path) goes with `to`."""
+    `regex` (matched on the normal form, whole path) goes with `to`, a template of its groups."""
 
     prefix: bytes | None = None
     path: bytes | None = None
-    regex: Pattern[bytes] | None = None
+    regex: Expression | None = None
     to: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One set of conditions; all must hold. At most one of path, prefix, regex is set;
-    none is prefix "/". Paths are as written in the file; `host` is lower case, a wildcard
-    keeps its `*.`; header names are lower case."""
+    """One set of conditions; all must hold. Of path, prefix and regex either the path is set, or
+    any of the others; none is prefix "/". Paths are as written in the file; `host` is lower case,
+    a wildcard keeps its `*.`; header names are lower case. `excluded`: conditions none of which
+    may hold (`not` in the file); there path, prefix and regex may all be set, and none is no
+    condition on the path."""
 
     host: str | None = None
     path: str | None = None
@@ -269,6 +273,15 @@ class Match:
     methods: frozenset[str] = frozenset()
     headers: tuple[tuple[str, str], ...] = ()
     query: tuple[tuple[str, str], ...] = ()
+    excluded: Match | None = None
+
+    def alone(self) -> Iterator[Match]:
+        """Each condition by itself; for `excluded` those of which none may hold."""
+        for key in ("host", "path", "prefix", "regex", "methods"):
+            if getattr(self, key):
+                yield Match(**{key: getattr(self, key)})
+        yield from (Match(headers=(one,)) for one in self.headers)
+        yield from (Match(query=(one,)) for one in self.query)
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +362,8 @@ class Route:
     redirect: Redirect | None = None
     respond: Respond | None = None
     fallback: Route | None = None
+    # refuse | forward: requests whose path has other readings; None: as the server does.
+    ambiguous_paths: str | None = None
     index: int = 0
     line: int = 0
     # Nothing but `upstream` says what becomes of a request: what most routes are.
@@ -422,6 +437,7 @@ class ServerSettings:
     own_prefix: str | None = "/-/"
     via: str = "both"  # both | request | response | off
     forwarded: bool = False
+    ambiguous_paths: str = "refuse"  # refuse | forward
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,14 @@ and routes that differ in nothing but methods, headers or query, are tried one b
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.errors import ClientError, ConfigError
-from gateway.target import decoded, written, written_prefix
+from gateway.patterns import Pattern, Patterns, pieces
+from gateway.patterns import compile as compile_pattern
+from gateway.target import begins, decoded, written, written_prefix
 from gateway.target import host as normal_host
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Router:
                     if best is not None and best.order < candidate.order:
                         break
                     if not candidate.plain:
-                        asked = asked or _Asked(method, query, headers)
+                        asked = asked or _Asked(method, host, path, query, headers)
                         if not asked.meets(candidate):
                             continue
                     if self._one_priority:
@@ -100,7 +101,7 @@ class Router:
         self, passed: Sequence[Route], method: bytes, host: bytes, path: bytes, query: bytes | None, headers: Headers
     ) -> Route | None:
         """The route that would serve a request if those in `passed` were not there."""
-        asked = _Asked(method, query, headers)
+        asked = _Asked(method, host, path, query, headers)
         met = [
             candidate
             for table in self._by_host.get(host) or self._beyond(host)
@@ -124,7 +125,8 @@ class Router:
 class _Candidate:
     """One match of a route, compiled. `order`: its precedence, and its place where that
     says nothing. `host`: in normal form, a wildcard with its `*.`, empty for any. Of
-    `path`, `prefix` (without trailing slash) and `pattern` one is set."""
+    `path`, `prefix` (without trailing slash) and `pattern` one is set, or both of the last two.
+    `excluded`: conditions none of which may hold."""
 
     order: tuple[int, ...]
     route: Route
@@ -132,11 +134,43 @@ class _Candidate:
     host: bytes
     path: bytes | None
     prefix: bytes | None
-    pattern: re.Pattern[bytes] | None
+    pattern: Pattern | None
     methods: frozenset[bytes]
     headers: tuple[tuple[bytes, bytes], ...]
     query: tuple[tuple[bytes, bytes], ...]
+    excluded: _Excluded | None
     plain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Excluded:
+    """Conditions none of which may hold; what is None or empty is no condition."""
+
+    host: bytes
+    path: bytes | None
+    prefix: bytes | None
+    matches: Callable[[bytes], object] | None
+    methods: frozenset[bytes]
+    headers: tuple[tuple[bytes, bytes], ...]
+    query: tuple[tuple[bytes, bytes], ...]
+
+    def holds(self, asked: _Asked) -> bool:
+        """Whether any of the conditions holds."""
+        path = asked.path
+        return (
+            asked.method in self.methods
+            or (self.path is not None and path == self.path)
+            or (self.prefix is not None and begins(path, self.prefix))
+            or (bool(self.host) and _is_host(asked.host, self.host))
+            or any(asked.fields.get(name) == value for name, value in self.headers)
+            or any(asked.parameters.get(name) == value for name, value in self.query)
+            or (self.matches is not None and self.matches(path) is not None)
+        )
+
+
+def _is_host(host: bytes, wanted: bytes) -> bool:
+    """Whether a host is the one, or one of the wildcard, that a match names."""
+    return host.endswith(wanted[1:]) and len(host) >= len(wanted) if wanted.startswith(b"*.") else host == wanted
 
 
 def _compiled(routes: Sequence[Route]) -> Iterator[_Candidate]:
@@ -144,13 +178,13 @@ def _compiled(routes: Sequence[Route]) -> Iterator[_Candidate]:
     for place, (route, match) in enumerate(pairs):
         try:
             yield _compile(place, route, match)
-        except (ClientError, ValueError, IndexError, re.error) as error:
+        except (ClientError, ValueError) as error:
             raise ConfigError(f"route {route.name!r}: {error}") from error
 
 
 def _compile(place: int, route: Route, match: Match) -> _Candidate:
     if route.rewrite is not None and route.rewrite.regex is not None:
-        route.rewrite.regex.sub(route.rewrite.to or b"", b"")  # a bad group number says so now
+        pieces(route.rewrite.to or b"", route.rewrite.regex)  # a bad group number says so now
     everything = match.path is None and match.regex is None and match.prefix is None
     prefix = "/" if everything else match.prefix
     return _Candidate(
@@ -160,11 +194,32 @@ def _compile(place: int, route: Route, match: Match) -> _Candidate:
         host=_host(match.host),
         path=None if match.path is None else written(match.path),
         prefix=None if prefix is None else written_prefix(prefix),
-        pattern=None if match.regex is None else re.compile(match.regex.encode()),
+        pattern=None if match.regex is None else compile_pattern(match.regex, groups=False),
         methods=frozenset(method.encode() for method in match.methods),
-        headers=tuple((name.lower().encode(), value.encode()) for name, value in match.headers),
-        query=tuple((name.encode(), value.encode()) for name, value in match.query),
-        plain=not (match.methods or match.headers or match.query),
+        headers=_headers(match),
+        query=_query(match),
+        excluded=None if match.excluded is None else _excluded(match.excluded),
+        plain=not (match.methods or match.headers or match.query or match.excluded),
+    )
+
+
+def _headers(match: Match) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple((name.lower().encode(), value.encode()) for name, value in match.headers)
+
+
+def _query(match: Match) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple((name.encode(), value.encode()) for name, value in match.query)
+
+
+def _excluded(match: Match) -> _Excluded:
+    return _Excluded(
+        host=_host(match.host),
+        path=None if match.path is None else written(match.path),
+        prefix=None if match.prefix is None else written_prefix(match.prefix),
+        matches=None if match.regex is None else compile_pattern(match.regex, groups=False).fullmatch,
+        methods=frozenset(method.encode() for method in match.methods),
+        headers=_headers(match),
+        query=_query(match),
     )
 
 
@@ -185,12 +240,16 @@ def _grouped(pairs: Iterable[tuple[bytes, _Candidate]]) -> dict[bytes, list[_Can
 class _Paths:
     """The candidates of one host by what they say of the path, each list in order."""
 
-    __slots__ = ("_deepest", "_depths", "_exact", "_patterns", "_prefixes")
+    __slots__ = ("_by_pattern", "_deepest", "_depths", "_exact", "_patterns", "_prefixes")
 
     def __init__(self, candidates: list[_Candidate]) -> None:
         self._exact = _grouped((one.path, one) for one in candidates if one.path is not None)
-        self._prefixes = _grouped((one.prefix, one) for one in candidates if one.prefix is not None)
-        self._patterns = [(one.pattern.fullmatch, [one]) for one in candidates if one.pattern is not None]
+        plain = [one for one in candidates if one.pattern is None]
+        self._prefixes = _grouped((one.prefix, one) for one in plain if one.prefix is not None)
+        by_pattern = [one for one in candidates if one.pattern is not None]
+        self._patterns = Patterns([one.pattern for one in by_pattern if one.pattern is not None])
+        # What each pattern leads to, and the prefix that the path must have as well.
+        self._by_pattern = [(one.prefix or b"", [one]) for one in by_pattern]
         # The numbers of segments that prefixes have here, deepest first.
         self._depths = sorted({prefix.count(b"/") for prefix in self._prefixes}, reverse=True)
         self._deepest = max(self._depths, default=0)
@@ -201,9 +260,9 @@ class _Paths:
         found = self._exact.get(path)
         if found is not None:
             met.append(found)
-        for matches, candidates in self._patterns:
-            if matches(path):
-                met.append(candidates)
+        if self._by_pattern:
+            hits = [self._by_pattern[number] for number in self._patterns.matching(path)]
+            met += [candidates for prefix, candidates in hits if not prefix or begins(path, prefix)]
         if self._deepest == 1:
             # The first segment alone: most tables of prefixes are like this.
             end = path.find(b"/", 1)
@@ -224,31 +283,41 @@ class _Paths:
 
 
 class _Asked:
-    """What a request says beside host and path; taken apart only when a route asks."""
+    """What a request says; its fields and query are taken apart only when a route asks."""
 
-    __slots__ = ("_fields", "_headers", "_method", "_parameters", "_query")
+    __slots__ = ("_fields", "_headers", "_parameters", "_query", "host", "method", "path")
 
-    def __init__(self, method: bytes, query: bytes | None, headers: Headers) -> None:
-        self._method = method
+    def __init__(self, method: bytes, host: bytes, path: bytes, query: bytes | None, headers: Headers) -> None:
+        self.method = method
+        self.host = host
+        self.path = path
         self._query = query
         self._headers = headers
         self._fields: dict[bytes, bytes] | None = None
         self._parameters: dict[bytes, bytes] | None = None
 
+    @property
+    def fields(self) -> dict[bytes, bytes]:
+        if self._fields is None:
+            self._fields = _fields(self._headers)
+        return self._fields
+
+    @property
+    def parameters(self) -> dict[bytes, bytes]:
+        if self._parameters is None:
+            self._parameters = _parameters(self._query)
+        return self._parameters
+
     def meets(self, candidate: _Candidate) -> bool:
-        """Whether method, headers and query are as the candidate wants them."""
-        if candidate.methods and self._method not in candidate.methods:
+        """Whether method, headers and query are as the candidate wants them, and nothing that it
+        excludes holds."""
+        if candidate.methods and self.method not in candidate.methods:
             return False
-        if candidate.headers:
-            if self._fields is None:
-                self._fields = _fields(self._headers)
-            if not all(self._fields.get(name) == value for name, value in candidate.headers):
-                return False
-        if candidate.query:
-            if self._parameters is None:
-                self._parameters = _parameters(self._query)
-            return all(self._parameters.get(name) == value for name, value in candidate.query)
-        return True
+        if candidate.headers and not all(self.fields.get(name) == value for name, value in candidate.headers):
+            return False
+        if candidate.query and not all(self.parameters.get(name) == value for name, value in candidate.query):
+            return False
+        return candidate.excluded is None or not candidate.excluded.holds(self)
 
 
 def _fields(headers: Headers) -> dict[bytes, bytes]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Protocol
 
-from gateway import problem
+from gateway import problem, readings
 from gateway import target as targets
 from gateway.errors import BadRequest, NoEndpoint, NoRoute
 from gateway.exchange import Request, Response
@@ -75,6 +75,8 @@ class Shaper:
             if after is None:
                 raise NoRoute(f"route {route.name} leads to what was asked for, and no other route matches")
             request.route = route = after
+        if passed:
+            readings.check(snapshot.router, snapshot.config.server, request, route, passed, target, normal, host)
         if route.respond is not None:
             return respond(route.respond, request)
         chosen = route if route.split is None else self._share(route.split, request)

@@ -10,12 +10,14 @@ matched (dot segments, an encoded NUL) are refused, so that what was checked is 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from gateway.errors import BadPath, BadRequest
+from gateway.patterns import expand
 
 if TYPE_CHECKING:
     from gateway.model import Endpoint, Rewrite, Route
@@ -37,6 +39,12 @@ class Target(NamedTuple):
     raw: bytes
 
 
+class AmbiguousTarget(Target):
+    """A target whose path some servers read as another one (gateway.readings)."""
+
+    __slots__ = ()
+
+
 # -- reading ----------------------------------------------------------------------------
 
 # 0x21 to 0x7e without "#". RFC 3986 allows less (no `|`, `"`, `\` …), but clients send
@@ -47,21 +55,26 @@ class Target(NamedTuple):
 # up what it has matched costs no more than its length.
 _origin_form = re.compile(rb"/[!\"$-~]*+").fullmatch
 _absolute_form = re.compile(rb"([A-Za-z]++)://([^/?]++)([!\"$-~]*+)").fullmatch
-# In origin-form, its path in normal form already (`_plain`): nearly all are.
-_simple = re.compile(rb"((?:/(?![/.])[!\"$&-.0->@-\[\]-~]*+)+)(?:\?([!\"$-~]*+))?").fullmatch
+# In origin-form, its path in normal form already (`_plain`) and not ambiguous: nearly all are.
+_simple = re.compile(rb"((?:/(?![/.])[!\"$&-.0-:<->@-\[\]-~]*+)+)(?:\?([!\"$-~]*+))?").fullmatch
+# In a path in normal form.
+_ambiguous = re.compile(rb"[\\;]|%(?:2F|5C|3B)").search
 # The generated `Target.__new__` in Python costs as much as the rest of `parse`.
 _new = tuple.__new__
 
 
 def read(target: bytes) -> tuple[Target, bytes]:
     """A target taken apart (`parse`), and the normal form of its path (`normal`); for an
-    asterisk that is the asterisk."""
+    asterisk that is the asterisk. An `AmbiguousTarget` if the path has other readings."""
     found = _simple(target)
     if found is not None:
         path, query = found.groups()
         return _new(Target, (None, None, path, query, target)), path
     asked = parse(target)
-    return asked, asked.path if asked.path == b"*" else normal(asked.path)
+    if asked.path == b"*":
+        return asked, asked.path
+    path = normal(asked.path)
+    return (asked if _ambiguous(path) is None else tuple.__new__(AmbiguousTarget, asked)), path
 
 
 def parse(target: bytes) -> Target:
@@ -114,7 +127,7 @@ def _read_host(value: bytes) -> bytes:
     if found is None:
         raise BadRequest(f"{value[:80]!r} is no host")
     name, address, port = found.groups()
-    if port and int(port) > 65535:
+    if port and not 0 < int(port) <= 65535:
         raise BadRequest(f"{value[:80]!r} has no valid port")
     if name is not None:
         return bytes(name.lower())
@@ -221,8 +234,10 @@ def outbound(route: Route, endpoint: Endpoint, target: Target, normal: bytes) ->
     path, query = target.path, target.query
     if rewrite is not None:
         path, query = rewritten(rewrite, route, target, normal)
+        if rewrite.prefix is not None:
+            path = _single_slash(path)
     elif route.strip_prefix:
-        path = path[_cut(matched_prefix(route, normal), path, normal) :] or b"/"
+        path = _single_slash(path[_cut(matched_prefix(route, normal), path, normal) :]) or b"/"
     if endpoint.base_path:
         path = endpoint.base_path.removesuffix(b"/") + path
     query = _joined_query(endpoint.query, query)
@@ -270,14 +285,21 @@ def _cut(prefix: bytes, path: bytes, normal: bytes) -> int:
     segments, once empty ones are left out, so the segments are counted off."""
     if path == normal or not prefix:
         return len(prefix)
-    found = _segments(prefix.count(b"/")).match(path)
+    found = _segments(prefix.count(b"/"))(path)
     assert found is not None, "the prefix is not one of this path's normal form"
     return found.end()
 
 
 @lru_cache(256)
-def _segments(number: int) -> re.Pattern[bytes]:
-    return re.compile(rb"(?:/++[^/]++){%d}" % number)
+def _segments(number: int) -> Callable[[bytes], re.Match[bytes] | None]:
+    """Matches so many segments at the beginning of a path."""
+    return re.compile(rb"(?:/++[^/]++){%d}" % number).match
+
+
+def _single_slash(path: bytes) -> bytes:
+    """The path with no more than one slash in front: two would begin with the name of a host
+    (RFC 3986 §4.2)."""
+    return b"/" + path.lstrip(b"/") if path.startswith(b"//") else path
 
 
 def _rewritten(rewrite: Rewrite, route: Route, path: bytes, normal: bytes) -> bytes:
@@ -289,7 +311,7 @@ def _rewritten(rewrite: Rewrite, route: Route, path: bytes, normal: bytes) -> by
     assert rewrite.regex is not None
     assert rewrite.to is not None
     found = rewrite.regex.fullmatch(normal)
-    return path if found is None else _rooted(found.expand(rewrite.to))
+    return path if found is None else _rooted(expand(found, rewrite.to, rewrite.regex))
 
 
 def _rooted(path: bytes) -> bytes:

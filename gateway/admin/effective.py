@@ -13,6 +13,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from gateway.model import AccessLogSettings, Config, Endpoint
+from gateway.patterns import Pattern
 from gateway.telemetry.redact import MASK, masking
 
 _SECRET_KEYS = frozenset({"token", "password", "secret"})
@@ -42,7 +43,7 @@ def _plain(value: Any, mask: Mask) -> Any:
             return _text(value, mask)
         case bytes():
             return _text(value.decode("latin-1"), mask)
-        case re.Pattern():
+        case re.Pattern() | Pattern():
             return _plain(value.pattern, mask)
         case Endpoint():
             return _endpoint(value, mask)

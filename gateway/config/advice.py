@@ -38,6 +38,9 @@ def dropped_headers(whole: Whole) -> Breaches:
             for name in match.headers:
                 if "_" in name:
                     yield Breach((*at, "headers"), f"{name} never matches: {told}")
+            for name in () if match.excluded is None else match.excluded.headers:
+                if "_" in name:
+                    yield Breach((*at, "not", "headers"), f"{name} excludes nothing: {told}")
         if route.split is not None and route.split.by is not None and _is_dropped(route.split.by):
             yield Breach((*path, "split", "by"), f"no request has it: {told}")
 
@@ -128,6 +131,7 @@ ADVICE: tuple[Callable[[Whole], Breaches], ...] = (
     drain_in_time,
     shadows.shadowed_matches,
     shadows.impossible_matches,
+    shadows.refused_as_ambiguous,
     shadows.useless_strip,
     shadows.useless_redirect,
     timing.multiplied_timeouts,

@@ -19,6 +19,7 @@ from gateway.config.schema import (
     Document,
     Eject,
     Etcd,
+    Excluded,
     HealthCheck,
     Match,
     Redirect,
@@ -201,9 +202,10 @@ def route(
     """A route of the file. `base`: what upstreams begin with."""
     plain = model.Route(
         name=given.name,
-        matches=tuple(map(_match, given.match)),
+        matches=tuple(map(match, given.match)),
         priority=given.priority,
         strip_prefix=given.strip_prefix,
+        ambiguous_paths=given.ambiguous_paths,
         rewrite=None if given.rewrite is None else _rewrite(given.rewrite),
         redirect=None if given.redirect is None else _redirect(given.redirect),
         respond=None if given.respond is None else _respond(given.respond),
@@ -241,7 +243,8 @@ def _leading_to(to: model.Upstream, plain: model.Route, given: Route) -> model.R
     )
 
 
-def _match(given: Match) -> model.Match:
+def match(given: Match | Excluded) -> model.Match:
+    excluded = given.excluded if isinstance(given, Match) else None
     return model.Match(
         host=given.host,
         path=given.path,
@@ -250,6 +253,7 @@ def _match(given: Match) -> model.Match:
         methods=frozenset(given.methods),
         headers=tuple(given.headers.items()),
         query=tuple(given.query.items()),
+        excluded=None if excluded is None else match(excluded),
     )
 
 
@@ -305,6 +309,7 @@ def _server(document: Document, over: Overrides) -> model.ServerSettings:
         own_prefix=given.own_prefix,
         via=given.via,
         forwarded=given.forwarded,
+        ambiguous_paths=given.ambiguous_paths,
     )
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import ipaddress
 import re
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from gateway import target, trust
+from gateway import patterns, target, trust
 from gateway.config import units, urls
 from gateway.config.document import resolve
 from gateway.config.scalars import Scalar
@@ -553,21 +552,19 @@ def match_path(value: object) -> str:
 
 def pattern(value: object) -> str:
     got = text(value)
-    compiled(got, value)
+    _compiled(got, groups=False)
     return got
 
 
-def compiled(source: str, value: object) -> re.Pattern[bytes]:
+def _compiled(source: str, groups: bool) -> patterns.Pattern:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            return re.compile(source.encode())
-    except (re.error, RecursionError, OverflowError, Warning) as error:
-        raise wrong(f"is no regular expression: {error}") from None
+        return patterns.compile(source, groups)
+    except patterns.PatternError as error:
+        raise wrong(str(error)) from None
 
 
-def byte_pattern(value: object) -> re.Pattern[bytes]:
-    return compiled(text(value), value)
+def rewriting_pattern(value: object) -> patterns.Pattern:
+    return _compiled(text(value), groups=True)
 
 
 def sent_path(value: object) -> bytes:
@@ -706,8 +703,8 @@ SentHost = Annotated[str | None, PlainValidator(optional(sent_host)), WithJsonSc
 HostPolicy = Annotated[str, PlainValidator(host_policy), WithJsonSchema({"type": "string"})]
 MatchPath = Annotated[str, PlainValidator(match_path), WithJsonSchema({"type": "string", "pattern": "^/"})]
 Pattern = Annotated[str, PlainValidator(pattern), WithJsonSchema({"type": "string", "format": "regex"})]
-BytePattern = Annotated[
-    re.Pattern[bytes], PlainValidator(byte_pattern), WithJsonSchema({"type": "string", "format": "regex"})
+RewritingPattern = Annotated[
+    patterns.Pattern, PlainValidator(rewriting_pattern), WithJsonSchema({"type": "string", "format": "regex"})
 ]
 SentPath = Annotated[bytes, PlainValidator(sent_path), WithJsonSchema({"type": "string", "pattern": "^/"})]
 SentPrefix = Annotated[bytes, PlainValidator(sent_prefix), WithJsonSchema({"type": "string", "pattern": "^/"})]

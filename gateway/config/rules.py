@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gateway import model, target
+from gateway import model, patterns, target
 from gateway.config import build, kinds
 from gateway.config.document import Node, locate
 from gateway.config.environment import Overrides
@@ -140,17 +139,23 @@ def unique_names(draft: Draft) -> Breaches:
 
 
 def unique_headers(draft: Draft) -> Breaches:
-    """A match names a header once, in whatever case."""
+    """A match names a header once, in whatever case; what it excludes does so too."""
     for path, route in draft.raw_routes():
         matches = route.get("match")
         entries = matches if isinstance(matches, list) else [matches]
         for number, entry in enumerate(entries):
-            headers = entry.get("headers") if isinstance(entry, dict) else None
-            seen: set[str] = set()
-            for name in headers if isinstance(headers, dict) else ():
-                if name.lower() in seen:
-                    yield Breach((*path, "match", number, "headers", name), "given twice, in another case", key=True)
-                seen.add(name.lower())
+            at = (*path, "match", number)
+            yield from _headers_given_twice(at, entry)
+            yield from _headers_given_twice((*at, "not"), entry.get("not") if isinstance(entry, dict) else None)
+
+
+def _headers_given_twice(at: Path, entry: object) -> Breaches:
+    headers = entry.get("headers") if isinstance(entry, dict) else None
+    seen: set[str] = set()
+    for name in headers if isinstance(headers, dict) else ():
+        if name.lower() in seen:
+            yield Breach((*at, "headers", name), "given twice, in another case", key=True)
+        seen.add(name.lower())
 
 
 # -- upstreams -------------------------------------------------------------------------
@@ -363,7 +368,7 @@ def whole_redirect(draft: Draft) -> Breaches:
             yield Breach(at, "needs at least one of path, prefix, scheme, host, port")
         if given[:2] == ["path", "prefix"]:
             yield Breach((*at, "prefix"), "stands beside path (one of them)", key=True)
-        elif "prefix" in given and any(match.path is not None or match.regex is not None for match in route.match):
+        elif "prefix" in given and any(match.path is not None or _only_regex(match) for match in route.match):
             yield Breach((*at, "prefix"), "needs matches by prefix (redirect: {path})", key=True)
 
 
@@ -390,8 +395,16 @@ def one_path_condition(draft: Draft) -> Breaches:
             yield Breach((*path, "match"), "is empty and would match nothing (leave it out to match everything)")
         for at, match in match_paths(path, route):
             given = [key for key in ("path", "prefix", "regex") if getattr(match, key) is not None]
-            if len(given) > 1:
-                yield Breach((*at, given[1]), f"stands beside {given[0]} (one of path, prefix, regex)", key=True)
+            if given[:1] == ["path"] and len(given) > 1:
+                yield Breach((*at, given[1]), "stands beside path (one of path, prefix, regex)", key=True)
+
+
+def something_excluded(draft: Draft) -> Breaches:
+    """What a match excludes is something."""
+    for path, route in draft.routes():
+        for at, match in match_paths(path, route):
+            if match.excluded is not None and not any(build.match(match.excluded).alone()):
+                yield Breach((*at, "not"), "is empty and would exclude nothing (leave it out)", key=True)
 
 
 def one_rewriting(draft: Draft) -> Breaches:
@@ -412,8 +425,8 @@ def _rewriting(path: Path, rewrite: Rewrite) -> Breaches:
         yield Breach(path, "regex and to go together")
     elif rewrite.regex is not None and rewrite.to is not None:
         try:
-            rewrite.regex.sub(rewrite.to, b"")
-        except (re.error, IndexError) as error:
+            patterns.pieces(rewrite.to, rewrite.regex)
+        except patterns.PatternError as error:
             yield Breach((*path, "to"), f"does not fit the regular expression: {error}")
 
 
@@ -421,13 +434,21 @@ def cuttable_prefix(draft: Draft) -> Breaches:
     """Where a prefix is taken off or replaced, each match has one."""
     for path, route in draft.routes():
         replaced = route.rewrite is not None and route.rewrite.prefix is not None
-        if not (route.strip_prefix or replaced) or all(match.regex is None for match in route.match):
+        if not (route.strip_prefix or replaced) or not any(map(_only_regex, route.match)):
             continue
         at = (*path, "rewrite", "prefix") if replaced else (*path, "strip_prefix")
         yield Breach(at, "a match by regex has no prefix (rewrite: {regex, to})", key=True)
 
 
-Twin = tuple[int, str | None, str, bytes | str, frozenset[str], frozenset[tuple[str, str]], frozenset[tuple[str, str]]]
+def _only_regex(match: Match) -> bool:
+    """Whether a match says of the path nothing that can be cut off."""
+    return match.regex is not None and match.prefix is None
+
+
+Pairs = frozenset[tuple[str, str]]
+Twin = tuple[
+    int, str | None, str, bytes | str, frozenset[str], Pairs, Pairs, frozenset[model.Match] | None
+]
 
 
 def _twin(route: Route, match: Match) -> Twin:
@@ -437,11 +458,13 @@ def _twin(route: Route, match: Match) -> Twin:
     if match.path is not None:
         kind, value = "path", target.written(match.path)
     elif match.regex is not None:
-        kind, value = "regex", match.regex
+        prefix = "" if match.prefix is None else target.written_prefix(match.prefix).decode()
+        kind, value = "regex", f"{prefix} {match.regex}"
     else:
         kind, value = "prefix", target.written_prefix(match.prefix or "/")
     headers, query = frozenset(match.headers.items()), frozenset(match.query.items())
-    return (route.priority, match.host, kind, value, frozenset(match.methods), headers, query)
+    excluded = None if match.excluded is None else frozenset(build.match(match.excluded).alone())
+    return (route.priority, match.host, kind, value, frozenset(match.methods), headers, query, excluded)
 
 
 def _lets_pass(route: Route) -> bool:
@@ -530,6 +553,7 @@ RULES: tuple[Callable[[Draft], Breaches], ...] = (
     whole_redirect,
     answer_without_body,
     one_path_condition,
+    something_excluded,
     one_rewriting,
     cuttable_prefix,
     distinct_routes,

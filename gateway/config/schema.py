@@ -30,7 +30,6 @@ from gateway.config.kinds import (
     Attempts,
     Balancer,
     BearerToken,
-    BytePattern,
     CheckHeader,
     Count,
     DeadlineHeader,
@@ -70,6 +69,7 @@ from gateway.config.kinds import (
     RedirectStatus,
     Registry,
     ReportInterval,
+    RewritingPattern,
     Secret,
     SentHost,
     SentPath,
@@ -159,6 +159,9 @@ def _no_filters(value: object) -> list[str]:
     return []
 
 
+AmbiguousPaths = Annotated[
+    str, PlainValidator(kinds.choice("refuse", "forward")), WithJsonSchema(kinds.words("refuse", "forward"))
+]
 Upgrade = list[UpgradeToken]
 NoFilters = Annotated[list[str], PlainValidator(_no_filters), WithJsonSchema({"type": "array", "maxItems": 0})]
 
@@ -202,6 +205,7 @@ class Server(Section):
         WithJsonSchema(kinds.words("both", "request", "response", "off")),
     ] = key("both", "where Via is written")
     forwarded: Flag = key(False, "write RFC 7239 Forwarded also when the request had none")
+    ambiguous_paths: AmbiguousPaths = key("refuse", "paths that servers may read as those of another route")
 
 
 # -- admin, access log, discovery ------------------------------------------------------
@@ -429,20 +433,31 @@ class Upstream(Section):
 # -- routes ----------------------------------------------------------------------------
 
 
-class Match(Section):
+class Excluded(Section):
     host: MatchHost | None = key(None, "exact, or *.example.com")
     path: MatchPath | None = key(None, "exact path")
     prefix: MatchPath | None = key(None, "prefix by whole segments")
-    regex: Pattern | None = key(None, "anchored at both ends")
+    regex: Pattern | None = key(None, "RE2, anchored at both ends")
+    methods: list[Method] = key([], "none of these")
+    headers: dict[HeaderName, HeaderValue] = key({}, "none of these, exact values")
+    query: dict[str, AsWritten] = key({}, "none of these, exact values")
+
+
+class Match(Section):
+    host: MatchHost | None = key(None, "exact, or *.example.com")
+    path: MatchPath | None = key(None, "exact path")
+    prefix: MatchPath | None = key(None, "prefix by whole segments; with regex, both must match")
+    regex: Pattern | None = key(None, "RE2, anchored at both ends")
     methods: list[Method] = key([], "any of these")
     headers: dict[HeaderName, HeaderValue] = key({}, "all of these, exact values")
     query: dict[str, AsWritten] = key({}, "all of these, exact values")
+    excluded: Excluded | None = key(None, "the same conditions, none of which may match", alias="not")
 
 
 class Rewrite(Section):
     prefix: SentPrefix | None = key(None, "put in place of the prefix that matched")
     path: SentPath | None = key(None, "put in place of the whole path")
-    regex: BytePattern | None = key(None, "matched on the whole normal form; with to")
+    regex: RewritingPattern | None = key(None, "matched on the whole normal form; with to")
     to: Template | None = key(None, "the new path, \\1 for groups")
 
 
@@ -501,6 +516,7 @@ class Route(Section):
     host: HostPolicy = inherited()
     upgrade: Upgrade = inherited()
     deadline_header: DeadlineHeader = inherited()
+    ambiguous_paths: AmbiguousPaths | None = key(None, "as server.ambiguous_paths, for this route; null: as there")
 
 
 class Document(Section):

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
+from gateway import target
+from gateway.config import build, schema
 from gateway.config.rules import Breach, Breaches, match_paths
+from gateway.config.verdict import Path
 from gateway.config.whole import Whole
 from gateway.model import Match, Route
 from gateway.overlap import Extent
+from gateway.readings import readings
 from gateway.router import precedence
+from gateway.wording import told_excluded
 
 # Which host a match asks for, and what it says of the path.
 _Place = tuple[str | None, str, object]
@@ -78,6 +84,43 @@ def impossible_matches(whole: Whole) -> Breaches:
                     yield Breach((*at, "methods", number), f"never matches: {method} is answered with 501")
             if match.regex is not None and _NO_SLASH.match(match.regex):
                 yield Breach((*at, "regex"), "never matches: it is for the whole path, which begins with a slash")
+            if match.excluded is not None:
+                yield from _excluding_all((*at, "not"), build.match(match))
+                if match.excluded.regex is not None and _NO_SLASH.match(match.excluded.regex):
+                    told = "excludes nothing: it is for the whole path, which begins with a slash"
+                    yield Breach((*at, "not", "regex"), told)
+
+
+def _excluding_all(at: Path, match: Match) -> Breaches:
+    """Conditions of `not` that hold wherever the match itself does."""
+    assert match.excluded is not None
+    extent = Extent.of(replace(match, excluded=None))
+    for one in match.excluded.alone():
+        if Extent.of(one).covers(extent):
+            yield Breach(at, f"never matches: {told_excluded(one)} takes all that the match does", key=True)
+
+
+def refused_as_ambiguous(whole: Whole) -> Breaches:
+    """Matches whose own path has another reading that their route does not match."""
+    for path, route in whole.draft.routes():
+        if (route.ambiguous_paths or whole.config.server.ambiguous_paths) != "refuse":
+            continue
+        for at, match in match_paths(path, route):
+            key, wanted = ("path", match.path) if match.path is not None else ("prefix", match.prefix)
+            others = [] if wanted is None else readings(target.written(wanted))
+            lost = next((one for one in others if not any(_takes(match, one.path) for match in route.match)), None)
+            if lost is not None:
+                told = f"requests for it are refused: {lost.how} it is another path (ambiguous_paths: forward)"
+                yield Breach((*at, key), told)
+
+
+def _takes(match: schema.Match, path: bytes | None) -> bool:
+    """Whether a match may hold for a path in normal form."""
+    if path is None:
+        return False
+    if match.path is not None:
+        return target.written(match.path) == path
+    return match.regex is not None or target.begins(path, target.written_prefix(match.prefix or "/"))
 
 
 def useless_strip(whole: Whole) -> Breaches:

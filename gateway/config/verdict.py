@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from gateway.config.document import Node, dotted, locate
 from gateway.config.schema import Document, Section
@@ -68,13 +69,20 @@ def section_at(path: Path) -> type[Section] | None:
     section: type[Section] | None = Document
     parts = iter(path)
     for part in parts:
-        if section is None or part not in section.model_fields:
+        found = None if section is None else _field(section, str(part))
+        if found is None:
             return None
-        annotation = section.model_fields[str(part)].annotation
+        annotation = found.annotation
         section = _section_in(annotation)
         if _is_container(annotation):
             next(parts, None)
     return section
+
+
+def _field(section: type[Section], key: str) -> FieldInfo | None:
+    """The field of a key of the file, which may have another name in Python."""
+    named = (field for field in section.model_fields.values() if field.alias == key)
+    return section.model_fields.get(key) or next(named, None)
 
 
 def _is_container(annotation: Any) -> bool:

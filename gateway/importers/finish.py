@@ -83,10 +83,15 @@ def _meet_bytes(route: DraftRoute) -> None:
     """Have a route meet all that its prefixes met by their bytes: `/.ht` is there to shut
     `/.htaccess`."""
     route.matches += [
-        Ranked(replace(one.match, prefix=None, regex=f"{patterns.path(one.match.prefix)}[^/].*"), one.rank)
+        Ranked(replace(one.match, prefix=None, regex=one.match.regex or _of_bytes(one.match.prefix)), one.rank)
         for one in route.matches
         if one.match.prefix is not None and not one.match.prefix.endswith("/")
     ]
+
+
+def _of_bytes(prefix: str) -> str:
+    """A pattern for what begins with the bytes of a prefix, and is not under it."""
+    return f"{patterns.path(prefix)}[^/].*"
 
 
 def _tell_apart(draft: Draft) -> None:
@@ -96,7 +101,7 @@ def _tell_apart(draft: Draft) -> None:
     for route in draft.routes:
         for one in route.matches:
             prefix = one.match.prefix
-            if prefix is not None and prefix != "/" and prefix.endswith("/"):
+            if prefix is not None and prefix != "/" and prefix.endswith("/") and one.match.regex is None:
                 slashed[replace(one.match, prefix=prefix[:-1])] = one.rank
     for route in draft.routes:
         route.matches = [_alone(one, slashed[one.match]) if one.match in slashed else one for one in route.matches]

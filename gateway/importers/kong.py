@@ -313,7 +313,7 @@ def _rewriting(matches: list[Match], given: list[str], stripped: bool, base: str
 def _cut(path: str) -> str:
     if not path.startswith("~") and _PLAIN_PATH.match(path):
         return patterns.path(path.rstrip("/"))
-    return patterns.python(path.removeprefix("~")).removeprefix("^").removesuffix("$")
+    return patterns.spelled(path.removeprefix("~")).removeprefix("^").removesuffix("$")
 
 
 def _host(fields: Fields, host: str) -> str | None:

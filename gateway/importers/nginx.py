@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.config import urls
@@ -253,7 +253,7 @@ class _Import:
 
     def _location(self, location: _Location, hosts: list[str | None], all_of_them: list[_Location]) -> None:
         level = location.level
-        matches = [Ranked(*_match(location, host, all_of_them)) for host in hosts]
+        matches = [one for host in hosts for one in _matches(location, host, all_of_them)]
         route = DraftRoute(_name(location), "", matches, line=location.directive.line)
         route.closed = self._passed(location, level, route, hosts)
         guards = _guards(level)
@@ -399,18 +399,24 @@ def _by_host(host: str | None) -> Rank:
     return (1, -len(host)) if host.startswith("*.") else (0, 0)
 
 
-def _match(location: _Location, host: str | None, others: list[_Location]) -> tuple[Match, Rank]:
-    """The match of a location, and its place in nginx's order."""
+def _matches(location: _Location, host: str | None, others: list[_Location]) -> list[Ranked]:
+    """The matches of a location, and their place in nginx's order."""
     by_host = _by_host(host)
-    path = location.path.replace("%", "%25")
     if location.kind == "=":
-        return Match(host=host, path=path), (*by_host, 0, 0)
+        return [Ranked(Match(host=host, path=_raw(location.path)), (*by_host, 0, 0))]
     if location.kind in ("~", "~*"):
         found = patterns.whole(location.path, insensitive=location.kind == "~*")
-        inside = f"(?={patterns.path(location.around)})" if location.around else ""
-        return Match(host=host, regex=inside + _not_for_patterns(others) + found), (*by_host, 2, *location.order)
+        inside = _raw(location.around) if location.around else None
+        rank = (*by_host, 2, *location.order)
+        match = Match(host=host, prefix=inside, regex=found)
+        return [Ranked(one, rank) for one in _where_patterns_count(match, others)]
     first = location.kind == "^~" and not _under(location, others)
-    return Match(host=host, prefix=path), (*by_host, 1 if first else 3, -len(location.path))
+    return [Ranked(Match(host=host, prefix=_raw(location.path)), (*by_host, 1 if first else 3, -len(location.path)))]
+
+
+def _raw(path: str) -> str:
+    """A path as a request has it: nginx writes it decoded."""
+    return path.replace("%", "%25")
 
 
 def _under(location: _Location, others: list[_Location]) -> list[_Location]:
@@ -421,15 +427,30 @@ def _under(location: _Location, others: list[_Location]) -> list[_Location]:
     ]  # fmt: skip
 
 
-def _not_for_patterns(others: list[_Location]) -> str:
-    """What patterns must not begin with: prefixes that are `^~`, but not what is under them."""
-    told = ""
-    for one in others:
-        under = _under(one, others) if one.kind == "^~" else []
-        if under:
-            rest = "|".join(patterns.escaped(other.path[len(one.path) :]) for other in under)
-            told += f"(?!{patterns.path(one.path)}(?!{rest}))"
-    return told
+def _where_patterns_count(match: Match, others: list[_Location]) -> Iterator[Match]:
+    """The match of a pattern, without the paths of prefixes that are `^~`, and once more for each
+    longer prefix under those, where patterns count again."""
+    shut = [one.path for one in others if one.kind == "^~" and _under(one, others)]
+    yield _without(match, shut)
+    open_again = {under.path for one in others if one.kind == "^~" for under in _under(one, others)}
+    for path in sorted(open_again):
+        inside = _both(match.prefix, _raw(path))
+        if inside is not None:
+            yield _without(replace(match, prefix=inside), [one for one in shut if one.startswith(path)])
+
+
+def _without(match: Match, beginnings: list[str]) -> Match:
+    """A match that leaves out paths with certain beginnings."""
+    if not beginnings:
+        return match
+    return replace(match, excluded=Match(regex=patterns.either([patterns.beginning(one) for one in beginnings])))
+
+
+def _both(one: str | None, other: str) -> str | None:
+    """The longer of two prefixes, one of which is under the other; None for others."""
+    if one is None or other.startswith(one):
+        return other
+    return one if one.startswith(other) else None
 
 
 # -- what becomes of the path -----------------------------------------------------------------

@@ -15,10 +15,10 @@ from gateway.importers.nginx_syntax import Directive
 _REDIRECTS = ("301", "302", "303", "307", "308")
 # Closes the connection without a word.
 _NO_ANSWER = "444"
-_HOST = r"\$host|\$http_host|\$server_name|\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+"
+_HOST = r"\$host|\$http_host|\$server_name|\[[0-9A-Fa-f:]++\]|[A-Za-z0-9._-]++"
 # The path and query as they were asked, in the ways in which they are written.
 _AS_ASKED = re.compile(r"\$request_uri|\$uri\$is_args\$args")
-_URL = re.compile(rf"(?:(?P<scheme>https?|\$scheme)://(?P<host>{_HOST})(?::(?P<port>[0-9]{{1,5}}))?)?(?P<rest>.*)\Z")
+_URL = re.compile(rf"(?:(?P<scheme>https?|\$scheme)://(?P<host>{_HOST})(?::(?P<port>[0-9]{{1,5}}))?)?(?P<rest>.*+)\Z")
 # These answers have the headers of add_header, others only those that are added always.
 _WITH_HEADERS = frozenset({200, 201, 204, 206, 301, 302, 303, 304, 307, 308})
 

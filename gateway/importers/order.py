@@ -59,9 +59,9 @@ def _placed(route: int, ranked: Ranked, key: int) -> _Placed:
 
 
 def _beginning(match: Match, extent: Extent) -> bytes:
-    if match.regex is not None:
-        return patterns.literal(match.regex).encode()
-    return extent.path or extent.prefix or b""
+    plain = extent.path or extent.prefix or b""
+    literal = b"" if match.regex is None else patterns.literal(match.regex).encode()
+    return max(plain, literal, key=len)
 
 
 def _raise(placed: list[_Placed]) -> None:

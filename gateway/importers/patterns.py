@@ -1,21 +1,23 @@
-"""Regular expressions of other gateways as ours: Python's, of the whole path.
+"""Regular expressions of other gateways as ours: RE2's, of the whole path.
 
 Rule: a pattern that is searched for becomes one that the whole path must match, with the
-same meaning. What Python does not know is left as it stands; `gateway check` refuses it,
-and the importer says so.
+same meaning. What RE2 does not know is left as it stands; `gateway check` refuses it, and
+the importer says so.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from gateway import target
 from gateway.errors import ClientError
 
 _SPECIAL = re.compile(r"[.^$*+?{}\[\]\\|()]")
 _FLAGS = re.compile(r"\(\?([a-zA-Z]+)\)")
-# A backslash with what it takes along, an opened group with a name, a class as a whole.
-_PIECES = re.compile(r"\\.|\(\?<(?=[A-Za-z_])|\[\^?\]?(?:\\.|[^\]\\])*\]|[^\\]", re.DOTALL)
+# A backslash with what it takes along, an opened group with a name, a class as a whole. A class that
+# is not closed is one piece too, so that no text is read twice.
+_PIECES = re.compile(r"\\.|\(\?<(?=[A-Za-z_])|\[\^?\]?(?:\\.|[^\]\\])*\]?|[^\\]", re.DOTALL)
 _GROUPS = re.compile(r"\$(?:\$|\{(?P<braced>\w+)\}|(?P<bare>\w+))")
 
 
@@ -33,16 +35,16 @@ def path(text: str) -> str:
         return escaped(text)
 
 
-def python(source: str) -> str:
-    """The same pattern in Python's spelling: named groups and the end of the text."""
-    spelt = {"(?<": "(?P<", "\\z": "\\Z"}
+def spelled(source: str) -> str:
+    """The same pattern in our spelling of named groups and of the end of the text."""
+    spelt = {"(?<": "(?P<", "\\Z": "\\z"}
     return "".join(spelt.get(piece, piece) for piece in _PIECES.findall(source))
 
 
 def whole(source: str, *, anchored: bool = False, insensitive: bool = False) -> str:
     """A pattern that finds its place anywhere in a path (`anchored`: at its beginning) as
     one that the whole path must match."""
-    body, flags = _without_flags(python(source))
+    body, flags = _without_flags(spelled(source))
     if insensitive and "i" not in flags:
         flags += "i"
     if _has_branches(body):
@@ -69,7 +71,7 @@ def replacing(source: str, replacement: str) -> tuple[str, str] | None:
     one place; None when it could be several."""
     if not begins_at_start(source):
         return None
-    body, flags = _without_flags(python(source))
+    body, flags = _without_flags(spelled(source))
     body = body.removeprefix("^")
     template = groups(replacement)
     if _ends(body):
@@ -91,6 +93,16 @@ def groups(replacement: str) -> str:
     template = _GROUPS.sub(group, replacement.replace("\\", "\\\\"))
     # `\1` before a digit would be another group.
     return re.sub(r"\\([0-9])(?=[0-9])", r"\\g<\1>", template)
+
+
+def either(sources: Sequence[str]) -> str:
+    """A pattern for what any of the patterns matches as a whole."""
+    return sources[0] if len(sources) == 1 else "|".join(f"(?:{source})" for source in sources)
+
+
+def beginning(text: str) -> str:
+    """A pattern for every path that begins with the bytes of a literal one."""
+    return f"{path(text)}.*"
 
 
 def literal(source: str) -> str:

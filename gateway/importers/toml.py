@@ -13,9 +13,10 @@ from typing import Any
 from gateway.config.document import DEPTH, Entry, Leaf, Mapping, Node, Sequence
 from gateway.errors import ConfigError, Mistake
 
-_HEADER = re.compile(r"\s*(\[\[?)\s*(.+?)\s*\]\]?\s*(?:#.*)?\Z")
-_KEY = re.compile(r"\s*((?:[A-Za-z0-9_.\s-]|\"[^\"]*\"|'[^']*')+?)\s*=")
-_PART = re.compile(r"\s*(?:\"([^\"]*)\"|'([^']*)'|([A-Za-z0-9_-]+))\s*\.?")
+_HEADER = re.compile(r"\s*+(\[\[?+)((?:[^\]\"'#]++|\"[^\"]*+\"|'[^']*+')+)\]\]?+\s*+(?:#.*+)?\Z")
+_KEY = re.compile(r"\s*+((?:[A-Za-z0-9_.\s-]++|\"[^\"]*+\"|'[^']*+')+)=")
+# What stands between the parts, dots and white space, is skipped by the search.
+_PART = re.compile(r"\"([^\"]*)\"|'([^']*)'|([A-Za-z0-9_-]+)")
 _PLACE = re.compile(r"\(at line ([0-9]+), column ([0-9]+)\)")
 
 Path = tuple[str | int, ...]

@@ -34,7 +34,7 @@ _LATER = " (not in this version)"
 _TLS = ": TLS ends before the gateway, or in gunicorn (certfile, keyfile)"
 _TOML_START = re.compile(r"\s*(?:#.*\n\s*)*(?:\[|[A-Za-z0-9_.\"-]+\s*=)")
 # Go's durations; a bare number is seconds.
-_GO_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)")
+_GO_PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{0,12})?|\.[0-9]{1,12})(ns|us|µs|ms|s|m|h)")
 _GO_UNITS = {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4, "h": 3.6e6}
 
 
@@ -507,7 +507,7 @@ def _replace_pattern(inner: Fields, way: _Way) -> bool:
 
 def _strip_pattern(inner: Fields, way: _Way) -> bool:
     given = inner.texts("regex")
-    cut = "|".join(patterns.python(one).removeprefix("^") for one in given)
+    cut = "|".join(patterns.spelled(one).removeprefix("^") for one in given)
     way.rewrite = {"regex": f"(?:{cut})(?P<beyond>.*)", "to": "\\g<beyond>"}
     return bool(given)
 

@@ -12,9 +12,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypedDict
 
+from gateway import target
+from gateway.errors import ClientError
 from gateway.importers import patterns
 from gateway.model import Match
+from gateway.patterns import PatternError
+from gateway.patterns import compile as compile_pattern
 
 DEPTH = 64
 # `||` inside `&&` multiplies; no honest rule comes near.
@@ -166,22 +171,13 @@ def read(rule: str) -> Alternatives:
 
 
 @dataclass(slots=True)
-class _Path:
-    """A condition on the path, in the kind that it has in a match and as a pattern that
-    looks ahead from the beginning."""
-
-    kind: str
-    text: str
-    ahead: str
-    negated: bool
-
-
-@dataclass(slots=True)
 class _Gathered:
-    """Conditions that must all hold, while they are put together."""
+    """Conditions while they are put together. `regexes` are of the whole path."""
 
     host: str | None = None
-    paths: list[_Path] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    prefixes: list[str] = field(default_factory=list)
+    regexes: list[str] = field(default_factory=list)
     methods: frozenset[str] | None = None
     headers: dict[str, str] = field(default_factory=dict)
     query: dict[str, str] = field(default_factory=dict)
@@ -191,13 +187,13 @@ class _Gathered:
 def match(conditions: list[Leaf]) -> tuple[Match, list[str]]:
     """The match that asks for all of the conditions, and notes on where it differs.
     `InexpressibleError` when there is none."""
-    gathered = _Gathered()
+    gathered, without = _Gathered(), _Gathered()
     for leaf in conditions:
         put = _PUT.get(leaf.name)
         if put is None or (leaf.negated and not leaf.name.startswith("path")):
             raise InexpressibleError(leaf.told)
         try:
-            put(gathered, leaf)
+            put(without if leaf.negated else gathered, leaf)
         except ValueError:
             raise InexpressibleError(f"{leaf.told} with these arguments") from None
     if gathered.methods is not None and not gathered.methods:
@@ -207,7 +203,8 @@ def match(conditions: list[Leaf]) -> tuple[Match, list[str]]:
         methods=gathered.methods or frozenset(),
         headers=tuple(gathered.headers.items()),
         query=tuple(gathered.query.items()),
-        **_path(gathered.paths),
+        excluded=_excluded(without),
+        **_path(gathered),
     )
     return found, gathered.notes
 
@@ -253,7 +250,7 @@ def _templated(text: str) -> str:
     """A path of version 2 with `{name:pattern}` in it, as a pattern."""
     found, last = "", 0
     for part in _TEMPLATE.finditer(text):
-        found += patterns.escaped(text[last : part.start()]) + f"(?:{patterns.python(part['pattern'] or '[^/]+')})"
+        found += patterns.escaped(text[last : part.start()]) + f"(?:{patterns.spelled(part['pattern'] or '[^/]+')})"
         last = part.end()
     return found + patterns.escaped(text[last:])
 
@@ -261,24 +258,21 @@ def _templated(text: str) -> str:
 def _exact(gathered: _Gathered, leaf: Leaf) -> None:
     text = _one(leaf)
     if _TEMPLATE.search(text):
-        one = _templated(text)
-        gathered.paths.append(_Path("regex", one, f"{one}$", leaf.negated))
+        gathered.regexes.append(_templated(text))
     else:
-        gathered.paths.append(_Path("path", text, f"{patterns.path(text)}$", leaf.negated))
+        gathered.paths.append(text)
 
 
 def _prefix(gathered: _Gathered, leaf: Leaf) -> None:
     text = _one(leaf)
     if _TEMPLATE.search(text):
-        one = _templated(text)
-        gathered.paths.append(_Path("regex", f"{one}.*", one, leaf.negated))
+        gathered.regexes.append(f"{_templated(text)}.*")
     else:
-        gathered.paths.append(_Path("prefix", text, patterns.path(text), leaf.negated))
+        gathered.prefixes.append(text)
 
 
 def _path_pattern(gathered: _Gathered, leaf: Leaf) -> None:
-    one = patterns.whole(_one(leaf))
-    gathered.paths.append(_Path("regex", one, f"{one}$", leaf.negated))
+    gathered.regexes.append(patterns.whole(_one(leaf)))
 
 
 def _methods(gathered: _Gathered, leaf: Leaf) -> None:
@@ -312,12 +306,50 @@ _PUT: dict[str, Callable[[_Gathered, Leaf], None]] = {
 }
 
 
-def _path(paths: list[_Path]) -> dict[str, str]:
-    """The one condition on the path that says as much as all of them."""
-    wanted = [one for one in paths if not one.negated]
-    if not paths or (len(paths) == 1 and wanted):
-        return {one.kind: one.text for one in wanted}
-    first = wanted[0] if wanted else _Path("prefix", "", "", False)
-    ahead = "".join(f"(?!{one.ahead})" if one.negated else f"(?={one.ahead})" for one in paths if one is not first)
-    rest = {"path": first.ahead.removesuffix("$"), "prefix": f"{first.ahead}.*", "regex": first.text}[first.kind]
-    return {"regex": ahead + rest}
+class _PathConditions(TypedDict, total=False):
+    path: str
+    prefix: str
+    regex: str
+
+
+def _path(gathered: _Gathered) -> _PathConditions:
+    """The conditions on the path that hold where all of the gathered ones do."""
+    found: _PathConditions = {}
+    if gathered.prefixes:
+        found["prefix"] = max(gathered.prefixes, key=len)
+        if not all(found["prefix"].startswith(one) for one in gathered.prefixes):
+            raise InexpressibleError("two prefixes at once, which no path has")
+    regexes = list(dict.fromkeys(gathered.regexes))
+    if gathered.paths:
+        exact, *others = dict.fromkeys(gathered.paths)
+        if others or not exact.startswith(found.get("prefix", "")) or not all(_takes(one, exact) for one in regexes):
+            raise InexpressibleError("conditions on the path that no path meets")
+        return {"path": exact}
+    if len(regexes) > 1:
+        raise InexpressibleError("two regular expressions at once")
+    if regexes:
+        found["regex"] = regexes[0]
+    return found
+
+
+def _takes(regex: str, path: str) -> bool:
+    """Whether a pattern takes a literal path; False for a pattern that is none."""
+    try:
+        return compile_pattern(regex, groups=False).fullmatch(target.written(path)) is not None
+    except (PatternError, ClientError):
+        return False
+
+
+def _excluded(without: _Gathered) -> Match | None:
+    """Paths of which none may match. A prefix becomes a pattern: it is one of bytes in Traefik, and
+    one of whole segments here."""
+    exact = list(dict.fromkeys(without.paths))
+    regexes = [*map(patterns.beginning, without.prefixes), *without.regexes]
+    if len(exact) > 1:
+        regexes += map(patterns.path, exact)
+    if not exact and not regexes:
+        return None
+    return Match(
+        path=exact[0] if len(exact) == 1 else None,
+        regex=patterns.either(list(dict.fromkeys(regexes))) if regexes else None,
+    )

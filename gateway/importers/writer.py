@@ -103,6 +103,7 @@ def _match(match: Match) -> dict[str, Any]:
         "methods": sorted(match.methods),
         "headers": dict(match.headers),
         "query": dict(match.query),
+        "not": {} if match.excluded is None else _match(match.excluded),
     }
     return {key: value for key, value in found.items() if value}
 

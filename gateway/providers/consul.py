@@ -12,9 +12,10 @@ does not wait, or gives nothing to wait with, is asked every `poll` seconds.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
 
@@ -41,6 +42,8 @@ from gateway.providers.names import make as make_names
 from gateway.registries import RefusedError, RegistryError
 from gateway.registries.consul import Answer, ConsulApi
 from gateway.registries.dns import LEAST_TTL
+from gateway.registries.json_pieces import Body, parts
+from gateway.turns import Slices
 
 # An empty answer after a failure is doubted for so many polls: checks need their first
 # interval (10 s are usual) before anything passes.
@@ -59,16 +62,25 @@ class _BadEntryError(Exception):
     """An entry of a health answer cannot be an endpoint."""
 
 
-def decode(payload: object, upstream: Upstream) -> tuple[tuple[Endpoint, ...], tuple[str, ...]]:
+def decode(
+    payload: object,
+    upstream: Upstream,
+    turn: Callable[[], object] = lambda: None,
+    before: Mapping[tuple[str, int], Endpoint] | None = None,
+) -> tuple[tuple[Endpoint, ...], tuple[str, ...]]:
     """The endpoints of a health answer in a stable order, and why entries were left out.
 
-    One bad entry costs itself only; two entries with one address are one endpoint.
+    One bad entry costs itself only; two entries with one address are one endpoint. `payload`: a
+    list, or an iterator of its entries. `turn` is called between two entries. `before`: endpoints
+    that were known; what did not change is the same object, so that comparing is quick.
     """
-    if not isinstance(payload, list):
+    if not isinstance(payload, list | Iterator):
         raise RegistryError(f"the answer is not a list but: {one_line(payload)}")
+    known = before or {}
     found: dict[tuple[str, int], Endpoint] = {}
     reasons: list[str] = []
     for entry in payload:
+        turn()
         try:
             endpoint = _endpoint(entry, upstream)
         except _BadEntryError as error:
@@ -77,8 +89,28 @@ def decode(payload: object, upstream: Upstream) -> tuple[tuple[Endpoint, ...], t
         place = (endpoint.host, endpoint.port)
         other = found.get(place)
         if other is None or other.weight < endpoint.weight:
-            found[place] = endpoint
-    return tuple(found[place] for place in sorted(found)), tuple(reasons)
+            same = known.get(place)
+            found[place] = same if same is not None and same == endpoint else endpoint
+    return tuple(found[place] for place in _sorted(found, turn)), tuple(reasons)
+
+
+# Places that are sorted at once.
+_SORTED = 2000
+
+
+def _sorted(places: Iterable[tuple[str, int]], turn: Callable[[], object]) -> Iterator[tuple[str, int]]:
+    """The same in order, with a turn between two parts of the work."""
+    unsorted = list(places)
+    parts = []
+    for at in range(0, len(unsorted), _SORTED):
+        turn()
+        parts.append(sorted(unsorted[at : at + _SORTED]))
+    if len(parts) < 2:
+        yield from parts[0] if parts else ()
+        return
+    for place in heapq.merge(*parts):
+        turn()
+        yield place
 
 
 def _endpoint(entry: object, upstream: Upstream) -> Endpoint:
@@ -298,30 +330,39 @@ class ConsulProvider:
 
     def _read(self, answer: Answer) -> str:
         """Take what an answer says; returns why it is doubted, "" when it is believed."""
-        digest = hashlib.blake2b(answer.body, digest_size=16).digest()
+        turn = Slices()
+        digest = _fingerprint(answer.body, turn)
         news = digest != self._digest
         if news:
-            self._told, self._bad = decode(answer.payload(), self._of)
-            self._named = any(map(is_name, self._told))
+            before = {(one.host, one.port): one for one in turn.over(self._told)}
+            self._told, self._bad = decode(answer.payload(turn), self._of, turn, before)
+            self._named = any(map(is_name, turn.over(self._told)))
         hidden = answer.filtered and not self._told
         doubt = "" if hidden else self._belief.doubt(answer, not self._told, self._clock())
         if news or self._named:
-            self._judge()
+            self._judge(turn)
         # Set last: after an exception the same answer must be decoded again.
         self._digest = digest
         if hidden:
             raise RefusedError("there are instances, but the token may not read them")
         return doubt
 
-    def _judge(self) -> None:
+    def _judge(self, turn: Slices) -> None:
         """From what the registry said to what may be dialled."""
         # An agent may be told a name in the place of an address.
-        errors = self._names.refresh(e.host for e in self._told if is_name(e))
-        found = expand(self._told, self._names.addresses)
+        errors = self._names.refresh(e.host for e in turn.over(self._told) if self._named and is_name(e))
+        found = expand(self._told, self._names.addresses) if self._named else self._told
         if errors and not found:
             raise RegistryError("; ".join(errors))
-        self._endpoints, refused = allowed(found, self._deny)
+        self._endpoints, refused = allowed(turn.over(found), self._deny)
         self._journal.refused((*self._bad, *errors, *refused))
+
+
+def _fingerprint(body: Body, turn: Slices) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in turn.over(parts(body)):
+        digest.update(part)
+    return digest.digest()
 
 
 def make(

@@ -18,7 +18,7 @@ import importlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +31,8 @@ from urllib3.exceptions import HTTPError
 
 from gateway.model import ConsulSettings, ConsulSource
 from gateway.registries import RefusedError, RegistryError, one_line
+from gateway.registries.json_pieces import SMALL, Body, Pieces, parts
+from gateway.turns import Slices
 
 log = logging.getLogger("gateway.registries")
 
@@ -44,8 +46,10 @@ if not hasattr(_apis, "Health"):
 LEAST_TIMEOUT, MOST_TIMEOUT = 1.0, 5.0
 # Consul adds up to a sixteenth to the wait of a blocking query, so that they do not end together.
 WAIT_SPREAD = 1 / 16
-# 10,000 instances with a dozen checks each are some 30 MB.
+# The largest answer. 10,000 instances with a dozen checks each are some 30 MB.
 MOST_BYTES = 64 * 1024 * 1024
+# The largest instance in an answer: Consul allows 41 KB of metadata and 4 KB of output a check.
+MOST_ENTRY = 512 * 1024
 
 # An index is a number of 64 bits.
 MOST_DIGITS = 20
@@ -67,14 +71,29 @@ class _Reply:
 
     code: int
     headers: Mapping[str, Any]
-    body: bytes
+    body: Body
     told: str
+
+    def in_pieces(self, turn: Callable[[], object]) -> object:
+        """What the body holds; a large list is an iterator of its entries."""
+        if isinstance(self.body, list):
+            pieces = Pieces(self.body, turn, MOST_ENTRY)
+            if pieces.next() == "[":
+                return self._entries(pieces)
+        return self.decoded()
 
     def decoded(self) -> object:
         try:
-            return json.loads(self.body)
+            return json.loads(_whole(self.body))
         except (ValueError, RecursionError) as error:
             raise RegistryError(f"{self.told}: not JSON: {_text(self.body)}") from error
+
+    def _entries(self, pieces: Pieces) -> Iterator[object]:
+        try:
+            yield from pieces.elements()
+            pieces.end()
+        except RegistryError as error:
+            raise RegistryError(f"{self.told}: {error}: {_text(self.body)}") from error
 
     def index(self) -> int | None:
         """`X-Consul-Index`, at least 1 as Consul's rules have it; None when there is none."""
@@ -85,17 +104,20 @@ class _Reply:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One answer of the health API. `index` None: the registry gave none to wait with.
-    `body` is what came; `payload` decodes it. `filtered`: without the instances that the token may not see."""
+    `body` is what came; `payload` decodes it, by `in_pieces` where that is given. `filtered`: without
+    the instances that the token may not see."""
 
-    body: bytes
+    body: Body
     index: int | None
     known_leader: bool
     decode: Callable[[], object] = field(compare=False)
     filtered: bool = False
+    in_pieces: Callable[[Callable[[], object]], object] | None = field(default=None, compare=False)
 
-    def payload(self) -> object:
-        """Raises `RegistryError` when the body is not JSON."""
-        return self.decode()
+    def payload(self, turn: Callable[[], object] | None = None) -> object:
+        """What the body holds. With a `turn`, which is called between two entries, a large list is an
+        iterator. Raises `RegistryError`, or its iterator does, when the body is not JSON."""
+        return self.decode() if turn is None or self.in_pieces is None else self.in_pieces(turn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +205,7 @@ class ConsulApi:
             known_leader=reply.headers.get("X-Consul-KnownLeader", "true").lower() != "false",
             filtered=reply.headers.get("X-Consul-Results-Filtered-By-ACLs", "").lower() == "true",
             decode=reply.decoded,
+            in_pieces=reply.in_pieces,
         )
 
     def key(self, name: str, index: int | None = None, wait: float = 0.0) -> KeyAnswer:
@@ -193,10 +216,10 @@ class ConsulApi:
         value = None if reply.code == 404 else self._value(reply.body)
         return KeyAnswer(value, None if crowded else reply.index())
 
-    def _value(self, body: bytes) -> bytes:
+    def _value(self, body: Body) -> bytes:
         """The value in a key's answer."""
         try:
-            (entry,) = json.loads(body)
+            (entry,) = json.loads(_whole(body))
             # A key without a value is there all the same.
             return base64.b64decode(entry["Value"] or "", validate=True)
         except (ValueError, TypeError, LookupError, RecursionError) as error:
@@ -319,7 +342,7 @@ class ConsulApi:
 
     def _send(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
-    ) -> tuple[int, Mapping[str, Any], bytes]:
+    ) -> tuple[int, Mapping[str, Any], Body]:
         # On one machine packing costs both sides more than it saves.
         coding = "identity" if self._pool.host in _HERE else "gzip"
         sent = {**headers, "Accept-Encoding": coding, "User-Agent": "wsgi-gateway"}
@@ -335,10 +358,12 @@ class ConsulApi:
             timeout=self._within,
         )
         try:
-            got = bytearray()
-            for piece in answer.stream(_PIECE, decode_content=True):
-                got += piece
-                if len(got) > MOST_BYTES:
+            got: list[bytes] = []
+            size = 0
+            for piece in Slices().over(answer.stream(_PIECE, decode_content=True)):
+                got.append(piece)
+                size += len(piece)
+                if size > MOST_BYTES:
                     raise RegistryError(f"{self._shown}: the answer is larger than {MOST_BYTES} bytes")
         except BaseException:
             # What is left of the answer must not be read as the next one's.
@@ -346,11 +371,16 @@ class ConsulApi:
             raise
         finally:
             answer.release_conn()
-        return answer.status, answer.headers, bytes(got)
+        return answer.status, answer.headers, b"".join(got) if size <= SMALL else got
 
 
-def _text(body: bytes) -> str:
+def _whole(body: Body) -> bytes:
+    return b"".join(body) if isinstance(body, list) else body
+
+
+def _text(body: Body) -> str:
     """The beginning of a foreign text, fit for a log line: printable, on one line, short."""
+    body = next(parts(body), b"")
     return one_line(body[:1000].decode("utf-8", "replace"))
 
 

@@ -27,6 +27,7 @@ from gateway.model import EtcdSettings
 from gateway.registries import RegistryError, one_line
 from gateway.registries.etcd_watch import Watch, opened
 from gateway.registries.etcd_wire import Compacted, Event, Page, Refusal, encode, page, range_end, refused, token
+from gateway.turns import Slices
 
 __all__ = ["Compacted", "EtcdApi", "Event", "KeyValue", "Range", "Watch", "shared"]
 
@@ -183,7 +184,7 @@ class EtcdApi:
         """A member's answer to a range request. Whether there was one is noted."""
 
         def ask(signature: str) -> Page:
-            return page(self._post(member, "/v3/kv/range", asked, signature))
+            return page(self._post(member, "/v3/kv/range", asked, signature), Slices())
 
         began = time.monotonic()
         with member.turn:
@@ -276,10 +277,10 @@ class EtcdApi:
         )
         got = bytearray()
         try:
-            for piece in answer.stream(65536, decode_content=False):
+            for piece in Slices().over(answer.stream(65536, decode_content=False)):
                 got += piece
-                if len(got) > 2 * MOST_BYTES:
-                    raise RegistryError(f"an answer of more than {2 * MOST_BYTES} bytes")
+                if len(got) > MOST_BYTES:
+                    raise RegistryError(f"an answer of more than {MOST_BYTES} bytes")
         except BaseException:
             # What is left of the answer must not be read as the next one's.
             answer.close()

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gateway.registries import RefusedError, RegistryError, one_line
+from gateway.registries.json_pieces import SMALL, Pieces
 
 # One message of a watch holds at most what one transaction changed (128 keys of 1.5 MiB if
 # nobody has set other limits), in fragments of 1.5 MiB.
@@ -82,14 +83,30 @@ def range_end(prefix: bytes) -> bytes:
     return kept[:-1] + bytes([kept[-1] + 1]) if kept else b"\0"
 
 
-def page(body: bytes) -> Page:
-    answer = decode(body)
+def page(body: bytes, turn: Callable[[], object] = lambda: None) -> Page:
+    """The answer to a range request; `turn` is called between two of its keys."""
+    answer = decode(body) if len(body) <= SMALL else {}
+    pairs: list[tuple[bytes, bytes]] = []
     try:
+        if len(body) > SMALL:
+            pieces = Pieces(body, turn, MOST_LINE)
+            for name in pieces.members():
+                if name == "kvs":
+                    pairs += map(_pair, pieces.elements())
+                else:
+                    answer[name] = pieces.value()
+            pieces.end()
+        pairs += map(_pair, answer.get("kvs", ()))
         header = answer["header"]
-        pairs = tuple((_bytes(kv["key"]), _bytes(kv.get("value", ""))) for kv in answer.get("kvs", ()))
-        return Page(pairs, int(header["revision"]), str(header["cluster_id"]), bool(answer.get("more")))
+        return Page(tuple(pairs), int(header["revision"]), str(header["cluster_id"]), bool(answer.get("more")))
+    except RegistryError as error:
+        raise RegistryError(f"{error}: {text(body)}") from error
     except _BROKEN as error:
         raise RegistryError(f"not the answer to a range request: {text(body)}") from error
+
+
+def _pair(kv: Any) -> tuple[bytes, bytes]:
+    return _bytes(kv["key"]), _bytes(kv.get("value", ""))
 
 
 def token(body: bytes) -> str:

@@ -24,7 +24,8 @@ _SIZE = re.compile(
 _LONGEST_SIZE = 15
 # Which line comes next, when it is not data.
 _SIZE_LINE, _END_OF_CHUNK, _TRAILER_LINE = range(3)
-_TRAILER = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([\t -~\x80-\xff]*)")
+# Possessive, so that each byte is looked at once: white space may belong to either part.
+_TRAILER = re.compile(rb"(" + _TOKEN + rb"):[ \t]*+([\t -~\x80-\xff]*+)")
 
 
 class ChunkedDecoder:
@@ -46,8 +47,8 @@ class ChunkedDecoder:
 
     def __init__(self, limits: ServerLimits) -> None:
         self._limits = limits
-        # A line of which the end is still to come.
-        self._held = b""
+        # The beginning of a line whose end is still to come.
+        self._held = bytearray()
         self._line = _SIZE_LINE
         # What the current chunk still holds.
         self._left = 0
@@ -66,7 +67,10 @@ class ChunkedDecoder:
         """The body bytes that `data` completes; `BadRequest`, `BodyTooLarge` and
         `HeaderTooLarge` when it cannot go on."""
         if self._held:
-            data, self._held = self._held + data, b""
+            whole = self._completed(data)
+            if whole is None:
+                return b""
+            data = whole
         at = 0
         pieces: list[bytes] = []
         while not self.done:
@@ -82,7 +86,8 @@ class ChunkedDecoder:
                 continue
             end = data.find(b"\r\n", at)
             if end < 0:
-                self._hold(data[at:])
+                self._held += data[at:]
+                self._check_held(0)
                 break
             self._take(data[at:end])
             at = end + 2
@@ -90,19 +95,32 @@ class ChunkedDecoder:
             self.rest = data[at:]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _hold(self, part: bytes) -> None:
-        """Keep the beginning of a line, unless it can no longer become one."""
-        if b"\n" in part:
+    def _completed(self, data: bytes) -> bytes | None:
+        """The held beginning of a line together with `data`; None while the line has no end.
+        Each byte is searched once, however small the pieces are."""
+        held = self._held
+        searched = len(held)
+        held += data
+        if held.find(b"\r\n", searched - 1) < 0:
+            self._check_held(searched)
+            return None
+        self._held = bytearray()
+        return bytes(held)
+
+    def _check_held(self, searched: int) -> None:
+        """Refuse the beginning of a line that can no longer become one. `searched`: how many of its
+        bytes were checked before."""
+        held = self._held
+        if held.find(b"\n", searched) >= 0:
             raise BadRequest("a bare LF in the chunked body")
-        whole = part[:-1] if part[-1:] == b"\r" else part
+        length = len(held) - held.endswith(b"\r")
         if self._line == _END_OF_CHUNK:
-            if whole:
+            if length:
                 raise BadRequest("a chunk is longer than its size")
         elif self._line == _SIZE_LINE:
-            self._room_for_extensions(len(whole) - _LONGEST_SIZE)
+            self._room_for_extensions(length - _LONGEST_SIZE)
         else:
-            self._room_for_trailer(len(whole))
-        self._held = part
+            self._room_for_trailer(length)
 
     def _take(self, line: bytes) -> None:
         self.lines += 1
@@ -116,6 +134,8 @@ class ChunkedDecoder:
             self._line = _SIZE_LINE
 
     def _size_line(self, line: bytes) -> None:
+        if len(line) > _LONGEST_SIZE:
+            self._room_for_extensions(len(line) - _LONGEST_SIZE)
         found = _SIZE.fullmatch(line)
         if found is None:
             raise BadRequest(f"chunk size line {line[:80]!r}")
@@ -135,10 +155,10 @@ class ChunkedDecoder:
         if not line:
             self.done = True
             return
+        self._room_for_trailer(len(line))
         found = _TRAILER.fullmatch(line)
         if found is None:
             raise BadRequest(f"trailer line {line[:80]!r}")
-        self._room_for_trailer(len(line))
         self._trailer_bytes += len(line) + 2
         name, value = found.groups()
         self.trailers.append((name, value.rstrip(b" \t")))

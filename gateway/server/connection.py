@@ -340,6 +340,8 @@ class Connection:
         limit = self.settings.timeouts.header
         deadline = inf if limit is None else self.started + limit
         empty_lines = seen = 0
+        # Where the request line ends, once that is known: it is searched for in new bytes alone.
+        line_end = -1
         while True:
             while buffer.startswith(b"\r\n") and empty_lines < _MOST_EMPTY_LINES:
                 del buffer[:2]
@@ -348,7 +350,7 @@ class Connection:
             if end != 3:
                 self.pending = bytes(buffer[end:])
                 return bytes(buffer[:end])
-            self._plausible(buffer, seen)
+            line_end = self._plausible(buffer, seen, line_end)
             seen = len(buffer)
             try:
                 data = self.stream.recv(_READ, None if limit is None else max(deadline - monotonic(), 0.0))
@@ -362,10 +364,12 @@ class Connection:
                 raise BadRequest("the connection ended inside a head")
             buffer += data
 
-    def _plausible(self, buffer: bytearray, seen: int) -> None:
-        """Refuse the beginning of a head that can become none, as soon as that is known."""
+    def _plausible(self, buffer: bytearray, seen: int, line_end: int) -> int:
+        """Refuse the beginning of a head that can become none, as soon as that is known. `seen`: how
+        many of its bytes were looked at before; `line_end`: where its first line ends, -1 as long as
+        that is not known. Returns the new `line_end`."""
         if not buffer or buffer == b"\r":
-            return
+            return -1
         if buffer[0] not in _TOKEN_BYTES:
             raise BadRequest(f"a request does not begin with {bytes(buffer[:8])!r}")
         lf = buffer.find(b"\n", seen)
@@ -374,15 +378,16 @@ class Connection:
                 raise BadRequest("a line ends with a bare LF")
             lf = buffer.find(b"\n", lf + 1)
         limits = self.settings.limits
-        end = buffer.find(b"\r\n")
-        if end < 0:
-            if limits.request_line and len(buffer) > limits.request_line + 1:
-                raise UriTooLong(f"request line of more than {limits.request_line} bytes")
-            return
-        if end >= seen - 1:
-            self.shared.parser.request_line(bytes(buffer[:end]))
-        if limits.header and len(buffer) - end > limits.header + 4:
+        if line_end < 0:
+            line_end = buffer.find(b"\r\n", max(seen - 1, 0))
+            if line_end < 0:
+                if limits.request_line and len(buffer) > limits.request_line + 1:
+                    raise UriTooLong(f"request line of more than {limits.request_line} bytes")
+                return -1
+            self.shared.parser.request_line(bytes(buffer[:line_end]))
+        if limits.header and len(buffer) - line_end > limits.header + 4:
             raise HeaderTooLarge(f"header lines of more than {limits.header} bytes")
+        return line_end
 
     def _preamble(self) -> bool:
         """Read the PROXY protocol's header, if there is one; False when the connection ended."""
@@ -391,6 +396,7 @@ class Connection:
         silent = self.shared.places.silent
         self.idle_since = monotonic()
         silent[self] = None
+        begun = bytearray()
         while True:
             try:
                 data = self.stream.recv(_READ, None if deadline is None else max(deadline - monotonic(), 0.0))
@@ -401,15 +407,16 @@ class Connection:
                 silent.pop(self, None)
             if not data:
                 return False
-            self.pending += data
+            begun += data
             try:
-                found = preamble.read(self.pending, self.proxy_protocol)
+                found = preamble.read(begun, self.proxy_protocol)
             except BadRequest as error:
+                self.pending = bytes(begun)
                 self.started = monotonic()
                 self._refuse(error, None)
                 return False
             if found is not None:
-                self.pending = self.pending[found.length :]
+                self.pending = bytes(begun[found.length :])
                 if found.peer is not None:
                     self.peer = found.peer
                 return True

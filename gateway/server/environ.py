@@ -43,6 +43,9 @@ _HOP_BY_HOP = frozenset(
     }
 )
 
+# Expect is answered by the first read of wsgi.input; HTTP_PROXY would pass for a setting (httpoxy, CVE-2016-5385).
+_NOT_IN_ENVIRON = frozenset({"EXPECT", "PROXY"})
+
 
 class BodyFailed(OSError):
     """The request's body cannot be read; an OSError, as that is what applications expect of
@@ -115,19 +118,19 @@ def environ_of(request: Request, connection: Connection, base: dict[str, Any]) -
 
 
 def _add_headers(environ: dict[str, Any], headers: Headers) -> None:
+    values: dict[str, list[str]] = {}
     for name, value in headers:
         if b"_" in name:
             continue
         key = name.decode("latin-1").upper().replace("-", "_")
-        text = value.decode("latin-1")
-        if key == "EXPECT":  # answered by the first read of wsgi.input
+        if key in _NOT_IN_ENVIRON:
             continue
         if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             key = "HTTP_" + key
-        if key in environ:
-            # RFC 9110 §5.3, and RFC 6265 §5.4 for the one exception
-            text = environ[key] + ("; " if key == "HTTP_COOKIE" else ",") + text
-        environ[key] = text
+        values.setdefault(key, []).append(value.decode("latin-1"))
+    for key, texts in values.items():
+        # RFC 9110 §5.3, and RFC 6265 §5.4 for the one exception
+        environ[key] = ("; " if key == "HTTP_COOKIE" else ",").join(texts)
 
 
 class _Answer:

@@ -31,7 +31,7 @@ class Preamble(NamedTuple):
     peer: str | None
 
 
-def read(data: bytes, mode: str) -> Preamble | None:
+def read(data: bytes | bytearray, mode: str) -> Preamble | None:
     """Read a preamble at the beginning of `data`; None when more bytes are needed.
 
     `mode` is gunicorn's: v1, v2 or auto. No preamble is allowed, as it is there.
@@ -43,18 +43,18 @@ def read(data: bytes, mode: str) -> Preamble | None:
     return Preamble(0, None)
 
 
-def _begins(data: bytes, mark: bytes) -> bool:
+def _begins(data: bytes | bytearray, mark: bytes) -> bool:
     """Whether `data` begins with `mark`, or may still do so with more bytes."""
     return data.startswith(mark) or mark.startswith(data)
 
 
-def _line(data: bytes) -> Preamble | None:
-    end = data.find(b"\r\n")
+def _line(data: bytes | bytearray) -> Preamble | None:
+    end = data.find(b"\r\n", 0, _LONGEST_LINE + 1)
     if end < 0 and len(data) < _LONGEST_LINE:
         return None
     if end < 0 or end > _LONGEST_LINE - 2:
         raise BadRequest("PROXY line too long")
-    line = data[:end]
+    line = bytes(data[:end])
     if line.startswith(b"PROXY UNKNOWN"):
         return Preamble(end + 2, None)
     found = _LINE.fullmatch(line)
@@ -69,7 +69,7 @@ def _line(data: bytes) -> Preamble | None:
     return Preamble(end + 2, found[2].decode("ascii"))
 
 
-def _binary(data: bytes) -> Preamble | None:
+def _binary(data: bytes | bytearray) -> Preamble | None:
     if len(data) < _FIXED:
         return None
     version_command, family = data[12], data[13]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from random import Random
 
 import pytest
@@ -54,6 +55,13 @@ class TestItWouldBeSeen:
 
         monkeypatch.setattr("gateway.target.normal", faulty)
         assert any("logged" in wrong for wrong in fuzzing.fuzz(1, 1_000).wrong)
+
+    def test_a_pattern_that_is_not_linear(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        slow = re.compile(rb"[^\s,]+[ \t]+([^\s,]+)")
+        monkeypatch.setattr("gateway.headers.received_by", slow.findall)
+        via = fuzzing._ask(b"GET / HTTP/1.1", b"Via: " + b"a" * 31_000)
+        monkeypatch.setattr(fuzzing, "made", lambda rng, kinds: via)
+        assert any("s of CPU" in wrong for wrong in fuzzing.fuzz(1, 20).wrong)
 
     def test_a_body_that_is_never_at_its_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(AnswerReader, "_end_of_stream", lambda self: None)

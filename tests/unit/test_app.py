@@ -196,6 +196,26 @@ def test_views_come_before_routes_and_after_own_paths(app: Gateway) -> None:
     assert app.direct_door() is None
 
 
+@pytest.mark.parametrize("host", [b"a" * 64, b"a." + b"b" * 64 + b".example", b"c" * 300 + b":80"])
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_host_that_flask_cannot_read(app: Gateway, host: bytes, hooked: bool) -> None:
+    """A label has 63 bytes at most (RFC 1035 §2.3.4). It is a bad request as soon as there is a view."""
+    assert reason(ask(app, b"/x", host=host)) == "no_endpoint"
+
+    @app.get("/view")
+    def view() -> str:
+        return "view"
+
+    if hooked:
+        app.before_request(lambda: None)
+    for path in ("/x", "/view"):
+        response = app.test_client().get(path, environ_overrides={"HTTP_HOST": host.decode()})
+        assert (response.status_code, response.headers["Gateway-Error"]) == (400, "bad_request")
+        if not hooked:
+            assert reason(ask(app, path.encode(), host=host)) == "bad_request"
+    assert app.test_client().get("/view", headers={"Host": "a" * 63}).data == b"view"
+
+
 def test_hooks_run_for_forwarded_requests_too(app: Gateway) -> None:
     seen: list[str] = []
 

@@ -62,6 +62,19 @@ def test_the_usual_head_byte_for_byte() -> None:
     )
 
 
+@pytest.mark.parametrize("name", [b"Proxy", b"proxy", b"PROXY"])
+def test_a_proxy_field_is_dropped(name: bytes) -> None:
+    """httpoxy: behind CGI it would be the setting HTTP_PROXY."""
+    fields = sent([(name, b"http://evil.test/"), (b"Proxy-Status", b"x")], outbound(**TRUSTING))
+    assert values(fields, b"proxy") == []
+    assert values(fields, b"proxy-status") == [b"x"]
+
+
+def test_several_cookies_are_one_where_the_first_stood() -> None:
+    fields = sent([(b"cookie", b"a=1"), (b"X", b"y"), (b"Cookie", b"b=2; c=3"), (b"COOKIE", b"d"), (b"Z", b"")])
+    assert fields[1:4] == [(b"cookie", b"a=1; b=2; c=3; d"), (b"X", b"y"), (b"Z", b"")]
+
+
 def test_hop_by_hop_fields_go() -> None:
     fields = sent(
         [

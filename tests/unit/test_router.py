@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway import readings
 from gateway import target as targets
 from gateway.errors import ClientError, ConfigError
-from gateway.exchange import Headers
-from gateway.model import Endpoint, Match, Rewrite, Route
+from gateway.exchange import Headers, Request
+from gateway.model import Endpoint, Match, Rewrite, Route, ServerSettings
 from gateway.router import Router, precedence
 from tests.unit.routing_cases import TABLES, Case, Table
 
@@ -30,6 +31,7 @@ def as_match(spec: dict[str, Any]) -> Match:
         methods=frozenset(spec.get("methods", ())),
         headers=tuple((name.lower(), value) for name, value in spec.get("headers", {}).items()),
         query=tuple(spec.get("query", {}).items()),
+        excluded=as_match(spec["not"]) if "not" in spec else None,
     )
 
 
@@ -42,6 +44,7 @@ def as_route(spec: dict[str, Any], index: int) -> Route:
         matches=tuple(as_match(match) for match in matches),
         priority=spec.get("priority", 0),
         strip_prefix=spec.get("strip_prefix", False),
+        ambiguous_paths=spec.get("ambiguous_paths"),
         rewrite=None
         if rewrite is None
         else Rewrite(
@@ -61,11 +64,14 @@ def as_endpoint(table: Table) -> Endpoint:
 
 
 def ask(router: Router, case: Case) -> tuple[Route | None, targets.Target, bytes]:
-    parsed = targets.parse(case.target.encode("latin-1"))
+    parsed, path = targets.read(case.target.encode("latin-1"))
     host = targets.host(case.host.encode("latin-1") if parsed.authority is None else parsed.authority)
     headers = [(name.encode(), value.encode()) for name, value in case.headers]
-    path = targets.normal(parsed.path)
-    return router.match(case.method.encode(), host, path, parsed.query, headers), parsed, path
+    route = router.match(case.method.encode(), host, path, parsed.query, headers)
+    if route is not None:
+        request = Request(case.method.encode(), parsed.raw, headers, 0.0)
+        readings.check(router, ServerSettings(), request, route, (), parsed, path, host)
+    return route, parsed, path
 
 
 ROWS = [pytest.param(table, case, id=f"{table.name}: {case.id}") for table in TABLES for case in table.cases]

@@ -108,6 +108,7 @@ def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
         (b"foo.com:", b"foo.com"),
         (b"foo.com.:88", b"foo.com"),
         (b"foo.com:65535", b"foo.com"),
+        (b"foo.com:1", b"foo.com"),
         (b"foo_bar:00080", b"foo_bar"),
         (b"127.0.0.1:8080", b"127.0.0.1"),
         (b"[::1]", b"[::1]"),
@@ -122,7 +123,10 @@ def test_host(value: bytes, expected: bytes) -> None:
     assert host(expected) == expected
 
 
-@pytest.mark.parametrize("value", [b"", b":80", b" ", b"foo.com ", b"a\n", b"a\x00", b"x" * 300 + b"/"])
+_NO_PORTS = (b"a:0", b"a:00000", b"a:65536", b"[::1]:0", b"a.:0", b"127.0.0.1:000")
+
+
+@pytest.mark.parametrize("value", [b"", b":80", b" ", b"foo.com ", b"a\n", b"a\x00", b"x" * 300 + b"/", *_NO_PORTS])
 def test_no_host(value: bytes) -> None:
     for _ in range(2):
         with pytest.raises(BadRequest):

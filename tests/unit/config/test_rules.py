@@ -205,7 +205,8 @@ def test_what_is_denied_is_what_the_file_says() -> None:
     [
         ("[]", "routes[0].match: is empty and would match nothing (leave it out to match everything)"),
         ("{path: /a, prefix: /a}", "routes[0].match.prefix: stands beside path (one of path, prefix, regex)"),
-        ("{regex: a, prefix: /a}", "routes[0].match.regex: stands beside prefix (one of path, prefix, regex)"),
+        ("{regex: a, path: /a}", "routes[0].match.regex: stands beside path (one of path, prefix, regex)"),
+        ("{not: {}}", "routes[0].match.not: is empty and would exclude nothing (leave it out)"),
         ("[{}, {path: /a, regex: a}]", "routes[0].match[1].regex: stands beside path (one of path, prefix, regex)"),
     ],
 )
@@ -362,7 +363,7 @@ def test_rules_do_not_follow_from_what_the_schema_refused() -> None:
 
 
 def test_every_rule_is_asked() -> None:
-    assert len(RULES) == len({rule.__name__ for rule in RULES}) == 26
+    assert len(RULES) == len({rule.__name__ for rule in RULES}) == 27
 
 
 WORDS = st.sampled_from(

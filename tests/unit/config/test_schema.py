@@ -105,6 +105,8 @@ def sections() -> Iterator[tuple[str, str, type[schema.Section]]]:
     )
     yield "routes[0].match", with_route("match: {KEY: 1}"), schema.Match
     yield "routes[0].match[1]", with_route("match: [{}, {KEY: 1}]"), schema.Match
+    yield "routes[0].match.not", with_route("match: {not: {KEY: 1}}"), schema.Excluded
+    yield "routes[0].match[1].not", with_route("match: [{}, {not: {KEY: 1}}]"), schema.Excluded
     yield "routes[0].rewrite", with_route("rewrite: {KEY: 1}"), schema.Rewrite
     yield "routes[0].mirror", with_route("mirror: {upstream: u, KEY: 1}"), schema.Mirror
     for name, given, cls in (
@@ -719,11 +721,13 @@ def test_paths_are_kept_as_written(path: str) -> None:
 @pytest.mark.parametrize(
     ("regex", "told"),
     [
-        ("'a('", "missing ), unterminated subpattern at position 1"),
-        ("'*a'", "nothing to repeat at position 0"),
-        ("'[b-a]'", "bad character range b-a at position 1"),
-        ("'\\q'", "bad escape \\q at position 0"),
-        ("'[[a]'", "Possible nested set at position 1"),
+        ("'a('", "missing ): a("),
+        ("'a)'", "unexpected ): a)"),
+        ("'*a'", "no argument for repetition operator: *"),
+        ("'[b-a]'", "invalid character class range: b-a"),
+        ("'\\q'", "invalid escape sequence: \\q"),
+        ("'[[a'", "missing ]: [[a"),
+        ("'(a{100}){11}'", "invalid repetition size: {11} (at most 1,000, nested ones multiplied)"),
     ],
 )
 def test_bad_regular_expressions(regex: str, told: str) -> None:

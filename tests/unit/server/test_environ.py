@@ -123,6 +123,12 @@ class TestEnviron:
     def test_asterisk_form(self) -> None:
         assert environ_for(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n")["PATH_INFO"] == ""
 
+    def test_a_proxy_field_is_no_setting(self) -> None:
+        """httpoxy (CVE-2016-5385)."""
+        seen = environ_for(b"GET / HTTP/1.1\r\nHost: a\r\nProxy: http://evil.test/\r\nX: 1\r\nConnection: close\r\n\r\n")
+        assert "HTTP_PROXY" not in seen
+        assert seen["HTTP_X"] == "1"
+
     def test_headers_cannot_pose_as_the_servers_own(self) -> None:
         environ = environ_for(b"GET /x HTTP/1.1\r\nHost: a\r\nScript-Name: /admin\r\nPath-Info: /y\r\nRemote-Addr: z\r\n\r\n")
         assert (environ["SCRIPT_NAME"], environ["PATH_INFO"], environ["REMOTE_ADDR"]) == ("", "/x", "192.0.2.1")
