@@ -136,6 +136,7 @@ class Gateway(Flask):
         # Listed in /-/status.
         self.background = Background()
         self._announcer = registration.Announcer(self._registration_for, self.background)
+        self._read_fields(config)
         self.store = Store(
             config, self._join, self._swapped, partial(self._trouble_of, "store"), background=self.background
         )
@@ -358,6 +359,11 @@ class Gateway(Flask):
         self.transport.drop([key])
         return pool
 
+    def _read_fields(self, config: Config) -> None:
+        """Find out whether routes or balancers read fields that only a trusted peer may set."""
+        self._outbound.replaced = config.deadline_headers()
+        self._reads_forwarding = self._outbound.resolves(config.fields())
+
     def _swapped(self, old: Snapshot | None, new: Snapshot, changed: Collection[str]) -> None:
         """Apply a snapshot that has just come into force. Endpoints that it no longer names drain: their idle
         connections are closed now."""
@@ -369,6 +375,7 @@ class Gateway(Flask):
         if old is None:
             return
         if old.config is not new.config:
+            self._read_fields(new.config)
             self._configured.set()
             self._announcer.follow(new.config.discovery.consul)
             if self._watch is not None:
@@ -436,7 +443,9 @@ class Gateway(Flask):
         if self.overload.shedding:
             self.overload.shed += 1
             raise Overloaded(f"the hub is {self.overload.lag:.3f} s late", retry_after=RETRY_AFTER)
-        route = snapshot.router.match(method, host, path, asked.query, request.headers)
+        if self._reads_forwarding:
+            request.fields = self._outbound.view(request, asked_host)
+        route = snapshot.router.match(method, host, path, asked.query, request.fields)
         if route is None:
             if not snapshot.version:
                 raise NotReady("there is no configuration yet")

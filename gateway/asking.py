@@ -91,7 +91,7 @@ class Asked:
     path: bytes
 
     def served_by(self, router: Router) -> Route | None:
-        return router.match(self.request.method, self.host, self.path, self.target.query, self.request.headers)
+        return router.match(self.request.method, self.host, self.path, self.target.query, self.request.fields)
 
     def ambiguity(
         self, router: Router, route: Route, server: ServerSettings, passed: Sequence[Route] = ()
@@ -160,7 +160,7 @@ def _conditions(match: Match, seen: Asked) -> Iterator[tuple[Match, Callable[[],
         yield Match(methods=match.methods), lambda: f"the method {text(request.method)} is not {methods}"
     for name, value in match.headers:
         yield Match(headers=((name, value),)), lambda name=name, value=value: (  # type: ignore[misc]
-            f"the header {name} is {_came(request.headers, name)}, not {value!r}"
+            f"the header {name} is {_came(request.fields, name)}, not {value!r}"
         )
     for name, value in match.query:
         yield Match(query=((name, value),)), lambda name=name, value=value: (  # type: ignore[misc]

@@ -223,10 +223,16 @@ class Attempts:
             _host(route, endpoint, self._asked_host),
             targets.stripped(route, self._normal) if route.strip_prefix else b"",
             request.upgrade if request.upgrade is not None and request.upgrade in route.upgrade else None,
+            self._used,
         )
         if route.deadline_header is not None:
             head = _with_deadline(head, route.deadline_header, route.timeouts, self._deadline)
         return head
+
+    def _used(self) -> set[bytes]:
+        """The fields, in lower case, that this request was routed by."""
+        route = self._request.route or self._route
+        return {name.encode("latin-1") for name in (*route.fields(), *self._state.upstream.fields())}
 
     # -- two at once --------------------------------------------------------------------
 

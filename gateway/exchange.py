@@ -121,6 +121,7 @@ class Request:
         "connect_s",
         "content_length",
         "endpoint",
+        "fields",
         "first_byte_s",
         "headers",
         "host",
@@ -165,6 +166,9 @@ class Request:
         self.method = method
         self.target = target
         self.headers = headers
+        # The header fields that routes and balancers read. As they came, unless some of them read what
+        # only a trusted peer may say: then as they will be forwarded (headers.Outbound.view).
+        self.fields = headers
         self.http11 = http11
         # Framing, already judged by the door: at most one of the two is set. With neither
         # there is no body; `body` is None then, and also for a length of 0.
@@ -207,6 +211,11 @@ class Request:
             if len(field) == len(wanted) and field.lower() == wanted:
                 return value
         return None
+
+    def field(self, name: bytes) -> bytes | None:
+        """The first value of a field as routes and balancers read it (`fields`), its name in any case."""
+        wanted = name.lower()
+        return next((value for field, value in self.fields if field.lower() == wanted), None)
 
     def cookie(self, name: bytes) -> bytes:
         """The first value of a cookie; empty when there is none. Pairs stand behind "; " (RFC 6265

@@ -166,6 +166,7 @@ def explain(config: Config, asking: Question, origins: Origins | None = None) ->
         seen = asked(request, config.server)
         if isinstance(seen, Answered):
             return replace(told, status=seen.status, detail=seen.told)
+        found.resolve(seen)
         router = Router(config.routes)
         first = seen.served_by(router)
         if first is not None and isinstance(seen.target, AmbiguousTarget):
@@ -233,6 +234,11 @@ class _Found:
         )
         self._outbound.identify(request)
         return request
+
+    def resolve(self, seen: Asked) -> None:
+        """Show routes the request's fields as they will be forwarded."""
+        self._outbound.replaced = self._config.deadline_headers()
+        seen.request.fields = self._outbound.view(seen.request, seen.authority)
 
     # -- who serves it ------------------------------------------------------------------
 

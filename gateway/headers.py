@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Generic, NamedTuple, TypeVar
 
 from gateway.errors import BadRequest, BadResponse, LoopDetected
@@ -27,16 +27,22 @@ log = logging.getLogger("gateway.headers")
 _PASS, _DROP, _CONNECTION, _XFF, _XFH, _XFPROTO, _XFPORT, _TRUSTED_ONLY, _FORWARDED, _VIA = range(10)
 _REQUEST_ID, _CDN_LOOP, _COOKIE, _MAX_FORWARDS, _AUTH, _TRACEPARENT = range(10, 16)
 _LENGTH, _TRANSFER, _KEEP_ALIVE, _GATEWAY_ERROR, _UPGRADE = range(20, 25)
-_UNDERSCORE = -1
+# A name with an underscore; a field that no client has a say in: both are dropped, and invisible to routes.
+_UNDERSCORE, _NEVER = -1, -2
 
 # Says that a request is a copy, and of which route; a client's own word for it is dropped.
 MIRROR = b"Gateway-Mirror"
+
+# Fields that routes see as they will be forwarded, not as they came.
+_RESOLVED = frozenset(
+    {_XFF, _XFH, _XFPROTO, _XFPORT, _TRUSTED_ONLY, _FORWARDED, _REQUEST_ID, _UNDERSCORE, _NEVER}
+)
 
 _REQUEST_KINDS = {
     b"host": _DROP,  # written anew, from what the request asked for
     b"keep-alive": _DROP,
     # CGI-style servers make HTTP_PROXY of it, which HTTP clients take for their proxy (httpoxy, CVE-2016-5385).
-    b"proxy": _DROP,
+    b"proxy": _NEVER,
     b"proxy-connection": _DROP,
     b"proxy-authenticate": _DROP,
     b"proxy-authorization": _DROP,
@@ -47,14 +53,14 @@ _REQUEST_KINDS = {
     b"upgrade": _DROP,
     b"http2-settings": _DROP,
     b"expect": _DROP,
-    b"gateway-error": _DROP,
-    MIRROR.lower(): _DROP,  # copies get theirs behind this (gateway.mirror)
+    b"gateway-error": _NEVER,
+    MIRROR.lower(): _NEVER,  # copies get theirs behind this (gateway.mirror)
     b"connection": _CONNECTION,
     b"x-forwarded-for": _XFF,
     b"x-forwarded-host": _XFH,
     b"x-forwarded-proto": _XFPROTO,
     b"x-forwarded-port": _XFPORT,
-    b"x-real-ip": _DROP,
+    b"x-real-ip": _NEVER,
     b"x-request-start": _TRUSTED_ONLY,
     b"forwarded": _FORWARDED,
     b"via": _VIA,
@@ -98,6 +104,12 @@ _PROTECTED = frozenset(
         b"forwarded",
         b"via",
         b"cdn-loop",
+        b"max-forwards",
+        b"traceparent",
+        b"tracestate",
+        # Taking these away would make a request look like another client's.
+        b"authorization",
+        b"cookie",
     }
 )
 
@@ -245,6 +257,8 @@ class Outbound:
         self._id_name = server.request_id.encode("latin-1")
         self._id_key = self._id_name.lower()
         self._kinds = _Kinds(self._kind)
+        # Lower-case names of fields that the gateway writes itself for some routes (deadline_header).
+        self.replaced: Collection[bytes] = frozenset()
         # How many fields were dropped for an underscore in their name.
         self.underscores = 0
         self._told: set[bytes] = set()
@@ -323,6 +337,35 @@ class Outbound:
         """Whether what a peer says of its clients is believed."""
         return self._trust.trusts(peer)
 
+    def resolves(self, names: Iterable[bytes]) -> bool:
+        """Whether any of these lower-case names is a field that `view` shows otherwise than it came."""
+        return any(self._kind(name) in _RESOLVED or name in self.replaced for name in names)
+
+    def view(self, request: Request, asked_host: bytes) -> Headers:
+        """The request's fields as an upstream will get them: without what an untrusted peer has no say
+        in, and with the values that the gateway puts there. Hop-by-hop fields and Host stay as they
+        came. `identify` comes first."""
+        trusted = self._trust.trusts(request.peer)
+        kept: Headers = []
+        seen: dict[int, list[bytes]] = {}
+        for name, value in request.headers:
+            kind = self._kinds.table.get(name)
+            if kind is None:
+                kind = self._kinds.learn(name)
+            if kind in (_XFF, _XFH, _XFPROTO, _XFPORT, _FORWARDED):
+                seen.setdefault(kind, []).append(value)
+            elif kind in (_UNDERSCORE, _NEVER, _REQUEST_ID) or name.lower() in self.replaced:
+                pass
+            elif trusted or kind != _TRUSTED_ONLY:
+                kept.append((name, value))
+        lines: list[bytes] = []
+        self._add_forwarding(lines.append, request, trusted, seen, asked_host, request.peer.encode("latin-1"))
+        for line in b"\r\n".join(lines).split(b"\r\n"):
+            name, _, value = line.partition(b": ")
+            kept.append((name, value))
+        kept.append((self._id_name, request.request_id))
+        return kept
+
     def scheme(self, request: Request) -> str:
         """http or https as the client sees it: a trusted peer's word, else the connection's."""
         if self._trust.trusts(request.peer):
@@ -339,11 +382,13 @@ class Outbound:
         host: bytes,
         prefix: bytes = b"",
         upgrade: bytes | None = None,
+        used: Callable[[], Collection[bytes]] = frozenset,
     ) -> Head:
         """The head for an upstream, ended by an empty line.
 
         `asked_host`: the authority that the client asked for, as it came. `host`: what goes
-        into Host. `prefix`: what strip_prefix cut off. Raises LoopDetected and BadRequest.
+        into Host. `prefix`: what strip_prefix cut off. `used`: lower-case names of fields that a
+        client's Connection cannot take away, asked only when it names one. Raises LoopDetected and BadRequest.
         """
         kinds = self._kinds.table
         learn = self._kinds.learn
@@ -358,7 +403,7 @@ class Outbound:
                 kind = learn(name)
             if kind == _PASS:
                 add(name + b": " + value)
-            elif kind == _DROP:
+            elif kind in (_DROP, _NEVER):
                 pass
             elif kind == _UNDERSCORE:
                 self._tell_underscore(name)
@@ -385,7 +430,7 @@ class Outbound:
             peer = request.peer.encode("latin-1")
             named = [token for value in seen.get(_CONNECTION, ()) for token in tokens(value)]
             if named:
-                self._drop_named(lines, named)
+                self._drop_named(lines, named, used())
             self._add_forwarding(add, request, self._trust.trusts(request.peer), seen, asked_host, peer)
             self._add_via(add, request, seen)
             add(self._id_name + b": " + request.request_id)
@@ -412,9 +457,10 @@ class Outbound:
             value = b"%d" % (int(value) - 1)
         lines.append(name + b": " + value)
 
-    def _drop_named(self, lines: list[bytes], named: list[bytes]) -> None:
-        """Take out what Connection names (RFC 9110 §7.6.1)."""
-        gone = {token for token in named if token not in _PROTECTED and token != self._id_key}
+    def _drop_named(self, lines: list[bytes], named: list[bytes], used: Collection[bytes]) -> None:
+        """Take out what Connection names (RFC 9110 §7.6.1), but for what the gateway or the route uses: a
+        client must not be able to have a request forwarded without what it was chosen by."""
+        gone = {token for token in named if token not in _PROTECTED and token != self._id_key and token not in used}
         if gone:
             # The first line is the request line with Host.
             lines[1:] = [line for line in lines[1:] if line.partition(b":")[0].lower() not in gone]

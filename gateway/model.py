@@ -246,6 +246,11 @@ class Upstream:
     # The upstream that is asked when this one has no endpoint.
     fallback: str | None = None
 
+    def fields(self) -> Iterator[str]:
+        """The names of the header fields that its balancer reads, in lower case."""
+        if self.balance.by == "header":
+            yield self.balance.name
+
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
@@ -274,6 +279,12 @@ class Match:
     headers: tuple[tuple[str, str], ...] = ()
     query: tuple[tuple[str, str], ...] = ()
     excluded: Match | None = None
+
+    def fields(self) -> Iterator[str]:
+        """The names of the header fields that it looks at, in lower case."""
+        yield from (name for name, _ in self.headers)
+        if self.excluded is not None:
+            yield from self.excluded.fields()
 
     def alone(self) -> Iterator[Match]:
         """Each condition by itself; for `excluded` those of which none may hold."""
@@ -368,6 +379,13 @@ class Route:
     line: int = 0
     # Nothing but `upstream` says what becomes of a request: what most routes are.
     plain: bool = field(init=False, repr=False, compare=False)
+
+    def fields(self) -> Iterator[str]:
+        """The names of the header fields that it is chosen by or chooses by, in lower case."""
+        for match in self.matches:
+            yield from match.fields()
+        if self.split is not None and self.split.by == "header":
+            yield self.split.name
 
     def __post_init__(self) -> None:
         shaped = self.split or self.mirror or self.redirect or self.respond or self.fallback
@@ -531,3 +549,15 @@ class Config:
     discovery: DiscoverySettings = DiscoverySettings()
     path: str = ""
     warnings: tuple[str, ...] = field(default=(), compare=False)
+
+    def fields(self) -> frozenset[bytes]:
+        """The names of the header fields that routes and balancers read, in lower case."""
+        found = [name for route in self.routes for name in route.fields()]
+        found += [name for upstream in self.upstreams.values() for name in upstream.fields()]
+        return frozenset(name.encode("latin-1") for name in found)
+
+    def deadline_headers(self) -> frozenset[bytes]:
+        """The names that any `deadline_header` gives, in lower case."""
+        found = {route.deadline_header for route in self.routes}
+        found |= {upstream.deadline_header for upstream in self.upstreams.values()}
+        return frozenset(name.lower().encode("latin-1") for name in found if name is not None)

@@ -85,7 +85,7 @@ def served(
     for reading in readings(path):
         route = None
         if reading.path is not None:
-            route = router.after(passed, request.method, host, reading.path, target.query, request.headers)
+            route = router.after(passed, request.method, host, reading.path, target.query, request.fields)
         found.append(Served(reading, route))
     return found
 

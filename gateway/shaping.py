@@ -71,7 +71,7 @@ class Shaper:
             if to is not None:
                 return _redirected(route.redirect.status, to, request)
             passed.append(route)
-            after = snapshot.router.after(passed, request.method, host, normal, target.query, request.headers)
+            after = snapshot.router.after(passed, request.method, host, normal, target.query, request.fields)
             if after is None:
                 raise NoRoute(f"route {route.name} leads to what was asked for, and no other route matches")
             request.route = route = after
@@ -120,7 +120,7 @@ def _value(split: Split, request: Request) -> bytes:
     """What a split goes by; empty when the request does not have it."""
     if split.by == "header":
         wanted = split.name.encode("latin-1")
-        return b", ".join(value for name, value in request.headers if name.lower() == wanted)
+        return b", ".join(value for name, value in request.fields if name.lower() == wanted)
     return request.cookie(split.name.encode("latin-1")) if split.by == "cookie" else b""
 
 

@@ -33,7 +33,7 @@ def _path(request: Request) -> bytes:
 
 def header(name: str) -> Key:
     wanted = name.encode("latin-1")
-    return lambda request: request.header(wanted) or b""
+    return lambda request: request.field(wanted) or b""
 
 
 def cookie(name: str) -> Key:
