@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -151,7 +152,7 @@ def import_(source: str, file: str, output: str | None) -> None:
 
     try:
         with open(file, "rb") as opened:
-            text = importers.imported(source, opened.read(LIMIT + 1), file)
+            text = importers.imported(source, opened.read(LIMIT + 1), file, Path(file))
         if output is None:
             click.echo(text, nl=False)
         else:

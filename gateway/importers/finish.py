@@ -12,12 +12,11 @@ from collections import Counter
 from dataclasses import replace
 
 from gateway import config, router
-from gateway.errors import ClientError, ConfigError, Mistake
+from gateway.errors import ConfigError, Mistake
 from gateway.importers import order, patterns, writer
 from gateway.importers.draft import Draft, DraftRoute, Note, Rank, Ranked
 from gateway.importers.widen import widened
 from gateway.model import Match
-from gateway.overlap import Extent
 
 # What is under `own_prefix`, which no import changes.
 _OWN = re.compile(r"/-(?:/|\Z)")
@@ -244,18 +243,10 @@ def _guard_lost(draft: Draft, route: DraftRoute, one: Ranked, why: str) -> None:
         name = draft.route_names.free(route.name)
         draft.routes.insert(0, DraftRoute(name, route.upstream, [match], {}, [Note(route.line, told)], route.line, why))
         return
-    place = _extent(replace(one.match, regex=None, path=None, prefix=None))
+    place = order.extent(replace(one.match, regex=None, path=None, prefix=None))
     for other in list(draft.routes):
         after = (its.match for its in other.matches if not one.rank or not its.rank or its.rank >= one.rank)
-        if other.closed or other.lets_pass or all(place.apart(_extent(match)) for match in after):
+        if other.closed or other.lets_pass or all(place.apart(order.extent(match)) for match in after):
             continue
         beside = _close(draft, other, f"a guard before it, in line {route.line}, cannot be expressed ({why})")
         draft.routes += beside[1:]
-
-
-def _extent(match: Match) -> Extent:
-    """What a match meets; everything where its host or path is none, as that is hard to tell."""
-    try:
-        return Extent.of(match)
-    except ClientError:
-        return Extent.of(Match())

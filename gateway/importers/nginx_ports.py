@@ -1,0 +1,147 @@
+"""The ports of nginx's servers, which the gateway does not tell apart: who answers for a host.
+
+Rule: a redirect to https stands before all that the same host gets by another port, also where
+nginx takes the redirecting server for hosts that only other servers name, as the default of
+its port. So plain http is not forwarded where nginx redirected it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from gateway.importers.draft import DraftRoute, Note, Rank, Ranked
+from gateway.importers.nginx_syntax import Directive
+from gateway.importers.order import may_meet
+
+# Where it stands in a rank (behind the host's two numbers) what comes first: redirects to https.
+TURN = 2
+_FIRST, _LATER = -1, 0
+
+
+@dataclass(slots=True)
+class Served:
+    """One server: the hosts that its routes have (None: any) and all that it names, its ports,
+    those of them that it is the default of, and its routes."""
+
+    line: int
+    hosts: list[str | None]
+    names: list[str]
+    ports: frozenset[str]
+    default_of: frozenset[str]
+    secure: bool
+    routes: list[DraftRoute] = field(default_factory=list)
+
+
+def by_host(host: str | None) -> Rank:
+    """The first numbers of a rank: exact hosts, then longer wildcards, then none."""
+    if host is None:
+        return (2, 0, _LATER)
+    return (1, -len(host), _LATER) if host.startswith("*.") else (0, 0, _LATER)
+
+
+def listening(given: list[Directive]) -> tuple[frozenset[str], frozenset[str], bool]:
+    """The ports of `listen` directives, those with `default_server`, and whether TLS is spoken."""
+    ports: dict[str, bool] = {}
+    secure = False
+    for one in given:
+        if not one.words:
+            continue
+        address, *options = one.words
+        last = address.rpartition("]")[2].rpartition(":")[2]
+        port = address if address.startswith("unix:") else last if last.isdecimal() else "80"
+        ports[port] = ports.get(port, False) or "default_server" in options or "default" in options
+        secure = secure or "ssl" in options or "quic" in options or port == "443"
+    ports = ports or {"80": False}
+    return frozenset(ports), frozenset(port for port, default in ports.items() if default), secure
+
+
+def to_https(route: DraftRoute) -> bool:
+    """Whether a route redirects plain http to the same host and path, and lets https pass."""
+    return route.lets_pass and not route.closed and set(route.settings["redirect"]) <= {"status", "scheme"}
+
+
+def placed(servers: list[Served]) -> list[DraftRoute]:
+    """The routes of all servers."""
+    by_port = _by_port(servers)
+    for server in servers:
+        redirects = [route for route in server.routes if to_https(route)]
+        if not redirects:
+            continue
+        twins = {host for other in servers if other is not server for host in other.hosts} & set(server.hosts)
+        if twins:
+            for route in server.routes:
+                _go_first(route, redirects, twins, server.line)
+        named = sorted({name for other in servers if other is not server for name in other.names} - set(server.hosts))
+        strangers = [host for host in named if any(_answering(host, by_port[port]) is server for port in server.ports)]
+        for route in redirects if strangers else ():
+            _take_along(route, strangers)
+    return [route for server in servers for route in server.routes]
+
+
+def _go_first(route: DraftRoute, redirects: list[DraftRoute], twins: set[str | None], line: int) -> None:
+    """Put a redirect, and what nginx takes before it, ahead of what other servers have for the same hosts."""
+    redirecting = any(route is one for one in redirects)
+    if not redirecting and not any(_before(route, one) for one in redirects):
+        return
+    route.matches = [_first(one) if one.match.host in twins else one for one in route.matches]
+    if not redirecting and not route.closed:
+        told = f"holds for all ports of the host here, for those of the server in line {line} there"
+        route.notes.append(Note(route.line, told))
+
+
+def _before(route: DraftRoute, redirect: DraftRoute) -> bool:
+    return any(
+        one.rank < other.rank and may_meet(one.match, other.match)
+        for one in route.matches
+        for other in redirect.matches
+        if one.match.host == other.match.host
+    )
+
+
+def _first(one: Ranked) -> Ranked:
+    return Ranked(one.match, (*one.rank[:TURN], _FIRST, *one.rank[TURN + 1 :]))
+
+
+def _take_along(route: DraftRoute, strangers: list[str]) -> None:
+    """Redirect hosts of other servers, too, for which nginx takes this one by its port."""
+    paths = {(one.match.path, one.match.prefix, one.match.regex): one for one in route.matches}
+    for one in paths.values():
+        route.matches += [
+            _first(Ranked(replace(one.match, host=host), (*by_host(host), *one.rank[TURN + 1 :]))) for host in strangers
+        ]
+    shown = ", ".join(strangers[:5]) + (f" and {len(strangers) - 5} more" if len(strangers) > 5 else "")
+    route.notes.append(Note(route.line, f"redirects hosts of other servers, too, as nginx does by this port: {shown}"))
+
+
+# -- which server nginx takes --------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Port:
+    default: Served
+    named: dict[str, Served] = field(default_factory=dict)
+
+
+def _by_port(servers: list[Served]) -> dict[str, _Port]:
+    found: dict[str, _Port] = {}
+    for server in servers:
+        for port in server.ports:
+            one = found.setdefault(port, _Port(server))
+            if port in server.default_of:
+                one.default = server
+            for name in server.names:
+                # nginx ignores a name that another server has for the same port.
+                one.named.setdefault(name, server)
+    return found
+
+
+def _answering(host: str, port: _Port) -> Served:
+    """The server that nginx takes for a host: by its name, the longest wildcard, or the default."""
+    if host in port.named:
+        return port.named[host]
+    labels = host.removeprefix("*.").split(".")
+    for first in range(1, len(labels)):
+        wildcard = f"*.{'.'.join(labels[first:])}"
+        if wildcard in port.named:
+            return port.named[wildcard]
+    return port.default
