@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.config import urls
-from gateway.importers import nginx_answers, nginx_guards, nginx_includes, nginx_ports, patterns
-from gateway.importers.draft import HTTPS_IS_KNOWN, Draft, DraftRoute, DraftUpstream, Note, Rank, Ranked, duration
+from gateway.importers import nginx_answers, nginx_groups, nginx_guards, nginx_includes, nginx_ports, patterns
+from gateway.importers.draft import HTTPS_IS_KNOWN, Draft, DraftRoute, DraftUpstream, Note, Rank, Ranked
 from gateway.importers.nginx_guards import ANSWERS, Level
 from gateway.importers.nginx_ports import Served
 from gateway.importers.nginx_syntax import Directive
 from gateway.model import Match
 
 _LATER = " (not in this version)"
+_SAME = "to https with the same host and path"
 _OURS = ": the gateway does this by itself"
 # They may stand beside a proxy_pass without a word in the matter.
 _HARMLESS_ANSWERS = frozenset({"root", "index", "autoindex"})
@@ -34,26 +34,10 @@ OUR_HEADERS = frozenset(
     {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "forwarded",
      "connection", "upgrade"}
 )  # fmt: skip
-_TIME_PART = re.compile(r"([0-9]+)(ms|s|m|h|d|w|M|y)?\s*")
-_DAY = 86_400_000
-_TIME = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": _DAY, "w": 7 * _DAY, "M": 30 * _DAY, "y": 365 * _DAY}
-_LONGEST = 8760 * 3_600_000
 _SIZE = re.compile(r"([0-9]{1,9})([kKmMgG]?)\Z")
 _UNITS = {"": "B", "k": "KiB", "m": "MiB", "g": "GiB"}
 _PASS = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#]+)(?P<uri>/.*)?\Z")
 _MIRRORED = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#$]+)\$request_uri\Z")
-_REASONS = {
-    "include": ": import what it holds with the rest (nginx -T prints all of it)",
-    "gzip": _LATER, "proxy_cache": _LATER, "proxy_redirect": ": Location goes back as it came",
-    "proxy_buffering": ": answers are never held back", "proxy_request_buffering": ": bodies are never held back",
-    "proxy_http_version": ": HTTP/1.1 is spoken to every upstream", "limit_req": _LATER, "limit_conn": _LATER,
-    "add_header": _LATER, "if": ": requests are treated as if it were not there",
-    "mirror": ": its location passes requests on in another way than http://HOST$request_uri",
-    "max_fails": ": eject counts failures in a row", "fail_timeout": ": see eject.for",
-    "max_conns": ": see pool.max_connections and concurrency",
-    "random": ": endpoints take turns", "hash": ": endpoints take turns, as its key has no counterpart",
-    "listen": ": the address to listen on is given by -b or PORT", "access_log": ": see access_log in the file",
-}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -105,6 +89,7 @@ class _Import:
                 server.line,
                 hosts,
                 _names(level),
+                _is_patterned(level),
                 *nginx_ports.listening([one for one in level.block if one.name == "listen"]),
             )
             for (server, _), hosts, level in zip(servers, self._hosts_of, opened, strict=True)
@@ -125,17 +110,20 @@ class _Import:
         level.asked |= {id(one) for one in level.block if one.name in ("http", "events", "server", "upstream")}
         self._note_body(level)
         for directive in level.rest():
-            self.draft.note(directive.line, _lost(directive))
+            self.draft.note(directive.line, nginx_groups.lost(directive))
 
     # -- servers -------------------------------------------------------------------------
 
     def _server(self, given: Directive, level: Level, number: int) -> None:
         notes = self.draft.notes
         hosts = self._hosts_of[number]
+        if not hosts and self._served[number].patterned:
+            self._redirects_of_patterns(level, number)
         answer = next((one for one in level.block if one.name in ANSWERS - _HARMLESS_ANSWERS), None)
         locations = list(self._locations(level))
         self._note_body(level)
-        moved = self._moved(level, number) | self._plain_http(level, number)
+        moved = self._moved(level, number)
+        self._plain_http(level, number)
         rewrites = level.own("rewrite")
         everywhere = next(filter(None, map(nginx_answers.as_return, rewrites)), None)
         answer = answer if everywhere is None else everywhere
@@ -156,7 +144,7 @@ class _Import:
                 told = "a request that meets no location goes on to routes for any host, if there are such"
                 notes.append(Note(given.line, told))
         for directive in level.rest():
-            notes.append(Note(directive.line, _lost(directive)))
+            notes.append(Note(directive.line, nginx_groups.lost(directive)))
 
     def _answers_all(self, answer: Directive, level: Level, hosts: list[str | None], number: int) -> None:
         """Carry over what a server answers to all requests for some hosts. Where there is another
@@ -191,13 +179,26 @@ class _Import:
             told = f"left out: {answer.name} answers all requests that come for {names} by one of its ports"
             self.draft.note(answer.line, told)
             return
-        told = f"to https with the same host and path; nginx sent {names} to {answer.words[-1]}"
+        self._to_https(answer, status, hosts, number, exact=False)
+
+    def _to_https(self, answer: Directive, status: int, hosts: list[str | None], number: int, *, exact: bool) -> None:
+        """Redirect plain http for hosts, and let https pass. `exact`: nginx keeps host and path, too."""
         matches = [Ranked(Match(host=host, prefix="/"), (*nginx_ports.by_host(host), -1)) for host in hosts]
+        if not matches:
+            return
         settings = {"redirect": {"status": status, "scheme": "https"}}
         route = DraftRoute(f"{_first_name(hosts) or 'any'}-answer", "", matches, settings, line=answer.line)
-        route.notes.append(Note(answer.line, told))
+        if not exact:
+            route.notes.append(Note(answer.line, f"{_SAME}; nginx sent clients to {answer.words[-1]}"))
         self.draft.note(0, HTTPS_IS_KNOWN)
         self._served[number].routes.append(route)
+
+    def _redirects_of_patterns(self, level: Level, number: int) -> None:
+        """Where only patterns name a server, redirects to https are carried over for all hosts."""
+        status = next(filter(None, map(nginx_answers.status_to_https, _inside(level.block))), None)
+        if status is not None and not self._served[number].secure:
+            answer = Directive("return", ["a URL of https, for names by a pattern"], self._served[number].line)
+            self._to_https(answer, status, [None], number, exact=False)
 
     def _rewritten_first(self, rewrites: list[Directive], hosts: list[str | None], number: int) -> None:
         """Shut the paths that a server rewrites before it looks for a location: that may be a guarded one."""
@@ -208,20 +209,17 @@ class _Import:
             if matches:
                 self._served[number].routes.append(DraftRoute("rewrite", "", matches, line=one.line, closed=why))
 
-    def _plain_http(self, level: Level, number: int) -> set[str | None]:
-        """Carry over `if ($scheme = http) { return … }`; nothing is left of a server that has no
-        other use, so no host is moved by it."""
+    def _plain_http(self, level: Level, number: int) -> None:
+        """Carry over `if ($scheme = http) { return https://… }`."""
         for one in list(level.block):
             inside = one.block or []
             if len(inside) == 1 and nginx_answers.is_plain_http(one):
                 answer = nginx_answers.as_return(inside[0]) if inside[0].name == "rewrite" else inside[0]
                 status = None if answer is None else nginx_answers.status_to_https(answer)
                 if answer is not None and status is not None:
-                    level.block.remove(one)
-                    self._served[number].secure = False
-                    self._answers_all(answer, level, self._hosts_of[number], number)
-        return set()
-
+                    level.block = [other for other in level.block if other is not one]
+                    end = nginx_answers.returned(answer, level.last, _first_name(self._hosts_of[number]))
+                    self._to_https(answer, status, self._hosts_of[number], number, exact=_same_host(end))
     def _moved(self, level: Level, number: int) -> set[str | None]:
         """The hosts that `if ($host = NAME) { return … }` redirects, as certbot writes it."""
         moved: set[str | None] = set()
@@ -298,7 +296,7 @@ class _Import:
         self._note_body(level)
         shut = {id(one) for one in guards}
         route.notes += [Note(one.line, f"{one.name} is not carried over") for one in guards]
-        route.notes += [Note(one.line, _lost(one)) for one in level.rest() if id(one) not in shut]
+        route.notes += [Note(one.line, nginx_groups.lost(one)) for one in level.rest() if id(one) not in shut]
         self._served[number].routes.append(route)
 
     def _mirrored(self, level: Level, route: DraftRoute, locations: list[_Location]) -> None:
@@ -310,7 +308,7 @@ class _Import:
             if one.words == ["off"]:
                 continue
             if there is None or target is None:
-                route.notes.append(Note(one.line, _lost(one)))
+                route.notes.append(Note(one.line, nginx_groups.lost(one)))
             elif "mirror" in route.settings:
                 route.notes.append(Note(one.line, "mirror is not carried over: a route has one"))
             else:
@@ -328,8 +326,7 @@ class _Import:
             end = nginx_answers.returned(answer, level.last, _first_name(self._hosts_of[number]))
             status = nginx_answers.status_to_https(answer)
             if status is not None and self._servers > 1 and not self._served[number].secure and not _same_host(end):
-                told = f"to https with the same host and path; nginx sent them to {answer.words[-1]}"
-                route.notes.append(Note(answer.line, told))
+                route.notes.append(Note(answer.line, f"{_SAME}; nginx sent clients to {answer.words[-1]}"))
                 end = {"redirect": {"status": status, "scheme": "https"}}
             if end is None:
                 return f"{answer.name} answers"
@@ -359,7 +356,7 @@ class _Import:
     # -- upstreams -----------------------------------------------------------------------
 
     def _upstream(self, scheme: str, authority: str, level: Level) -> DraftUpstream:
-        tls = _tls(level) if scheme == "https" else None
+        tls = nginx_groups.tls(level) if scheme == "https" else None
         key = (scheme, authority, None if tls is None else tuple(tls.items()))
         if key in self._made:
             return self._made[key]
@@ -369,7 +366,7 @@ class _Import:
             upstream.settings["endpoints"] = [{"url": f"{scheme}://{authority}"}]
         else:
             self._used.add(authority)
-            _group(upstream, group, scheme)
+            nginx_groups.group(upstream, group, scheme)
         if tls is not None:
             upstream.settings["tls"] = tls
             if not tls.get("verify", True):
@@ -395,10 +392,6 @@ class _Import:
             self.draft.note(one.line, told)
 
 
-def _lost(directive: Directive) -> str:
-    return f"{directive.name} is not carried over{_REASONS.get(directive.name, '')}"
-
-
 def _name(location: _Location) -> str:
     words = re.sub(r"[^A-Za-z0-9]+", "-", location.path).strip("-")
     return words or "root"
@@ -407,6 +400,19 @@ def _name(location: _Location) -> str:
 def _same_host(end: dict[str, Any] | None) -> bool:
     """Whether a redirect leaves the host and the path as they are."""
     return end is not None and set(end.get("redirect", {})) <= {"status", "scheme"}
+
+
+def _inside(block: list[Directive]) -> Iterator[Directive]:
+    """All directives of a block and of those in it; a rewrite of every path to a URL as `return`."""
+    for one in block:
+        yield (nginx_answers.as_return(one) if one.name == "rewrite" else None) or one
+        yield from _inside(one.block or [])
+
+
+def _is_patterned(level: Level) -> bool:
+    """Whether a server has names that are patterns."""
+    names = [word for one in level.block if one.name == "server_name" for word in one.words]
+    return any(name.startswith("~") or name.endswith(".*") for name in names)
 
 
 def _names(level: Level) -> list[str]:
@@ -498,21 +504,13 @@ def _options(level: Level, notes: list[Note]) -> dict[str, Any]:
         ("proxy_read_timeout", ("response", "idle")),
     ):
         one = level.last(name)
-        length = _time(" ".join(one.words)) if one is not None else None
+        length = nginx_groups.time(" ".join(one.words)) if one is not None else None
         if length is not None:
             timeouts |= dict.fromkeys(ours, length)
         elif one is not None:
             notes.append(Note(one.line, f"{name} is no time, and left out"))
     retry = _retry(level, notes)
     return {key: value for key, value in (("timeouts", timeouts), ("retry", retry)) if value}
-
-
-def _time(text: str) -> str | None:
-    parts = _TIME_PART.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text.replace(" ", ""):
-        return None
-    milliseconds = sum(int(number[:15]) * _TIME[unit or "s"] for number, unit in parts)
-    return duration(milliseconds) if milliseconds <= _LONGEST else None
 
 
 # Conditions of proxy_next_upstream -> ours.
@@ -561,100 +559,3 @@ def _host_policy(level: Level, group: str, notes: list[Note]) -> str:
 
 
 _CLIENTS_HOST = frozenset({"$host", "$http_host", "$host:$server_port", "${host}", "${http_host}"})
-
-
-# -- groups -----------------------------------------------------------------------------------
-
-
-def _tls(level: Level) -> dict[str, Any]:
-    verify = level.last("proxy_ssl_verify")
-    name = level.last("proxy_ssl_name")
-    tls: dict[str, Any] = {}
-    if verify is None or verify.words != ["on"]:
-        tls["verify"] = False
-    if name is not None and name.words and "$" not in name.words[0]:
-        tls["server_name"] = name.words[0]
-    return tls
-
-
-def _group(upstream: DraftUpstream, group: Directive, scheme: str) -> None:
-    level = Level(group.block or [])
-    endpoints = []
-    for one in level.own("server"):
-        address, *parameters = one.words or [""]
-        if address.startswith("unix:"):
-            upstream.notes.append(Note(one.line, f"server {address} is left out: endpoints are reached by TCP"))
-            continue
-        endpoint: dict[str, Any] = {"url": f"{scheme}://{_with_port(address)}"}
-        for parameter in parameters:
-            key, _, value = parameter.partition("=")
-            if key == "weight" and value.isdecimal():
-                endpoint["weight"] = int(value[:9])
-            elif key in ("backup", "down"):
-                endpoint["weight"] = 0
-                upstream.notes.append(Note(one.line, f"{key}: {address} has weight 0 and takes no traffic"))
-            elif parameter != "max_fails=0":
-                told = f"{key} of server {address} is not carried over{_REASONS.get(key, '')}"
-                upstream.notes.append(Note(one.line, told))
-        if any(parameter in ("backup", "down") for parameter in parameters):
-            endpoint["weight"] = 0
-        endpoints.append(endpoint)
-    upstream.settings["endpoints"] = endpoints
-    servers = [one.words[1:] for one in group.block or [] if one.name == "server"]
-    if all("max_fails=0" in parameters for parameters in servers):
-        upstream.settings["eject"] = None
-    upstream.settings |= _balance(level)
-    pool: dict[str, Any] = {}
-    for one in level.own("keepalive"):
-        if one.words and one.words[0].isdecimal():
-            pool["max_idle"] = int(one.words[0][:9])
-            upstream.notes.append(Note(one.line, "keepalive counts for the group in nginx, max_idle for each endpoint"))
-    for one in level.own("keepalive_timeout"):
-        length = _time(" ".join(one.words))
-        if length is not None:
-            pool["idle_timeout"] = length
-    if pool:
-        upstream.settings["pool"] = pool
-    upstream.notes += [Note(one.line, _lost(one)) for one in level.rest()]
-
-
-# What `hash` may go by: one variable that is one thing here.
-_HASHED = re.compile(
-    r"\$(?:(?P<client_ip>(?:binary_)?remote_addr)|(?P<path>uri)|http_(?P<header>\w+)|cookie_(?P<cookie>\w+)"
-    r"|arg_(?P<query>\w+))\Z"
-)
-
-
-def _balance(level: Level) -> dict[str, Any]:
-    """How the servers of a group are picked."""
-    for name, balance in (("least_conn", "least_requests"), ("least_time", "ewma")):
-        if level.own(name):
-            return {"balance": balance}
-    if level.own("ip_hash"):
-        return {"balance": {"hash": {"by": "client_ip"}}}
-    for one in level.block:
-        words = one.words
-        if one.name == "random" and words[:1] == ["two"]:
-            level.own("random")
-            return {"balance": "least_requests"}
-        if one.name == "sticky" and words[:1] == ["cookie"] and len(words) > 1:
-            level.own("sticky")
-            return {"balance": {"sticky": {"cookie": words[1]}}}
-        found = _HASHED.match(re.sub(r"[{}]", "", words[0])) if one.name == "hash" and words else None
-        if found is not None:
-            level.own("hash")
-            return {"balance": {"hash": {"by": _hashed(found)}}}
-    return {}
-
-
-def _hashed(found: re.Match[str]) -> str:
-    kind = found.lastgroup or ""
-    if kind in ("client_ip", "path"):
-        return kind
-    # In the names of headers `_` stands for `-`.
-    return f"{kind}:{found[kind].replace('_', '-') if kind == 'header' else found[kind]}"
-
-
-def _with_port(address: str) -> str:
-    """nginx's servers listen on 80 unless they say otherwise, whatever is spoken."""
-    return address if ":" in address.rpartition("]")[2] else f"{address}:{urls.PORTS['http']}"

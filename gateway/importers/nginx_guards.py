@@ -23,7 +23,7 @@ GUARDS = (
     "ssl_verify_client",
 )  # fmt: skip
 # Those that also stand before what `return` answers; the others come to speak after that.
-_GUARDS_OF_ANSWERS = frozenset({"internal", "ssl_verify_client", "if", "include"})
+_GUARDS_OF_ANSWERS = frozenset({"internal", "ssl_verify_client", "if"})
 _SWITCHED_OFF = ("auth_basic", "auth_jwt", "auth_request", "ssl_verify_client")
 # Directives that import looks at, and blocks.
 _KNOWN = (
@@ -38,18 +38,19 @@ _HARMLESS = frozenset(
         "auth_delay", "auth_request_set", "break", "charset", "charset_map", "charset_types",
         "chunked_transfer_encoding", "connection_pool_size", "default_type", "directio", "directio_alignment",
         "disable_symlinks", "error_log", "error_page", "etag", "expires", "geo", "gunzip", "gunzip_buffers", "gzip",
-        "health_check", "http2", "http3", "if_modified_since", "ignore_invalid_headers", "keepalive_disable",
-        "keepalive_min_timeout", "keepalive_requests", "keepalive_time", "keepalive_timeout",
-        "large_client_header_buffers", "limit_conn", "limit_conn_dry_run", "limit_conn_log_level",
-        "limit_conn_status", "limit_conn_zone", "limit_rate", "limit_rate_after", "limit_req", "limit_req_dry_run",
-        "limit_req_log_level", "limit_req_status", "limit_req_zone", "limit_zone", "listen", "log_format",
-        "log_not_found", "log_subrequest", "map", "map_hash_bucket_size", "map_hash_max_size", "match", "max_headers",
-        "max_ranges", "merge_slashes", "min_delete_depth", "mirror", "mirror_request_body", "modern_browser",
-        "modern_browser_value", "more_clear_headers", "more_clear_input_headers", "more_set_headers",
-        "more_set_input_headers", "msie_padding", "msie_refresh", "open_file_cache", "open_file_cache_errors",
-        "open_file_cache_events", "open_file_cache_min_uses", "open_file_cache_valid", "open_log_file_cache",
-        "output_buffers", "override_charset", "port_in_redirect", "postpone_gzipping", "postpone_output",
-        "proxy_pass", "read_ahead", "real_ip_header", "real_ip_recursive", "recursive_error_pages",
+        "health_check", "http2", "http3", "if_modified_since", "ignore_invalid_headers", "js_import", "js_path",
+        "js_preload_object", "js_set", "js_shared_dict_zone", "js_var", "keepalive_disable", "keepalive_min_timeout",
+        "keepalive_requests", "keepalive_time", "keepalive_timeout", "large_client_header_buffers", "limit_conn",
+        "limit_conn_dry_run", "limit_conn_log_level", "limit_conn_status", "limit_conn_zone", "limit_rate",
+        "limit_rate_after", "limit_req", "limit_req_dry_run", "limit_req_log_level", "limit_req_status",
+        "limit_req_zone", "limit_zone", "listen", "log_format", "log_not_found", "log_subrequest", "map",
+        "map_hash_bucket_size", "map_hash_max_size", "match", "max_headers", "max_ranges", "merge_slashes",
+        "min_delete_depth", "mirror", "mirror_request_body", "modern_browser", "modern_browser_value",
+        "more_clear_headers", "more_clear_input_headers", "more_set_headers", "more_set_input_headers",
+        "msie_padding", "msie_refresh", "open_file_cache", "open_file_cache_errors", "open_file_cache_events",
+        "open_file_cache_min_uses", "open_file_cache_valid", "open_log_file_cache", "output_buffers",
+        "override_charset", "perl_modules", "perl_require", "perl_set", "port_in_redirect", "postpone_gzipping",
+        "postpone_output", "proxy_pass", "read_ahead", "real_ip_header", "real_ip_recursive", "recursive_error_pages",
         "referer_hash_bucket_size", "referer_hash_max_size", "request_pool_size", "reset_timedout_connection",
         "resolver", "resolver_timeout", "rewrite_log", "satisfy", "secure_link_md5", "secure_link_secret",
         "send_lowat", "send_timeout", "sendfile", "sendfile_max_chunk", "server_name", "server_name_in_redirect",
@@ -69,6 +70,12 @@ _FAMILIES: dict[str, frozenset[str]] = {
     "geoip_": frozenset(),
     "geoip2": frozenset(),
     "grpc_": frozenset(),
+    "init_by_lua": frozenset(),
+    "init_worker_by_lua": frozenset(),
+    "js_fetch_": frozenset(),
+    "log_by_lua": frozenset(),
+    "lua_": frozenset(),
+    "set_by_lua": frozenset(),
     "gzip_": frozenset(),
     "http2_": frozenset(),
     "http3_": frozenset(),
@@ -138,12 +145,9 @@ def guards(level: Level) -> list[Directive]:
 
 
 def of_answers(found: list[Directive], *, redirected: bool) -> list[Directive]:
-    """Those guards that stand before what `return` answers. A directive that is not known may,
+    """Those guards that stand before what `return` answers. What is not known may stand there, too,
     but a redirect gives nothing away."""
-    return [
-        one for one in found
-        if one.name in _GUARDS_OF_ANSWERS or (not redirected and one.name not in GUARDS)
-    ]  # fmt: skip
+    return [one for one in found if one.name in _GUARDS_OF_ANSWERS or (not redirected and one.name not in GUARDS)]
 
 
 def told(found: list[Directive]) -> str:
@@ -188,4 +192,8 @@ def _passed_over(directive: Directive) -> bool:
 def _harmless(name: str) -> bool:
     if name in _HARMLESS:
         return True
-    return any(name.startswith(family) and name not in but for family, but in _FAMILIES.items()) and name not in _KNOWN
+    family = next((one for one in _FAMILIES if name.startswith(one)), None)
+    if family is None or name in _FAMILIES[family] or name in _KNOWN:
+        return False
+    # Code may do anything, whatever the family is (ssl_certificate_by_lua_block).
+    return "_by_lua" not in name or "_by_lua" in family

@@ -32,6 +32,8 @@ HARMLESS = frozenset(
     {"mime.types", "fastcgi_params", "fastcgi.conf", "scgi_params", "uwsgi_params", "koi-utf", "koi-win", "win-utf",
      "options-ssl-nginx.conf"}
 )  # fmt: skip
+# Blocks that no directive of a location stands in.
+_DATA = frozenset({"charset_map", "events", "geo", "mail", "map", "match", "split_clients", "stream", "types"})
 # What Debian's file says that a gateway does not do by itself.
 _PROXY_PARAMS = "proxy_params"
 _MARKER = re.compile(r"# configuration file (/[^\n]*):[ \t\r]*\Z")
@@ -61,7 +63,7 @@ def read(data: bytes, name: str, path: Path | None) -> tuple[list[Directive], li
     if dumped is not None:
         first, *others = dumped
         found = _Dump(dumped)
-        expansion = _Expansion(found.files, name)
+        expansion = _Expansion(found.files, name, dumped=True)
         directives = expansion.expanded(parse(first.text, name, first.line), 0, 0)
         unread = [one for one in others if one.name not in found.used and _base(one.name) not in HARMLESS]
         if unread:
@@ -69,14 +71,15 @@ def read(data: bytes, name: str, path: Path | None) -> tuple[list[Directive], li
             raise ConfigError.found(name, [Mistake(unread[0].line - 1, 1, "", told)])
         return directives, []
     disk = _Disk(path)
-    expansion = _Expansion(disk.files, name)
+    expansion = _Expansion(disk.files, name, dumped=False)
     return expansion.expanded(parse(text, name), 0, 0), disk.read
 
 
 class _Expansion:
-    def __init__(self, source: _Source, name: str) -> None:
+    def __init__(self, source: _Source, name: str, *, dumped: bool) -> None:
         self._source = source
         self._name = name
+        self._dumped = dumped
         self._files = 0
 
     def expanded(self, directives: list[Directive], depth: int, line: int) -> list[Directive]:
@@ -89,7 +92,8 @@ class _Expansion:
             if one.name == "include" and len(one.words) == 1 and one.block is None:
                 found += self._included(one, depth)
                 continue
-            if one.block:
+            # What such a block holds is data: a file for it need not be opened.
+            if one.block and (self._dumped or one.name not in _DATA):
                 one.block = self.expanded(one.block, depth, line)
             found.append(one)
         return found

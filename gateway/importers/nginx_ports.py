@@ -21,11 +21,13 @@ _FIRST, _LATER = -1, 0
 @dataclass(slots=True)
 class Served:
     """One server: the hosts that its routes have (None: any) and all that it names, its ports,
-    those of them that it is the default of, and its routes."""
+    those of them that it is the default of, and its routes. `patterned`: it has names that are
+    patterns, too, which may meet any host."""
 
     line: int
     hosts: list[str | None]
     names: list[str]
+    patterned: bool
     ports: frozenset[str]
     default_of: frozenset[str]
     secure: bool
@@ -119,6 +121,7 @@ def _take_along(route: DraftRoute, strangers: list[str]) -> None:
 @dataclass(slots=True)
 class _Port:
     default: Served
+    patterned: Served | None = None
     named: dict[str, Served] = field(default_factory=dict)
 
 
@@ -129,6 +132,8 @@ def _by_port(servers: list[Served]) -> dict[str, _Port]:
             one = found.setdefault(port, _Port(server))
             if port in server.default_of:
                 one.default = server
+            if server.patterned and one.patterned is None:
+                one.patterned = server
             for name in server.names:
                 # nginx ignores a name that another server has for the same port.
                 one.named.setdefault(name, server)
@@ -136,7 +141,8 @@ def _by_port(servers: list[Served]) -> dict[str, _Port]:
 
 
 def _answering(host: str, port: _Port) -> Served:
-    """The server that nginx takes for a host: by its name, the longest wildcard, or the default."""
+    """The server that nginx takes for a host: by its name, the longest wildcard, a pattern
+    (which is taken to meet it), or the default."""
     if host in port.named:
         return port.named[host]
     labels = host.removeprefix("*.").split(".")
@@ -144,4 +150,4 @@ def _answering(host: str, port: _Port) -> Served:
         wildcard = f"*.{'.'.join(labels[first:])}"
         if wildcard in port.named:
             return port.named[wildcard]
-    return port.default
+    return port.patterned or port.default
