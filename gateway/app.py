@@ -29,7 +29,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
 from gateway import config as files
-from gateway import problem, registration, saved, target, wsgi
+from gateway import log_lines, problem, registration, saved, target, wsgi
 from gateway.admin import Admin
 from gateway.balancers import balancer
 from gateway.config.source import Where, parse
@@ -78,6 +78,7 @@ def create_app(config: Config | str | None = None) -> Gateway:
     """The gateway for a configuration: one that is loaded already, or one that is followed
     from where it stands: what a text names, or (None) what GATEWAY_CONFIG names. Raises
     ConfigError; with None only when no worker of this master ever had a good one."""
+    log_lines.install()
     where: Where | None = None
     if config is None:
         where = parse(files.find(os.environ))
@@ -94,6 +95,7 @@ class Gateway(Flask):
     """A Flask app whose catch-all forwards. Views and blueprints come before routes."""
 
     def __init__(self, config: Config, where: Where | None = None) -> None:
+        log_lines.install()
         # Flask's own static route would take /static away from upstreams.
         super().__init__("gateway", static_folder=None)
         self.url_map.merge_slashes = False

@@ -423,15 +423,21 @@ class ServerSettings:
     forwarded: bool = False
 
 
+# Query parameters whose values are secrets, unless the file names others.
+REDACT = (
+    "access_token", "api_key", "api_token", "auth_token", "client_assertion", "client_secret", "id_token", "jwt",
+    "key", "passwd", "password", "pwd", "refresh_token", "secret", "session_token", "sig", "signature", "token",
+    "X-Amz-Credential", "X-Amz-Security-Token", "X-Amz-Signature", "X-Goog-Signature",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class AccessLogSettings:
     """`path` "-" is standard output, None switches the log off."""
 
     path: str | None = "-"
     format: str = "json"
-    redact: frozenset[str] = frozenset(
-        {"access_token", "token", "api_key", "password", "signature", "x-amz-signature"}
-    )
+    redact: frozenset[str] = frozenset(map(str.lower, REDACT))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gateway import log_lines
 from gateway.errors import ConfigError
 from gateway.model import ServerSettings
 
@@ -185,6 +186,7 @@ def disinherit(environ: Mapping[str, str], pid: int) -> list[int]:
 
 def speak_through(gunicorns: Any) -> None:
     """What the gateway has to say goes where gunicorn's own error log goes, in its form and level."""
+    log_lines.install()
     ours, theirs = logging.getLogger("gateway"), gunicorns.error_log
     ours.handlers = theirs.handlers
     ours.setLevel(theirs.level)

@@ -22,6 +22,7 @@ EXCHANGE = VALUES | {"exchange"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "model": set(),
+    "log_lines": {"errors"},
     # pure
     "trust": VALUES,
     "target": VALUES,
@@ -51,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "transport": EXCHANGE | {"headers", "stream", "portions", "tunnel"},
     "mirror": EXCHANGE | {"forwarder", "hedge", "headers", "health", "snapshot", "target", "transport"},
     "wsgi": EXCHANGE,
-    "server": EXCHANGE | {"stream", "portions", "turns", "target", "headers", "problem"},
+    "server": EXCHANGE | {"log_lines", "stream", "portions", "turns", "target", "headers", "problem"},
     # gunicorn reads this one: it needs to know what the file says
     "server.settings": {"errors", "model", "server", "config"},
     # what is learnt from elsewhere
