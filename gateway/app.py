@@ -31,7 +31,7 @@ from werkzeug.routing import RequestRedirect
 from gateway import config as files
 from gateway import log_lines, problem, registration, saved, target, wsgi
 from gateway.admin import Admin
-from gateway.balancers import balancer
+from gateway.balancers import Balancer, balancer
 from gateway.config.source import Where, parse
 from gateway.config.watch import ConfigStatus, Watch, off_hub
 from gateway.errors import BadRequest, GatewayError, NoRoute, NotReady, Overloaded, UnsupportedMethod
@@ -273,12 +273,15 @@ class Gateway(Flask):
     ) -> tuple[tuple[Candidate, ...], UpstreamState]:
         state = self._states.get(upstream.name)
         if state is None:
-            state = UpstreamState(upstream, balancer(upstream, random.random), Budget(time.monotonic))
+            state = UpstreamState(upstream, self._balancer(upstream), Budget(time.monotonic))
             self._states[upstream.name] = state
         else:
-            state.configure(upstream, lambda to: balancer(to, random.random))
+            state.configure(upstream, self._balancer)
         now = time.monotonic()
         return tuple(self._candidate(upstream, state, endpoint, now) for endpoint in endpoints), state
+
+    def _balancer(self, upstream: Upstream) -> Balancer:
+        return balancer(upstream, random.random, self._outbound.scheme)
 
     def _candidate(self, upstream: Upstream, state: UpstreamState, endpoint: Endpoint, now: float) -> Candidate:
         known = state.endpoint(endpoint, now)

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import click
 
 from gateway import config, router, wording
-from gateway.config import environment, source
+from gateway.config import environment, exposure, source
 from gateway.config.document import LIMIT
 from gateway.config.schema import json_schema
 from gateway.errors import ConfigError
@@ -66,6 +66,8 @@ def check(file: str, live: bool) -> None:
     if live:
         _patch()
     found = _loaded(file)
+    if os.geteuid() == 0 and exposure.is_served_beyond(found, os.environ):
+        click.echo(f"warning: {hosting.AS_ROOT}", err=True)
     click.echo(f"ok: {_count(found.routes, 'route')}, {_count(found.upstreams, 'upstream')}")
     if live:
         from gateway import live_check

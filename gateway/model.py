@@ -423,6 +423,10 @@ class ServerSettings:
     forwarded: bool = False
 
 
+# Suites of TLS 1.2 with forward secrecy and authenticated encryption (RFC 9325 §4.2), as OpenSSL
+# names them; those of TLS 1.3 all are.
+TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20"
+
 # Query parameters whose values are secrets, unless the file names others.
 REDACT = (
     "access_token", "api_key", "api_token", "auth_token", "client_assertion", "client_secret", "id_token", "jwt",

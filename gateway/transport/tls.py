@@ -13,13 +13,14 @@ from typing import Any
 from gevent import ssl as gssl
 
 from gateway.errors import ConfigError
-from gateway.model import TlsSettings
+from gateway.model import TLS12_CIPHERS, TlsSettings
 
 
 def context(settings: TlsSettings) -> Any:
     """A client context; raises ConfigError when a file of `settings` cannot be used."""
     made = gssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
+    made.set_ciphers(TLS12_CIPHERS)
     # A renegotiation (TLS 1.2) would make a write wait for a read that another greenlet does.
     made.options |= ssl.OP_NO_RENEGOTIATION
     try:
