@@ -282,7 +282,7 @@ def test_a_buildpack_accepts_the_checkout(root: Path) -> None:
     assert words[-4:] == ["gunicorn", "-c", "conf/gunicorn.conf.py", "gateway:create_app()"]
 
 
-@pytest.mark.parametrize("script", ["run", "test", "lint", "services", "venv", "../.ci/run"])
+@pytest.mark.parametrize("script", ["run", "test", "lint", "services", "venv", "tools", "lock", "audit", "release", "../.ci/run"])
 def test_scripts_stop_at_the_first_failure(root: Path, script: str) -> None:
     path = root / "scripts" / script
     lines = path.read_text().splitlines()
