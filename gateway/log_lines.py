@@ -1,10 +1,9 @@
-"""What goes into log lines: text of registries, upstreams and clients, with control characters escaped.
+"""Escapes control characters in log records, which quote registries, upstreams and clients.
 
-Rule: this is the one place that every line of the gateway passes, before any handler or
-formatter: a record of the loggers `gateway` and `gunicorn` is escaped when it is made. A line
-end in a value would forge a line, an escape sequence would reach the terminal of whoever reads
-the log. Line ends of a format string, of a traceback and between the mistakes of a `ConfigError`
-stay.
+Rule: every log line of the gateway passes here, before any handler or formatter: records of the
+loggers `gateway` and `gunicorn` are escaped when they are created. A line end in a value would
+forge a log line; an escape sequence would reach the reader's terminal. Line ends of a format
+string, of a traceback and between the mistakes of a `ConfigError` stay.
 """
 
 from __future__ import annotations

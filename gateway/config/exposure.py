@@ -1,6 +1,6 @@
-"""Advice: secrets that are easy to guess, and traffic that others can read or answer.
+"""Advice: short secrets, unverified upstreams, credentials over plain http.
 
-Rule: a secret is criticised where others can try it: beyond loopback. No secret is repeated.
+Rule: a short secret is reported only if other machines can try it. Messages never quote a secret.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ def short_token(whole: Whole) -> Breaches:
     if admin is None or admin.bind == "inline" or kinds.admin_is_local(admin.bind):
         return
     if 0 < len(admin.token) < SHORTEST_TOKEN:
-        told = f"is shorter than {SHORTEST_TOKEN} characters, and others reach {admin.bind}"
-        yield Breach(("admin", "token"), told)
+        message = f"is shorter than {SHORTEST_TOKEN} characters, and others reach {admin.bind}"
+        yield Breach(("admin", "token"), message)
 
 
 def short_secrets(whole: Whole) -> Breaches:
     if not is_served_beyond(whole.config, whole.environ):
         return
-    told = f"is shorter than {SHORTEST_TOKEN} characters: who guesses it can choose the endpoint"
+    message = f"is shorter than {SHORTEST_TOKEN} characters: who guesses it can choose the endpoint"
     yield from once(
-        (place(whole, one, ("balance", "sticky", "secret")), told)
+        (place(whole, one, ("balance", "sticky", "secret")), message)
         for one in whole.config.upstreams.values()
         if one.balance.policy == "sticky" and 0 < len(one.balance.secret or "") < SHORTEST_TOKEN
     )
@@ -51,8 +51,8 @@ def _is_remote(network: str) -> bool:
 def unverified_upstreams(whole: Whole) -> Breaches:
     for path, upstream in whole.draft.upstreams():
         if upstream.tls is not None and not upstream.tls.verify:
-            told = "false: whoever is on the way can answer as the upstream (tls.ca for an authority of your own)"
-            yield Breach((*path, "tls", "verify"), told)
+            message = "false: whoever is on the way can answer as the upstream (tls.ca for an authority of your own)"
+            yield Breach((*path, "tls", "verify"), message)
 
 
 def secrets_in_clear(whole: Whole) -> Breaches:

@@ -42,16 +42,16 @@ class _Merge:
         sources = merged.node.items if isinstance(merged.node, Sequence) else [merged.node]
         for source in sources:
             if not isinstance(source, Mapping):
-                told = f"{KEY} must name a mapping, or a list of mappings"
-                self.mistakes.append(Mistake(merged.line, merged.col, KEY, told))
+                message = f"{KEY} must name a mapping, or a list of mappings"
+                self.mistakes.append(Mistake(merged.line, merged.col, KEY, message))
                 return
             for key, entry in source.entries.items():
                 if key not in node.entries:
                     node.entries[key] = Entry(merged.line, merged.col, entry.node)
                     self._added += 1
             if self._added > MOST_MERGED:
-                told = f"merge keys ({KEY}) unfold to more than {MOST_MERGED} entries"
-                self.mistakes.append(Mistake(merged.line, merged.col, KEY, told))
+                message = f"merge keys ({KEY}) unfold to more than {MOST_MERGED} entries"
+                self.mistakes.append(Mistake(merged.line, merged.col, KEY, message))
                 return
 
 

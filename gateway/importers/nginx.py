@@ -159,7 +159,7 @@ class _Import:
             return
         if "respond" in route.settings:
             found = nginx_guards.of_answers(nginx_guards.guards(level), redirected=False)
-            route.closed = nginx_guards.told(found)
+            route.closed = nginx_guards.reason(found)
         route.matches = [Ranked(Match(host=host, prefix="/"), (*nginx_ports.by_host(host), -1)) for host in kept]
         if to_https:
             self.draft.note(0, HTTPS_IS_KNOWN)
@@ -291,7 +291,7 @@ class _Import:
         elif not route.closed:
             self._mirrored(level, route, all_of_them)
         if guards:
-            told = nginx_guards.told(guards)
+            told = nginx_guards.reason(guards)
             route.closed = f"{route.closed}; {told}" if route.closed else told
         self._note_body(level)
         shut = {id(one) for one in guards}

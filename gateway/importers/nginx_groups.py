@@ -72,8 +72,8 @@ def group(upstream: DraftUpstream, group: Directive, scheme: str) -> None:
                 endpoint["weight"] = 0
                 upstream.notes.append(Note(one.line, f"{key}: {address} has weight 0 and takes no traffic"))
             elif parameter != "max_fails=0":
-                told = f"{key} of server {address} is not carried over{_REASONS.get(key, '')}"
-                upstream.notes.append(Note(one.line, told))
+                message = f"{key} of server {address} is not carried over{_REASONS.get(key, '')}"
+                upstream.notes.append(Note(one.line, message))
         if any(parameter in ("backup", "down") for parameter in parameters):
             endpoint["weight"] = 0
         endpoints.append(endpoint)

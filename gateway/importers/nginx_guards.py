@@ -1,8 +1,7 @@
-"""What keeps requests out of a location of nginx: access rules, logins, code, files not at hand.
+"""What may refuse a request in nginx: access rules, logins, code, included files that are missing.
 
-Rule: only directives that are known to let every request pass are passed over. Any other one,
-known to nginx or brought by a module, closes the locations that it holds for, unless its
-value is `off`.
+Rule: only directives known to let every request through are ignored. Any other directive, of
+nginx or of a module, closes the locations that it applies to, unless its value is `off`.
 """
 
 from __future__ import annotations
@@ -99,9 +98,9 @@ _FAMILIES: dict[str, frozenset[str]] = {
 
 @dataclass(slots=True)
 class Level:
-    """The directives of a block by name, and the block around it. What a block does not say
-    it has from there. `asked` remembers which directives were looked at. `main`: it stands
-    around `http`, where nothing is said of requests."""
+    """The directives of a block by name, and the enclosing block, from which it inherits. `asked`
+    remembers which directives were used. `main`: the level around `http`, which has no effect on
+    requests."""
 
     block: list[Directive]
     outer: Level | None = None
@@ -125,7 +124,7 @@ class Level:
         return (one for one in self.block if id(one) not in self.asked)
 
     def around(self) -> Iterator[Level]:
-        """The level itself, and those around it that say something of requests."""
+        """The level itself and the enclosing ones that affect requests."""
         level: Level | None = self
         while level is not None:
             if not level.main:
@@ -134,7 +133,7 @@ class Level:
 
 
 def guards(level: Level) -> list[Directive]:
-    """What keeps some requests out of a location, there or around it."""
+    """Every directive that may refuse requests in a location, its own or inherited."""
     given = {name: level.find(name) for name in GUARDS}
     for name in _SWITCHED_OFF:
         if given[name] and given[name][-1].words[:1] == ["off"]:
@@ -145,12 +144,12 @@ def guards(level: Level) -> list[Directive]:
 
 
 def of_answers(found: list[Directive], *, redirected: bool) -> list[Directive]:
-    """Those guards that stand before what `return` answers. What is not known may stand there, too,
-    but a redirect gives nothing away."""
+    """The guards that run before `return`. Unknown directives may run before it, but a redirect
+    reveals nothing."""
     return [one for one in found if one.name in _GUARDS_OF_ANSWERS or (not redirected and one.name not in GUARDS)]
 
 
-def told(found: list[Directive]) -> str:
+def reason(found: list[Directive]) -> str:
     """Why guards close a route."""
     named = dict.fromkeys(one.name for one in found if one.name in GUARDS or one.name == "if")
     parts = [f"{', '.join(named)} guarded it, and is not in this version"] if named else []
@@ -164,7 +163,7 @@ def told(found: list[Directive]) -> str:
 
 
 def _refusing(level: Level) -> Iterator[Directive]:
-    """Every `if`, there or around it, that does more than to set something."""
+    """Every `if`, own or inherited, that does more than set variables or headers."""
     for one_level in level.around():
         yield from (one for one in one_level.block if one.name == "if" and any(map(_decides, one.block or [])))
 
@@ -174,8 +173,8 @@ def _decides(directive: Directive) -> bool:
 
 
 def _unknown(level: Level) -> Iterator[Directive]:
-    """Directives that are not known to let requests pass, and files that were not read. What a
-    level says of a name holds in place of what those around it say."""
+    """Directives not known to let requests through, and unread includes. A directive replaces the
+    inherited ones of the same name."""
     met: set[str] = set()
     for one_level in level.around():
         here = [one for one in one_level.block if one.name not in met and not _passed_over(one)]

@@ -3,9 +3,9 @@
 Two sources: the output of `nginx -T`, which prints every file behind a line with its name, and
 the files themselves, where the imported file stands among them.
 
-Rule: what cannot be read stays an `include`, and is a guard (nginx_guards), but for a few files
-that come with nginx and say nothing of access. Only regular files are read, and no more of
-them than an imported document may hold.
+Rule: an include that cannot be read stays in place and counts as a guard (nginx_guards), except
+for a few files that come with nginx and contain no access rules. Only regular files are read,
+within limits of number, size and depth.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gateway.importers.nginx_syntax import Directive, parse
 # Files within files, and files in all.
 DEPTH = 16
 MOST_FILES = 1000
-# They come with nginx, or with certbot, and say nothing of who may ask.
+# Files of nginx and certbot without access rules.
 HARMLESS = frozenset(
     {"mime.types", "fastcgi_params", "fastcgi.conf", "scgi_params", "uwsgi_params", "koi-utf", "koi-win", "win-utf",
      "options-ssl-nginx.conf"}
@@ -67,8 +67,8 @@ def read(data: bytes, name: str, path: Path | None) -> tuple[list[Directive], li
         directives = expansion.expanded(parse(first.text, name, first.line), 0, 0)
         unread = [one for one in others if one.name not in found.used and _base(one.name) not in HARMLESS]
         if unread:
-            told = f"{unread[0].name} is not included by any other file: give all that nginx -T prints"
-            raise ConfigError.found(name, [Mistake(unread[0].line - 1, 1, "", told)])
+            message = f"{unread[0].name} is not included by any other file: give all that nginx -T prints"
+            raise ConfigError.found(name, [Mistake(unread[0].line - 1, 1, "", message)])
         return directives, []
     disk = _Disk(path)
     expansion = _Expansion(disk.files, name, dumped=False)
@@ -81,10 +81,11 @@ class _Expansion:
         self._name = name
         self._dumped = dumped
         self._files = 0
+        self._left = LIMIT
 
     def expanded(self, directives: list[Directive], depth: int, line: int) -> list[Directive]:
-        """The same directives without includes that can be read. `line`: of the include that
-        brought them from another file, which is then theirs, too."""
+        """The directives with every readable include replaced. `line`: the line of the include, if the
+        directives come from another file; they get that line, since notes have no file name."""
         found: list[Directive] = []
         for one in directives:
             if line:
@@ -92,7 +93,7 @@ class _Expansion:
             if one.name == "include" and len(one.words) == 1 and one.block is None:
                 found += self._included(one, depth)
                 continue
-            # What such a block holds is data: a file for it need not be opened.
+            # Data blocks guard nothing, so their files are not opened.
             if one.block and (self._dumped or one.name not in _DATA):
                 one.block = self.expanded(one.block, depth, line)
             found.append(one)
@@ -111,14 +112,18 @@ class _Expansion:
         self._files += len(files)
         if self._files > MOST_FILES:
             raise self._wrong(include, f"include {pattern}: more than {MOST_FILES} files")
+        # Counted each time: one large file may be included often.
+        self._left -= sum(len(file.text) for file in files)
+        if self._left < 0:
+            raise self._wrong(include, f"include {pattern}: included files are longer than {LIMIT // 1024 // 1024} MiB")
         found: list[Directive] = []
         for file in files:
             inner = parse(file.text, self._name if file.line else file.name, file.line or 1)
             found += self.expanded(inner, depth + 1, 0 if file.line else include.line)
         return found
 
-    def _wrong(self, include: Directive, told: str) -> ConfigError:
-        return ConfigError.found(self._name, [Mistake(include.line, 1, "", told)])
+    def _wrong(self, include: Directive, message: str) -> ConfigError:
+        return ConfigError.found(self._name, [Mistake(include.line, 1, "", message)])
 
 
 # -- the output of nginx -T ----------------------------------------------------------------
@@ -182,7 +187,6 @@ class _Disk:
 
     def __init__(self, path: Path | None) -> None:
         self._folder = None if path is None else _folder(path)
-        self._left = LIMIT
         self.read: list[str] = []
 
     def files(self, pattern: str) -> list[_File] | None:
@@ -211,13 +215,9 @@ class _Disk:
             with open(os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
                 if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
                     return None
-                data = opened.read(self._left + 1)
+                data = opened.read(LIMIT + 1)
         except OSError:
             return None
-        self._left -= len(data)
-        if self._left < 0:
-            told = f"included files are longer than {LIMIT // 1024 // 1024} MiB"
-            raise ConfigError.found(name, [Mistake(0, 0, "", told)])
         return decoded(data, name)
 
 

@@ -1,8 +1,8 @@
-"""The ports of nginx's servers, which the gateway does not tell apart: who answers for a host.
+"""Which nginx server handles a host on which port. The gateway does not distinguish ports.
 
-Rule: a redirect to https stands before all that the same host gets by another port, also where
-nginx takes the redirecting server for hosts that only other servers name, as the default of
-its port. So plain http is not forwarded where nginx redirected it.
+Rule: a redirect to https precedes every route that the same host has on another port. This
+includes hosts that only other servers name, if nginx falls back to the redirecting server on
+its port. So plain http is never forwarded where nginx redirected it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from gateway.importers.draft import DraftRoute, Note, Rank, Ranked
 from gateway.importers.nginx_syntax import Directive
 from gateway.importers.order import may_meet
 
-# Where it stands in a rank (behind the host's two numbers) what comes first: redirects to https.
+# Position in a rank, after the host's two numbers, that puts redirects to https first.
 TURN = 2
 _FIRST, _LATER = -1, 0
 
 
 @dataclass(slots=True)
 class Served:
-    """One server: the hosts that its routes have (None: any) and all that it names, its ports,
-    those of them that it is the default of, and its routes. `patterned`: it has names that are
-    patterns, too, which may meet any host."""
+    """One server block. `hosts`: the hosts of its routes (None: any host). `names`: every exact or
+    wildcard server_name. `patterned`: it also has regular expressions as names. `default_of`: the
+    ports whose default server it is. `secure`: it listens with TLS."""
 
     line: int
     hosts: list[str | None]
@@ -63,7 +63,7 @@ def to_https(route: DraftRoute) -> bool:
 
 
 def placed(servers: list[Served]) -> list[DraftRoute]:
-    """The routes of all servers."""
+    """The routes of all servers, with redirects to https in front."""
     by_port = _by_port(servers)
     for server in servers:
         redirects = [route for route in server.routes if to_https(route)]
@@ -87,8 +87,8 @@ def _go_first(route: DraftRoute, redirects: list[DraftRoute], twins: set[str | N
         return
     route.matches = [_first(one) if one.match.host in twins else one for one in route.matches]
     if not redirecting and not route.closed:
-        told = f"holds for all ports of the host here, for those of the server in line {line} there"
-        route.notes.append(Note(route.line, told))
+        message = f"holds for all ports of the host here, for those of the server in line {line} there"
+        route.notes.append(Note(route.line, message))
 
 
 def _before(route: DraftRoute, redirect: DraftRoute) -> bool:

@@ -1,7 +1,7 @@
-"""The entry points of Traefik's routers, which are ports: the gateway does not tell ports apart.
+"""Entry points of Traefik are ports, and the gateway does not distinguish ports.
 
-Rule: a redirect to https stands before the routers that plain http never reached. A page of
-Traefik's own is left out where it has an entry point of its own.
+Rule: a redirect to https precedes the routers that plain http never reached in Traefik. An
+internal service (`api@internal`) with an entry point of its own is left out.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from gateway.model import Match
 
 @dataclass(slots=True)
 class Router:
-    """A route and where Traefik listens for it. `entries`: the entry points that the router names;
-    none is all of them. `secure`: it has `tls`, so that no plain http comes to it. `internal`:
-    its service is one of Traefik's own pages."""
+    """A route and the entry points of its router (empty: all). `secure`: the router has `tls`, so it
+    never gets plain http. `internal`: its service is Traefik's own, such as `api@internal`."""
 
     route: DraftRoute
     entries: frozenset[str]
@@ -50,8 +49,8 @@ def placed(redirects: list[Router], others: list[Router], beyond: list[Router], 
     for router in others:
         strangers = [one for one in (*others, *redirects) if one is not router]
         if router.internal and strangers and all(router.apart(one) for one in strangers):
-            told = f"router {router.route.name}: left out: a page of Traefik's own, on an entry point of its own"
-            notes.append(Note(router.route.line, told))
+            message = f"router {router.route.name}: left out: a page of Traefik's own, on an entry point of its own"
+            notes.append(Note(router.route.line, message))
         else:
             routes.append(router.route)
     return routes + _beyond(beyond, others, {one.match for one in _matches(others)}, notes)
@@ -70,8 +69,8 @@ def _in_front(redirect: Router, others: list[Router]) -> None:
         if all(plain.apart(other) for other in secure if other.rank < plain.rank):
             plain.move((front, -1, *plain.rank))
         else:
-            told = f"router {plain.route.name} is behind it: plain http is redirected, too"
-            redirect.route.notes.append(Note(redirect.route.line, told))
+            message = f"router {plain.route.name} is behind it: plain http is redirected, too"
+            redirect.route.notes.append(Note(redirect.route.line, message))
     redirect.move((front, 0))
 
 
@@ -84,8 +83,8 @@ def _beyond(beyond: list[Router], others: list[Router], taken: set[Match], notes
         if any(one.match in taken for one in route.matches):
             notes += route.notes
         elif any(map(router.never_plain, others)):
-            told = f"router {route.name}: what comes by https is left to the routers for https"
-            notes += [*route.notes, Note(route.line, told)]
+            message = f"router {route.name}: what comes by https is left to the routers for https"
+            notes += [*route.notes, Note(route.line, message)]
         else:
             routes.append(route)
             taken |= {one.match for one in route.matches}

@@ -1,8 +1,8 @@
-"""A pattern that meets at least what another one meets, without look-around.
+"""A pattern without look-around that matches at least what the original matches.
 
-Rule: only used for routes that are closed: such a route may shut more than it did, never
-less. Looking around, atomic groups, possessive quantifiers and references to groups only
-keep a pattern from matching, so without them it matches more.
+Rule: for closed routes only, which may shut more than the source did, never less. Look-around,
+atomic groups, possessive quantifiers and back-references only restrict a pattern, so removing
+them widens it.
 """
 
 from __future__ import annotations

@@ -326,3 +326,10 @@ def test_braces_in_lua(code: str) -> None:
 def test_lua_that_never_ends(code: str) -> None:
     with pytest.raises(ConfigError, match="never closed"):
         nginx(f"location / {{ log_by_lua_block {{ {code} }} proxy_pass http://a; }}")
+
+
+def test_one_large_file_that_is_included_often_is_refused() -> None:
+    large = "#" + "x" * 4_000_000
+    text = f"# configuration file /etc/nginx/nginx.conf:\ninclude a;\ninclude a;\ninclude a;\n# configuration file /etc/nginx/a:\n{large}\n"
+    with pytest.raises(ConfigError, match="included files are longer than 8 MiB"):
+        Imported("nginx", text)
