@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from gateway import config, router
 from gateway.errors import ConfigError, Mistake
-from gateway.importers import order, patterns, writer
+from gateway.importers import order, paths, writer
 from gateway.importers.draft import Draft, DraftRoute, Note, Rank, Ranked
 from gateway.importers.widen import widened
 from gateway.model import Match
@@ -58,7 +58,7 @@ def _begun(draft: Draft, route: DraftRoute) -> list[DraftRoute]:
     if route.closed:
         return _close(draft, route, route.closed)
     if "respond" in route.settings:
-        route.matches += _by_bytes(route)
+        route.matches += paths.by_bytes(route.matches)
     return [route]
 
 
@@ -77,7 +77,7 @@ def _close(draft: Draft, route: DraftRoute, why: str) -> list[DraftRoute]:
     route.notes.insert(0, Note(route.line, f"closed: {why}{'' if again else _reopened(draft, route)}"))
     route.settings = {key: value for key, value in route.settings.items() if key not in _ENDS}
     route.upstream, route.closed = nowhere.name, why
-    beside = [] if again else _by_bytes(route)
+    beside = [] if again else paths.by_bytes(route.matches)
     if not beside:
         return [route]
     told = f"closed with {route.name}: {draft.source} takes prefixes by bytes; to open {route.name} delete this, too"
@@ -100,16 +100,6 @@ def _reopened(draft: Draft, route: DraftRoute) -> str:
     return f"; to open it: split: [{parts}]"
 
 
-def _by_bytes(route: DraftRoute) -> list[Ranked]:
-    """What a route's prefixes meet by their bytes but not by segments: `/.ht` is there to shut
-    `/.htaccess`."""
-    return [
-        Ranked(replace(one.match, prefix=None, regex=f"{patterns.path(one.match.prefix)}[^/].*"), one.rank)
-        for one in route.matches
-        if one.match.prefix is not None and not one.match.prefix.endswith("/")
-    ]
-
-
 def _tell_apart(draft: Draft) -> None:
     """Where there are both `/a` and `/a/`, which are one prefix here, the first is left with
     the path `/a` alone, and wins there: the second did not meet it."""
@@ -120,7 +110,11 @@ def _tell_apart(draft: Draft) -> None:
             if prefix is not None and prefix != "/" and prefix.endswith("/"):
                 slashed[replace(one.match, prefix=prefix[:-1])] = one.rank
     for route in draft.routes:
-        route.matches = [_alone(one, slashed[one.match]) if one.match in slashed else one for one in route.matches]
+        route.matches = [
+            # A match that goes before the other one anyway keeps all that it meets.
+            _alone(one, slashed[one.match]) if one.match in slashed and not one.rank < slashed[one.match] else one
+            for one in route.matches
+        ]
 
 
 def _alone(one: Ranked, slashed: Rank) -> Ranked:

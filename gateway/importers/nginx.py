@@ -26,6 +26,8 @@ from gateway.model import Match
 
 _LATER = " (not in this version)"
 _SAME = "to https with the same host and path"
+# Behind every kind of location in a rank.
+_LAST = 9
 _OURS = ": the gateway does this by itself"
 # They may stand beside a proxy_pass without a word in the matter.
 _HARMLESS_ANSWERS = frozenset({"root", "index", "autoindex"})
@@ -90,10 +92,12 @@ class _Import:
                 hosts,
                 _names(level),
                 _is_patterned(level),
+                any(one.name in ANSWERS - _HARMLESS_ANSWERS for one in level.block),
                 *nginx_ports.listening([one for one in level.block if one.name == "listen"]),
             )
             for (server, _), hosts, level in zip(servers, self._hosts_of, opened, strict=True)
         ]
+        nginx_ports.reachable(self._served, self.draft.notes)
         for number, (server, _) in enumerate(servers):
             self._server(server, opened[number], number)
         self.draft.routes = nginx_ports.placed(self._served)
@@ -141,10 +145,24 @@ class _Import:
                 told = "a request for any other host gets 404 here; nginx gives it to its first server"
                 notes.append(Note(given.line, told))
             if None not in hosts and not any(one.kind == "" and one.path == "/" for one in locations):
-                told = "a request that meets no location goes on to routes for any host, if there are such"
-                notes.append(Note(given.line, told))
+                self._no_location(given, hosts, number)
         for directive in level.rest():
             notes.append(Note(directive.line, nginx_groups.lost(directive)))
+
+    def _no_location(self, given: Directive, hosts: list[str | None], number: int) -> None:
+        """What becomes of requests that meet no location: nginx answers 404. Where another server has
+        routes for wider hosts, the requests would be forwarded there."""
+        others = [served for nth, served in enumerate(self._served) if nth != number]
+        alone = [host for host in hosts if not any(host in served.hosts for served in others)]
+        wider = any(host is None or host.startswith("*.") for served in others for host in served.hosts)
+        if not wider or not alone or all(served.answers for served in others if served.hosts):
+            told = "a request that meets no location goes on to routes for any host, if there are such"
+            self.draft.notes.append(Note(given.line, told))
+            return
+        matches = [Ranked(Match(host=host, prefix="/"), (*nginx_ports.by_host(host), _LAST)) for host in alone]
+        name, settings = f"{_first_name(alone) or 'any'}-rest", {"respond": {"status": 404}}
+        route = DraftRoute(name, "", matches, settings, line=given.line)
+        self._served[number].routes.append(route)
 
     def _answers_all(self, answer: Directive, level: Level, hosts: list[str | None], number: int) -> None:
         """Carry over what a server answers to all requests for some hosts. Where there is another
@@ -223,10 +241,10 @@ class _Import:
     def _moved(self, level: Level, number: int) -> set[str | None]:
         """The hosts that `if ($host = NAME) { return … }` redirects, as certbot writes it."""
         moved: set[str | None] = set()
-        known = {*self._hosts_of[number], *self._served[number].names}
+        served = self._served[number]
         for one in list(level.block):
             host, inside = nginx_answers.host_of(one), one.block or []
-            if host is None or host not in known or len(inside) != 1:
+            if host is None or len(inside) != 1 or not nginx_ports.answers(host, served, self._served):
                 continue
             level.block = [other for other in level.block if other is not one]
             moved.add(host)

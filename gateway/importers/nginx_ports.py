@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from gateway.importers import paths
 from gateway.importers.draft import DraftRoute, Note, Rank, Ranked
 from gateway.importers.nginx_syntax import Directive
 from gateway.importers.order import may_meet
@@ -21,13 +22,15 @@ _FIRST, _LATER = -1, 0
 @dataclass(slots=True)
 class Served:
     """One server block. `hosts`: the hosts of its routes (None: any host). `names`: every exact or
-    wildcard server_name. `patterned`: it also has regular expressions as names. `default_of`: the
-    ports whose default server it is. `secure`: it listens with TLS."""
+    wildcard server_name. `patterned`: it also has regular expressions as names. `answers`: it answers
+    every request itself. `default_of`: the ports whose default server it is. `secure`: it listens
+    with TLS."""
 
     line: int
     hosts: list[str | None]
     names: list[str]
     patterned: bool
+    answers: bool
     ports: frozenset[str]
     default_of: frozenset[str]
     secure: bool
@@ -62,6 +65,27 @@ def to_https(route: DraftRoute) -> bool:
     return route.lets_pass and not route.closed and set(route.settings["redirect"]) <= {"status", "scheme"}
 
 
+def reachable(servers: list[Served], notes: list[Note]) -> None:
+    """Take from each server the hosts for which nginx never uses it: another server has the name, or
+    is the default, on each of its ports."""
+    by_port = _by_port(servers)
+    for server in servers:
+        lost = [
+            host for host in server.hosts if not any(_answering(host, by_port[port]) is server for port in server.ports)
+        ]
+        if lost:
+            names = ", ".join(host or "any other host" for host in lost)
+            message = f"nginx never uses this server for {names}: on each of its ports another one goes before"
+            notes.append(Note(server.line, message))
+            server.hosts[:] = [host for host in server.hosts if host not in lost]
+
+
+def answers(host: str, server: Served, servers: list[Served]) -> bool:
+    """Whether nginx uses a server for a host, on one of its ports."""
+    by_port = _by_port(servers)
+    return any(_answering(host, by_port[port]) is server for port in server.ports)
+
+
 def placed(servers: list[Served]) -> list[DraftRoute]:
     """The routes of all servers, with redirects to https in front."""
     by_port = _by_port(servers)
@@ -73,10 +97,20 @@ def placed(servers: list[Served]) -> list[DraftRoute]:
         if twins:
             for route in server.routes:
                 _go_first(route, redirects, twins, server.line)
-        named = sorted({name for other in servers if other is not server for name in other.names} - set(server.hosts))
-        strangers = [host for host in named if any(_answering(host, by_port[port]) is server for port in server.ports)]
-        for route in redirects if strangers else ():
-            _take_along(route, strangers)
+        others = [other for other in servers if other is not server]
+        named = sorted({name for other in others for name in other.names} - set(server.hosts))
+        # Unknown hosts matter only if another server has routes for them.
+        unknown = [None] if None not in server.hosts and any(None in other.hosts for other in others) else []
+        strangers = [
+            host
+            for host in (*named, *unknown)
+            if any(_answering(host, by_port[port]) is server for port in server.ports)
+        ]
+        for route in redirects:
+            if strangers:
+                _take_along(route, strangers)
+            if strangers or twins:
+                route.matches += paths.by_bytes(route.matches)
     return [route for server in servers for route in server.routes]
 
 
@@ -104,14 +138,15 @@ def _first(one: Ranked) -> Ranked:
     return Ranked(one.match, (*one.rank[:TURN], _FIRST, *one.rank[TURN + 1 :]))
 
 
-def _take_along(route: DraftRoute, strangers: list[str]) -> None:
+def _take_along(route: DraftRoute, strangers: list[str | None]) -> None:
     """Redirect hosts of other servers, too, for which nginx takes this one by its port."""
     paths = {(one.match.path, one.match.prefix, one.match.regex): one for one in route.matches}
     for one in paths.values():
         route.matches += [
             _first(Ranked(replace(one.match, host=host), (*by_host(host), *one.rank[TURN + 1 :]))) for host in strangers
         ]
-    shown = ", ".join(strangers[:5]) + (f" and {len(strangers) - 5} more" if len(strangers) > 5 else "")
+    more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
+    shown = ", ".join(host or "any" for host in strangers[:5]) + more
     route.notes.append(Note(route.line, f"redirects hosts of other servers, too, as nginx does by this port: {shown}"))
 
 
@@ -140,12 +175,12 @@ def _by_port(servers: list[Served]) -> dict[str, _Port]:
     return found
 
 
-def _answering(host: str, port: _Port) -> Served:
-    """The server that nginx takes for a host: by its name, the longest wildcard, a pattern
-    (which is taken to meet it), or the default."""
-    if host in port.named:
+def _answering(host: str | None, port: _Port) -> Served:
+    """The server that nginx takes for a host (None: one that no server names): by its name, the
+    longest wildcard, a regular expression (assumed to match), or the default."""
+    if host is not None and host in port.named:
         return port.named[host]
-    labels = host.removeprefix("*.").split(".")
+    labels = (host or "").removeprefix("*.").split(".")
     for first in range(1, len(labels)):
         wildcard = f"*.{'.'.join(labels[first:])}"
         if wildcard in port.named:

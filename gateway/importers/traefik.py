@@ -225,8 +225,7 @@ class _Import:
         if kind in GUARDS:
             outer.note(f"{spelt} is not carried over{_LATER}", spelt)
             way.closed.append(f"{spelt} guarded it, and is not in this version")
-        elif kind == "headers" and inner is not None and any(map(inner.peek, _REFUSING_HEADERS)):
-            given = ", ".join(key for key in _REFUSING_HEADERS if inner.peek(key) is not None)
+        elif kind == "headers" and inner is not None and (given := _refusing(inner)):
             outer.note(f"{spelt} is not carried over{_LATER}", spelt)
             way.closed.append(f"{spelt} ({given}) guarded it, and is not in this version")
         elif kind == "redirectscheme" and inner is not None:
@@ -426,6 +425,16 @@ class _Import:
                 given.note(f"{key} is no duration, and left out", key)
         given.rest()
         return timeouts
+
+
+def _refusing(headers: Fields) -> str:
+    """Those options of `headers` that refuse or redirect requests; nothing when there is none."""
+    given = ((key, headers.peek(key)) for key in _REFUSING_HEADERS)
+    return ", ".join(key for key, node in given if any(one for one in _items(node) if not _is_off(one)))
+
+
+def _is_off(node: Node) -> bool:
+    return isinstance(node, document.Leaf) and node.text.lower() in ("", "false")
 
 
 def _items(node: Node | None) -> list[Node]:

@@ -160,7 +160,7 @@ def test_middlewares_that_are_not_a_list_of_names_close(given: str) -> None:
     assert traefik(f"    r: {{rule: 'PathPrefix(`/r`)', service: s, middlewares: {given}}}").ask("/r").to == "closed"
 
 
-@pytest.mark.parametrize("harmless", ["headers: {customRequestHeaders: {a: b}}", "compress: {}", "rateLimit: {average: 1}"])
+@pytest.mark.parametrize("harmless", ["headers: {customRequestHeaders: {a: b}}", "headers: {sslRedirect: false, allowedHosts: []}", "compress: {}", "rateLimit: {average: 1}"])
 def test_middlewares_that_let_every_request_pass_do_not_close(harmless: str) -> None:
     text = "    r: {rule: 'PathPrefix(`/r`)', service: s, middlewares: [m]}"
     assert traefik(text, f"middlewares: {{m: {{{harmless}}}}}").ask("/r").to == "s:80"

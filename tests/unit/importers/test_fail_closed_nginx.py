@@ -177,6 +177,49 @@ def test_what_nginx_takes_before_a_redirect_stays_before_it() -> None:
     assert "holds for all ports of the host here" in found.comments
 
 
+def two(first: str, second: str) -> Imported:
+    """Two servers: on port 80, and on port 8443."""
+    return Imported("nginx", f"server {{ listen 80; {first} }} server {{ listen 8443; {second} }}")
+
+
+TO_HTTPS = "location / { return 301 https://$host$request_uri; }"
+
+
+def test_a_redirect_of_the_default_server_holds_for_hosts_that_nobody_names() -> None:
+    found = two(f"server_name a.example; {TO_HTTPS}", "server_name _; location /api/ { proxy_pass http://b; }")
+    assert found.ask("/api/x", "other.example").to == "-> 301 https://*"
+
+
+def test_a_condition_on_a_host_that_comes_by_the_default_server() -> None:
+    moved = "if ($host = a.example) { return 301 https://$host$request_uri; } location / { proxy_pass http://c; }"
+    found = two(f"server_name b.example; {moved}", "server_name a.example; location / { proxy_pass http://a; }")
+    assert found.ask("/x", "a.example").to == "-> 301 https://*"
+
+
+@pytest.mark.parametrize("path", ["/a/x", "/a", "/abc"])
+def test_a_redirect_of_a_prefix_goes_by_bytes(path: str) -> None:
+    """Also where the other server has the prefix with a slash, which is the same one here."""
+    first = "server_name a.example; location /a { return 301 https://$host$request_uri; }"
+    second = "location /a/ { proxy_pass http://b; } location / { proxy_pass http://b; }"
+    assert two(first, f"server_name a.example; {second}").ask(path, "a.example").to == "-> 301 https://*"
+
+
+def test_a_server_that_nginx_never_uses_opens_nothing() -> None:
+    """The same name on the same port: nginx ignores the second server, and so its open location."""
+    closed = "server { listen 80; server_name a.example; location /admin/ { deny all; } }"
+    opened = "server { listen 80; server_name a.example; location /admin/x/ { proxy_pass http://a; } location / { proxy_pass http://a; } }"
+    found = Imported("nginx", closed + opened)
+    assert [found.ask(path, "a.example").to for path in ("/admin/x/y", "/y")] == ["closed", ""]
+    assert "nginx never uses this server for a.example" in found.comments
+
+
+def test_a_request_that_meets_no_location_is_not_forwarded_by_a_wider_server() -> None:
+    wide = "server { listen 80 default_server; location / { proxy_pass http://a; } }"
+    found = Imported("nginx", wide + "server { listen 80; server_name b.example; location /b { proxy_pass http://b; } }")
+    asked = [found.ask(*one).to for one in (("/b", "b.example"), ("/x", "b.example"), ("/x", "c.example"))]
+    assert asked == ["b:80", "404 fixed", "a:80"]
+
+
 # -- includes --------------------------------------------------------------------------------
 
 SITE = """server {
