@@ -91,8 +91,7 @@ class _Import:
         self._used: set[str] = set()
         # Where requests for a service go, as keys of a route; None where that cannot be said.
         self._ends: dict[str, dict[str, Any] | None] = {}
-        # Redirects, other routes, and routes for what a redirect lets pass: the latter are needed
-        # where no other router is there for it.
+        # Redirects, other routes, and the routes of routers that redirect, for what those let pass.
         self._redirects: list[Router] = []
         self._others: list[Router] = []
         self._beyond: list[Router] = []
@@ -132,9 +131,8 @@ class _Import:
         service = fields.text("service")
         unverified = self._client_certificate(fields)
         router = Router(DraftRoute(name, "", [], {}, notes, given.line), frozenset(), False, False)
-        router.entries = frozenset(
-            one.text for one in _items(fields.peek("entryPoints")) if isinstance(one, document.Leaf)
-        )
+        entries = _items(fields.peek("entryPoints"))
+        router.entries = frozenset(one.text for one in entries if isinstance(one, document.Leaf))
         router.secure = fields.peek("tls") is not None
         router.internal = (service or "").endswith("@internal")
         fields.take("ruleSyntax")
