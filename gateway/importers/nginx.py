@@ -433,11 +433,11 @@ def _is_patterned(level: Level) -> bool:
     return any(name.startswith("~") or name.endswith(".*") for name in names)
 
 
-def _names(level: Level) -> list[str]:
-    """All that a server is called that can be a host here."""
+def _names(level: Level) -> list[tuple[str, ...]]:
+    """The names of a server that can be hosts here; `.example.com` stands for two."""
     words = (word.lower() for one in level.block if one.name == "server_name" for word in one.words)
-    dotted = (name for word in words for name in ((word[1:], f"*{word}") if word.startswith(".") else (word,)))
-    return [name for name in dotted if name not in ("", "_") and not re.search(r"[~$]|\.\*\Z", name)]
+    dotted = ((word[1:], f"*{word}") if word.startswith(".") else (word,) for word in words)
+    return [names for names in dotted if names[0] not in ("", "_") and not re.search(r"[~$]|\.\*\Z", names[0])]
 
 
 def _first_name(hosts: list[str | None]) -> str:

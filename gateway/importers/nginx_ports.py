@@ -21,20 +21,24 @@ _FIRST, _LATER = -1, 0
 
 @dataclass(slots=True)
 class Served:
-    """One server block. `hosts`: the hosts of its routes (None: any host). `names`: every exact or
-    wildcard server_name. `patterned`: it also has regular expressions as names. `answers`: it answers
-    every request itself. `default_of`: the ports whose default server it is. `secure`: it listens
-    with TLS."""
+    """One server block. `hosts`: the hosts of its routes (None: any host). `named`: every exact or
+    wildcard server_name, as the hosts that it stands for. `patterned`: it also has regular
+    expressions as names. `answers`: it answers every request itself. `default_of`: the ports whose
+    default server it is. `secure`: it listens with TLS."""
 
     line: int
     hosts: list[str | None]
-    names: list[str]
+    named: list[tuple[str, ...]]
     patterned: bool
     answers: bool
     ports: frozenset[str]
     default_of: frozenset[str]
     secure: bool
     routes: list[DraftRoute] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[str]:
+        return [name for names in self.named for name in names]
 
 
 def by_host(host: str | None) -> Rank:
@@ -169,9 +173,10 @@ def _by_port(servers: list[Served]) -> dict[str, _Port]:
                 one.default = server
             if server.patterned and one.patterned is None:
                 one.patterned = server
-            for name in server.names:
-                # nginx ignores a name that another server has for the same port.
-                one.named.setdefault(name, server)
+            for names in server.named:
+                # nginx ignores a server_name that another server has for the same port.
+                if not any(name in one.named for name in names):
+                    one.named |= dict.fromkeys(names, server)
     return found
 
 

@@ -213,6 +213,16 @@ def test_a_server_that_nginx_never_uses_opens_nothing() -> None:
     assert "nginx never uses this server for a.example" in found.comments
 
 
+def test_a_name_with_a_dot_is_ignored_as_a_whole() -> None:
+    """nginx: conflicting server name ".b.example" on 0.0.0.0:80, ignored."""
+    found = Imported(
+        "nginx",
+        "server { listen 80; server_name *.b.example; location / { deny all; } }"
+        "server { listen 80; server_name .b.example; location / { proxy_pass http://a; } }",
+    )
+    assert [found.ask("/x", host).to for host in ("b.example", "x.b.example")] == ["", "closed"]
+
+
 def test_a_request_that_meets_no_location_is_not_forwarded_by_a_wider_server() -> None:
     wide = "server { listen 80 default_server; location / { proxy_pass http://a; } }"
     found = Imported("nginx", wide + "server { listen 80; server_name b.example; location /b { proxy_pass http://b; } }")
