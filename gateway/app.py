@@ -32,10 +32,10 @@ from werkzeug.exceptions import BadHost, HTTPException
 from werkzeug.routing import RequestRedirect
 
 from gateway import config as files
-from gateway import problem, readings, registration, saved, target, wsgi
+from gateway import log_lines, problem, readings, registration, saved, target, wsgi
 from gateway.admin import Admin
 from gateway.background import Background, Task
-from gateway.balancers import balancer
+from gateway.balancers import Balancer, balancer
 from gateway.config.source import Where, parse
 from gateway.config.watch import ConfigStatus, Watch, off_hub
 from gateway.errors import BadRequest, GatewayError, NoRoute, NotReady, Overloaded, UnsupportedMethod
@@ -82,6 +82,7 @@ def create_app(config: Config | str | None = None) -> Gateway:
     """The gateway for a configuration: one that is loaded already, or one that is followed
     from where it stands: what a text names, or (None) what GATEWAY_CONFIG names. Raises
     ConfigError; with None only when no worker of this master ever had a good one."""
+    log_lines.install()
     where: Where | None = None
     if config is None:
         where = parse(files.find(os.environ))
@@ -98,6 +99,7 @@ class Gateway(Flask):
     """A Flask app whose catch-all forwards. Views and blueprints come before routes."""
 
     def __init__(self, config: Config, where: Where | None = None) -> None:
+        log_lines.install()
         # Flask's own static route would take /static away from upstreams.
         super().__init__("gateway", static_folder=None)
         self.url_map.merge_slashes = False
@@ -314,7 +316,7 @@ class Gateway(Flask):
         snapshot in force uses: new settings are applied after the swap."""
         state = self._states.get(upstream.name)
         if state is None:
-            state = UpstreamState(upstream, balancer(upstream, random.random), Budget(time.monotonic))
+            state = UpstreamState(upstream, self._balancer(upstream), Budget(time.monotonic))
             self._states[upstream.name] = state
         # If the snapshot never comes into force, `_forget` drops its endpoints.
         self._leaving.add(upstream.name)
@@ -326,9 +328,12 @@ class Gateway(Flask):
             self._changes[upstream.name] = self._change(state, upstream, pools)
         return candidates, state
 
+    def _balancer(self, upstream: Upstream) -> Balancer:
+        return balancer(upstream, random.random, self._outbound.scheme)
+
     def _change(self, state: UpstreamState, upstream: Upstream, pools: list[EndpointPool]) -> Callable[[], None]:
         """Returns a function that applies the settings of `upstream` after the swap."""
-        take_over = state.change(upstream, lambda to: balancer(to, random.random))
+        take_over = state.change(upstream, self._balancer)
 
         def change() -> None:
             take_over()

@@ -17,12 +17,13 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from gateway import config, router, wording
-from gateway.config import environment, source
+from gateway.config import environment, exposure, source
 from gateway.config.document import LIMIT
 from gateway.config.schema import json_schema
 from gateway.errors import ConfigError
@@ -65,6 +66,8 @@ def check(file: str, live: bool) -> None:
     if live:
         _patch()
     found = _loaded(file)
+    if os.geteuid() == 0 and exposure.is_served_beyond(found, os.environ):
+        click.echo(f"warning: {hosting.AS_ROOT}", err=True)
     click.echo(f"ok: {_count(found.routes, 'route')}, {_count(found.upstreams, 'upstream')}")
     if live:
         from gateway import live_check
@@ -151,7 +154,7 @@ def import_(source: str, file: str, output: str | None) -> None:
 
     try:
         with open(file, "rb") as opened:
-            text = importers.imported(source, opened.read(LIMIT + 1), file)
+            text = importers.imported(source, opened.read(LIMIT + 1), file, Path(file))
         if output is None:
             click.echo(text, nl=False)
         else:

@@ -34,11 +34,11 @@ class Mistake:
     def told(self, file: str) -> str:
         """`FILE:LINE:COL: path.to.key: what is wrong (what is allowed)`."""
         place = f"{file}:{self.line}:{self.col}" if self.line else file
-        return _one_line(": ".join(part for part in (place, self.key, self.message) if part))
+        return one_line(": ".join(part for part in (place, self.key, self.message) if part))
 
 
-def _one_line(text: str) -> str:
-    """Messages quote what a file holds: no line ends and no terminal's control sequences."""
+def one_line(text: str) -> str:
+    """Text in which line ends and a terminal's control sequences are escaped, as Python writes them."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 

@@ -458,15 +458,25 @@ class ServerSettings:
     ambiguous_paths: str = "refuse"  # refuse | forward
 
 
+# Suites of TLS 1.2 with forward secrecy and authenticated encryption (RFC 9325 §4.2), as OpenSSL
+# names them; those of TLS 1.3 all are.
+TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20"
+
+# Query parameters whose values are secrets, unless the file names others.
+REDACT = (
+    "access_token", "api_key", "api_token", "auth_token", "client_assertion", "client_secret", "id_token", "jwt",
+    "key", "passwd", "password", "pwd", "refresh_token", "secret", "session_token", "sig", "signature", "token",
+    "X-Amz-Credential", "X-Amz-Security-Token", "X-Amz-Signature", "X-Goog-Signature",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class AccessLogSettings:
     """`path` "-" is standard output, None switches the log off."""
 
     path: str | None = "-"
     format: str = "json"
-    redact: frozenset[str] = frozenset(
-        {"access_token", "token", "api_key", "password", "signature", "x-amz-signature"}
-    )
+    redact: frozenset[str] = frozenset(map(str.lower, REDACT))
 
 
 @dataclass(frozen=True, slots=True)

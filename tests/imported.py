@@ -5,6 +5,7 @@ Rule: the file is read as any other; the answer is the router's and the target's
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 from gateway import config, importers
@@ -29,9 +30,9 @@ class Went(NamedTuple):
 class Imported:
     """A configuration of another gateway, carried over."""
 
-    def __init__(self, source: str, text: str | bytes) -> None:
+    def __init__(self, source: str, text: str | bytes, path: Path | None = None) -> None:
         data = text.encode() if isinstance(text, str) else text
-        self.text = importers.imported(source, data, "sample")
+        self.text = importers.imported(source, data, "sample", path)
         self.config: Config = config.loads(self.text.encode(), "imported", {})
         self._router = Router(self.config.routes)
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import gevent
 from gevent.lock import BoundedSemaphore
 from gevent.threadpool import ThreadPool
 from prometheus_client import CollectorRegistry
@@ -48,14 +49,21 @@ _CHALLENGE: Header = (b"WWW-Authenticate", b'Bearer realm="gateway"')
 _ALLOW: Header = (b"Allow", b"GET, HEAD")
 # What is made of all workers' words at one time; whoever asks meanwhile waits.
 _ANSWERS = 1
+# Seconds that a wrong token waits for its answer: each connection has so many guesses a second.
+WRONG_TOKEN_DELAY = 0.3
 
 
 class Admin:
     """The admin listener's door (`handle`, `answer`, `finish`: `server.connection.Door`), and
     `inline` for the data listeners. `metrics` takes the access log's records."""
 
-    def __init__(self, gateway: Gateway, settings: AdminSettings) -> None:
+    def __init__(
+        self, gateway: Gateway, settings: AdminSettings, sleep: Callable[[float], object] = gevent.sleep
+    ) -> None:
         self._gateway = gateway
+        self._sleep = sleep
+        # How many wrong tokens came, since this worker began.
+        self.wrong_tokens = 0
         self._token = settings.token.encode()
         self.is_inline = settings.bind == "inline"
         self._folder = ""
@@ -208,8 +216,13 @@ class Admin:
             return
         given = [value for name, value in request.headers if name.lower() == b"authorization"]
         scheme, _, token = given[0].strip(b" \t").partition(b" ") if len(given) == 1 else (b"", b"", b"")
-        if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(b" "), self._token):
-            raise Unauthorized("no token" if not given else "not the token")
+        if scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(b" "), self._token):
+            return
+        if not given:
+            raise Unauthorized("no token")
+        self.wrong_tokens += 1
+        self._sleep(WRONG_TOKEN_DELAY)
+        raise Unauthorized("not the token")
 
     # -- the pages ------------------------------------------------------------------------
 
@@ -217,7 +230,7 @@ class Admin:
         """This worker, for itself and for others that ask. What it has counted is written."""
         if self.metrics is not None:
             self.metrics.flush()
-        yield status.of_worker(self._gateway, self._slot, self._hosting, self._started)
+        yield status.of_worker(self._gateway, self._slot, self._hosting, self._started, self.wrong_tokens)
         yield from status.of_upstreams(self._gateway)
 
     def _status(self, request: Request) -> tuple[bytes, bytes]:
@@ -261,6 +274,7 @@ class Admin:
         yield "", "shed", self._gateway.overload.shed
         for kind, number in getattr(self._hosting, "closed_connections", {}).items():
             yield "", f"connection_{kind}", number
+        yield "", "wrong_token", self.wrong_tokens
         for name, group in self._gateway.store.current.groups.items():
             for word, number in status.decisions(group.state).items():
                 yield name, word, number

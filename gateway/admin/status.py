@@ -36,8 +36,10 @@ class Hosting(Protocol):
     closed_connections: dict[str, int]
 
 
-def of_worker(gateway: Gateway, slot: int | str, hosting: Hosting | None, started: float) -> Part:
-    """One worker, in short. `started`: of the monotonic clock."""
+def of_worker(
+    gateway: Gateway, slot: int | str, hosting: Hosting | None, started: float, wrong_tokens: int = 0
+) -> Part:
+    """One worker, in short. `started`: of the monotonic clock; `wrong_tokens`: on its admin listener."""
     status = gateway.config_status
     kind, why = getattr(hosting, "door", ("wsgi", "the server's own worker"))
     dropped, lost = gateway.access_log_losses()
@@ -69,6 +71,7 @@ def of_worker(gateway: Gateway, slot: int | str, hosting: Hosting | None, starte
             "shed": gateway.overload.shed,
         },
         "access_log": {"dropped": dropped, "lost": lost},
+        "admin": {"wrong_tokens": wrong_tokens},
         "background": [_task(task) for task in gateway.background],
     }
 

@@ -9,7 +9,7 @@ from gateway.balancers.ewma import PeakEwma
 from gateway.balancers.hash import Hash
 from gateway.balancers.least_requests import LeastRequests
 from gateway.balancers.round_robin import RoundRobin
-from gateway.balancers.sticky import Sticky, shared_key
+from gateway.balancers.sticky import SchemeOf, Sticky, shared_key, spoken
 from gateway.exchange import Request
 from gateway.health.candidate import Candidate
 from gateway.model import Balance, Upstream
@@ -26,19 +26,19 @@ class Balancer(Protocol):
         ...
 
 
-# What makes each; `random` gives a float in [0, 1).
-BALANCERS: dict[str, Callable[[Balance, Callable[[], float]], Balancer]] = {
-    "round_robin": lambda balance, random: RoundRobin(random),
-    "least_requests": lambda balance, random: LeastRequests(random),
-    "ewma": lambda balance, random: PeakEwma(random),
-    "hash": Hash,
-    "sticky": lambda balance, random: Sticky(balance.name, balance.secret or shared_key(), random),
+# What makes each; `random` gives a float in [0, 1), `scheme` what a request's client speaks.
+BALANCERS: dict[str, Callable[[Balance, Callable[[], float], SchemeOf], Balancer]] = {
+    "round_robin": lambda balance, random, scheme: RoundRobin(random),
+    "least_requests": lambda balance, random, scheme: LeastRequests(random),
+    "ewma": lambda balance, random, scheme: PeakEwma(random),
+    "hash": lambda balance, random, scheme: Hash(balance, random),
+    "sticky": lambda balance, random, scheme: Sticky(balance.name, balance.secret or shared_key(), random, scheme),
 }
 
 
-def balancer(upstream: Upstream, random: Callable[[], float]) -> Balancer:
+def balancer(upstream: Upstream, random: Callable[[], float], scheme: SchemeOf = spoken) -> Balancer:
     """The balancer that an upstream asks for."""
-    return BALANCERS[upstream.balance.policy](upstream.balance, random)
+    return BALANCERS[upstream.balance.policy](upstream.balance, random, scheme)
 
 
 __all__ = ["BALANCERS", "Balancer", "balancer"]

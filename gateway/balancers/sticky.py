@@ -28,6 +28,14 @@ _SIGNATURE = 16
 
 _own = secrets.token_hex(32)
 
+# http or https, as a request's client sees it.
+SchemeOf = Callable[[Request], str]
+
+
+def spoken(request: Request) -> str:
+    """The scheme of the connection itself."""
+    return request.scheme
+
 
 def shared_key(environ: Mapping[str, str] = os.environ) -> str:
     """The secret where none is configured: all workers' or, without a master, this process's."""
@@ -35,10 +43,14 @@ def shared_key(environ: Mapping[str, str] = os.environ) -> str:
 
 
 class Sticky:
-    __slots__ = ("_named", "_of", "_read", "_secret", "_set", "_turns", "_values")
+    """`scheme`: a cookie of a client that speaks https is `Secure` (RFC 6265 §4.1.2.5), also where a
+    trusted proxy ends TLS."""
 
-    def __init__(self, name: str, secret: str, random: Callable[[], float]) -> None:
+    __slots__ = ("_named", "_of", "_read", "_scheme", "_secret", "_set", "_turns", "_values")
+
+    def __init__(self, name: str, secret: str, random: Callable[[], float], scheme: SchemeOf = spoken) -> None:
         self._secret = secret.encode()
+        self._scheme = scheme
         self._read = cookie(name)
         self._set = name.encode("latin-1") + b"=%b; Path=/; HttpOnly; SameSite=Lax"
         self._turns = RoundRobin(random)
@@ -66,7 +78,7 @@ class Sticky:
             # It was taken to try an endpoint that had been out. That is no reason to move.
             return
         pair = self._set % value
-        response.headers.append((b"Set-Cookie", pair + b"; Secure" if request.scheme == "https" else pair))
+        response.headers.append((b"Set-Cookie", pair + b"; Secure" if self._scheme(request) == "https" else pair))
 
     def _look(self, candidates: Sequence[Candidate]) -> None:
         keys = {candidate.endpoint.key for candidate in candidates}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from gateway.config import resilience, shadows, timing
+from gateway.config import exposure, resilience, shadows, timing
 from gateway.config.rules import Breach, Breaches, Draft, endpoint_paths, match_paths
 from gateway.config.schema import Balance, Retry
 from gateway.config.urls import is_address
@@ -147,4 +147,8 @@ ADVICE: tuple[Callable[[Whole], Breaches], ...] = (
     resilience.queue_without_limit,
     resilience.deadline_unknown,
     resilience.hedged_once,
+    exposure.short_token,
+    exposure.short_secrets,
+    exposure.unverified_upstreams,
+    exposure.secrets_in_clear,
 )

@@ -19,7 +19,7 @@ from gateway.model import Upstream
 _Keys = tuple[str, ...]
 
 
-def _place(whole: Whole, upstream: Upstream, *keys: _Keys) -> Path | None:
+def place(whole: Whole, upstream: Upstream, *keys: _Keys) -> Path | None:
     """Where the first of these that is written stands, the nearest level first."""
     document = whole.draft.document
     levels: tuple[tuple[Path, Any], ...] = (
@@ -48,7 +48,7 @@ def _upstreams(whole: Whole) -> Iterator[Upstream]:
 def forgotten_cookies(whole: Whole) -> Breaches:
     told = "has no secret: its cookies are worth nothing after a restart, nor to other gateways"
     yield from once(
-        (_place(whole, one, ("balance", "sticky")), told)
+        (place(whole, one, ("balance", "sticky")), told)
         for one in _upstreams(whole)
         if one.balance.policy == "sticky" and not one.balance.secret
     )
@@ -73,7 +73,7 @@ def shared_cookies(whole: Whole) -> Breaches:
             other = anywhere.get(cookie) if None in mine else next(filter(None, others), None)
             if other is not None:
                 told = f"upstream {other} sets the cookie {cookie}, too: each takes clients from the other's endpoints"
-                yield _place(whole, one, ("balance", "sticky")), told
+                yield place(whole, one, ("balance", "sticky")), told
             anywhere.setdefault(cookie, one.name)
             for host in mine:
                 first.setdefault((cookie, host), one.name)
@@ -88,7 +88,7 @@ def checks_that_overlap(whole: Whole) -> Breaches:
             if check is not None and check.timeout >= check.interval:
                 told = f"is not shorter than health.interval ({check.timeout:g} s, {check.interval:g} s)"
                 # It is told of the one that was written; both mean the same.
-                yield _place(whole, one, ("health", "timeout"), ("health", "interval")), f"timeout {told}"
+                yield place(whole, one, ("health", "timeout"), ("health", "interval")), f"timeout {told}"
 
     yield from once(found())
 
@@ -99,7 +99,7 @@ def opened_by_one(whole: Whole) -> Breaches:
             breaker = one.breaker
             if breaker is not None and breaker.error_rate * breaker.min_requests <= 1:
                 told = f"a single failure among {breaker.min_requests} requests closes the upstream to everybody"
-                yield _place(whole, one, ("breaker", "min_requests"), ("breaker", "error_rate"), ("breaker",)), told
+                yield place(whole, one, ("breaker", "min_requests"), ("breaker", "error_rate"), ("breaker",)), told
 
     yield from once(found())
 
@@ -107,7 +107,7 @@ def opened_by_one(whole: Whole) -> Breaches:
 def ejected_to_the_last(whole: Whole) -> Breaches:
     told = "all requests may end up on the last endpoint that is left"
     yield from once(
-        (_place(whole, one, ("eject", "max_ejected")), told)
+        (place(whole, one, ("eject", "max_ejected")), told)
         for one in _upstreams(whole)
         if one.eject is not None and one.eject.max_ejected == 1.0
     )
@@ -118,9 +118,9 @@ def queue_without_limit(whole: Whole) -> Breaches:
     for one in _upstreams(whole):
         if not one.concurrency.limit:
             # What stands in defaults may be for others.
-            place = _place(whole, one, ("concurrency", "queue"), ("concurrency", "queue_timeout"))
-            if place is not None and place[0] == "upstreams":
-                yield from once([(place, told)])
+            at = place(whole, one, ("concurrency", "queue"), ("concurrency", "queue_timeout"))
+            if at is not None and at[0] == "upstreams":
+                yield from once([(at, told)])
 
 
 def deadline_unknown(whole: Whole) -> Breaches:

@@ -91,6 +91,7 @@ from gateway.config.kinds import (
     UpgradeToken,
     Weight,
 )
+from gateway.model import REDACT
 
 
 class Section(BaseModel):
@@ -221,10 +222,7 @@ class AccessLog(Section):
     format: Annotated[str, PlainValidator(kinds.choice("json")), WithJsonSchema(kinds.words("json"))] = key(
         "json", "one JSON object a line"
     )
-    redact: list[Filled] = key(
-        ["access_token", "token", "api_key", "password", "signature", "X-Amz-Signature"],
-        "query parameters whose values are masked",
-    )
+    redact: list[Filled] = key(list(REDACT), "query parameters whose values are masked")
 
 
 class Registration(Section):

@@ -1,6 +1,7 @@
 """Configurations of other gateways as ours: one module for each, a table of them here.
 
-Rule: an importer reads one document and gives a `Draft`; it opens no file and asks nobody.
+Rule: an importer reads one document and gives a `Draft`. It asks nobody, and opens no file but
+those that nginx's configuration includes, where the document is a file itself.
 Input is bounded (bytes, depth, alternatives) and never believed: what comes out passes our
 own check, what could not be carried over stands in it as a comment.
 """
@@ -8,6 +9,7 @@ own check, what could not be carried over stands in it as a comment.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from gateway.config.document import LIMIT
 from gateway.errors import ConfigError, Mistake
@@ -24,11 +26,13 @@ SOURCES: dict[str, Callable[[bytes, str], Draft]] = {
 }
 
 
-def imported(source: str, data: bytes, name: str) -> str:
-    """The text of our file for a document of another gateway.
+def imported(source: str, data: bytes, name: str, path: Path | None = None) -> str:
+    """The text of our file for a document of another gateway. `path`: where the document is, if
+    it is a file; files that it includes are read then.
 
     Raises `ConfigError` when it cannot be read, or when nothing in it could be carried over.
     """
     if len(data) > LIMIT:
         raise ConfigError.found(name, [Mistake(0, 0, "", f"is longer than {LIMIT // 1024 // 1024} MiB")])
-    return finished(SOURCES[source](data, name), name)
+    draft = nginx.convert(data, name, path) if source == "nginx" else SOURCES[source](data, name)
+    return finished(draft, name)

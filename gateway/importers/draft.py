@@ -94,7 +94,8 @@ class Names:
 
 @dataclass(slots=True)
 class Draft:
-    """`source`: the kind of gateway that the document is for; `names`: of upstreams."""
+    """`source`: the kind of gateway that the document is for; `names`: of upstreams;
+    `route_names`: of routes, given out once all routes are known."""
 
     source: str
     server: dict[str, Any] = field(default_factory=dict)
@@ -102,6 +103,7 @@ class Draft:
     routes: list[DraftRoute] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     names: Names = field(default_factory=Names)
+    route_names: Names = field(default_factory=Names)
 
     def note(self, line: int, text: str) -> None:
         self.notes.append(Note(line, text))

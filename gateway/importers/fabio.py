@@ -19,8 +19,8 @@ from typing import Any
 
 from gateway.config.document import Leaf, Mapping, Node, Sequence, parse
 from gateway.errors import ConfigError, Mistake
-from gateway.importers import paths
-from gateway.importers.draft import Draft, DraftRoute, DraftUpstream, Note, Ranked
+from gateway.importers import paths, patterns
+from gateway.importers.draft import HTTPS_IS_KNOWN, Draft, DraftRoute, DraftUpstream, Note, Ranked
 from gateway.importers.fields import decoded
 from gateway.model import Match
 
@@ -34,6 +34,9 @@ _ADD = re.compile(
 )
 _TAGGED = re.compile(r"(?P<service>[^\s:]+)\s*:\s*(?P<tag>\S.*)\Z")
 _LATER = " (not in this version)"
+_PORT = re.compile(r":([0-9]+)\Z")
+# The magic of fabio's glob matcher, and what it takes from its environment.
+_MAGIC = re.compile(r"[*?\[\]{}$].*", re.DOTALL)
 
 
 @dataclass(slots=True)
@@ -47,6 +50,17 @@ class _Target:
     weight: float = 0.0
     opts: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def host(self) -> str:
+        """The host of its source, without a port."""
+        return _PORT.sub("", self.source.partition("/")[0]).lower()
+
+    @property
+    def port(self) -> str:
+        """The port of its source: `80` is plain http there, `443` is https."""
+        found = _PORT.search(self.source.partition("/")[0])
+        return found[1] if found is not None else ""
+
 
 def convert(data: bytes, name: str) -> Draft:
     made = Draft("fabio")
@@ -56,8 +70,11 @@ def convert(data: bytes, name: str) -> Draft:
     else:
         targets = list(_of_lines(text, name, made))
     alike: dict[str, DraftUpstream] = {}
-    for group in _grouped(targets):
-        _route(made, group, alike)
+    groups = _grouped(targets)
+    # Hosts whose requests may be forwarded when they come by https; "" has those of all hosts.
+    hosts = {group[0].host for group in groups if group[0].port != "80" and "redirect" not in group[0].opts}
+    for group in groups:
+        _route(made, group, alike, hosts)
     return made
 
 
@@ -164,10 +181,19 @@ def _grouped(targets: list[_Target]) -> list[list[_Target]]:
     return list(groups.values())
 
 
-def _route(made: Draft, group: list[_Target], alike: dict[str, DraftUpstream]) -> None:
+def _route(made: Draft, group: list[_Target], alike: dict[str, DraftUpstream], hosts: set[str]) -> None:
     first = group[0]
     notes: list[Note] = []
+    guards = sorted({key for target in group for key in GUARDS & target.opts.keys()})
     why = _left_out(first)
+    if "redirect" in first.opts and _goes_to_https(first) and (first.port == "80" or (why and hosts)):
+        made.routes.append(_to_https(made, first, hosts))
+        return
+    if why and guards and first.opts.get("proto", "http") in ("http", "https"):
+        route = DraftRoute(first.service, "", [Ranked(_wider(first))], {}, [], first.line)
+        route.closed = f"{', '.join(guards)} guarded it, and is not in this version; {why}, so it meets more"
+        made.routes.append(route)
+        return
     if why:
         for target in group:
             made.note(target.line, f"{target.service} {target.source} is left out: {why}")
@@ -194,13 +220,41 @@ def _route(made: Draft, group: list[_Target], alike: dict[str, DraftUpstream]) -
             settings["split"] = [{"upstream": name, "weight": 1} for name in names]
             told = "services of one path have equal shares here, and there each instance has one"
             notes.append(Note(first.line, told))
-    guards = sorted(GUARDS & opts.keys())
     if guards:
         route.closed = f"{', '.join(guards)} guarded it, and is not in this version"
     known = GUARDS | {"strip", "prepend", "host", "proto", "tlsskipverify", "weight", "redirect"}
     notes += [Note(first.line, f"{key} is not carried over") for key in opts if key not in known]
     notes += [Note(first.line, f"{key} is not carried over{_LATER}") for key in guards]
     made.routes.append(route)
+
+
+def _goes_to_https(target: _Target) -> bool:
+    url = target.opts["redirect"].partition(",")[2] or target.url or ""
+    return url.startswith("https://")
+
+
+def _to_https(made: Draft, target: _Target, hosts: set[str]) -> DraftRoute:
+    """A redirect of plain http to https, before all other routes of its host: there it has a port
+    of its own. To the same host and path where more cannot be said."""
+    to = None if _MAGIC.search(target.source) else _redirect(target)
+    notes: list[Note] = []
+    if to is not None and to.get("host") == target.host and "path" not in to:
+        del to["host"]
+    if to is None or (len(to) > 2 and target.host in hosts):
+        code = target.opts["redirect"].partition(",")[0]
+        to = {"status": int(code) if code in _REDIRECTS else 302, "scheme": "https"}
+        notes.append(Note(target.line, "to https with the same host and path; fabio sent to another URL"))
+    made.note(0, HTTPS_IS_KNOWN)
+    return DraftRoute(target.service, "", [Ranked(_wider(target))], {"priority": 1, "redirect": to}, notes, target.line)
+
+
+def _wider(target: _Target) -> Match:
+    """A match that meets what a source meets, and more where that has a port or a pattern."""
+    host = "" if _MAGIC.search(target.host) else target.host
+    path = f"/{target.source.partition('/')[2]}"
+    if _MAGIC.search(path):
+        return Match(host=host or None, regex=f"{patterns.path(_MAGIC.sub('', path))}.*")
+    return Match(host=host or None, prefix=path)
 
 
 def _parts(group: list[_Target]) -> list[list[_Target]]:
@@ -223,6 +277,8 @@ def _left_out(target: _Target) -> str:
         return f"proto={proto}: requests of HTTP are what goes through"
     if not slash:
         return "there is no slash behind the host"
+    if target.port:
+        return f"a port ({target.port}) is not looked at here"
     if "$" in target.source:
         return "it takes something from fabio's environment"
     if "*" in host.removeprefix("*.") or any(letter in path for letter in "*[]{}"):
@@ -230,6 +286,7 @@ def _left_out(target: _Target) -> str:
     return ""
 
 
+_REDIRECTS = ("301", "302", "303", "307", "308")
 _REDIRECT = re.compile(
     r"(?P<scheme>https?)://(?P<host>\$host|\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?"
     r"(?P<path>/?\$path|/[^?#$]*)?\Z"

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from gateway.config import document
 from gateway.config.document import Leaf, Mapping, Node, Sequence
 from gateway.errors import ConfigError, Mistake
+from gateway.importers import merge_keys
 from gateway.importers.draft import Note
 
 _TRUE = frozenset({"true", "yes", "on"})
@@ -24,6 +25,9 @@ def read(data: bytes, name: str) -> Mapping:
     root, mistakes = document.parse(data)
     if mistakes or root is None:
         raise ConfigError.found(name, mistakes or [Mistake(1, 1, "", "is empty")])
+    mistakes = merge_keys.resolved(root)
+    if mistakes:
+        raise ConfigError.found(name, mistakes)
     if not isinstance(root, Mapping):
         raise ConfigError.found(name, [Mistake(root.line, root.col, "", "must be a mapping")])
     return root
@@ -70,8 +74,19 @@ class Fields:
         if own is None:
             return None
         self._asked.add(own)
-        node = self._entries[own].node
+        return self.peek(key)
+
+    def peek(self, key: str) -> Node | None:
+        """The same, but `rest` still notes the key."""
+        own = self._keys.get(key.lower())
+        node = self._entries[own].node if own is not None else None
         return None if isinstance(node, Leaf) and node.value is None else node
+
+    def peeked(self, key: str) -> Fields:
+        """The mapping at a key, empty if there is none; its notes are dropped, and `rest` still
+        notes the key."""
+        node = self.peek(key)
+        return Fields(node if isinstance(node, Mapping) else Mapping(self.line, 1), "", [])
 
     def text(self, key: str) -> str | None:
         node = self.take(key)

@@ -7,19 +7,25 @@ its words become the note.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import replace
 
 from gateway import config, router
 from gateway.errors import ConfigError, Mistake
-from gateway.importers import order, patterns, writer
-from gateway.importers.draft import Draft, DraftRoute, Names, Note, Rank, Ranked
+from gateway.importers import order, paths, writer
+from gateway.importers.draft import Draft, DraftRoute, Note, Rank, Ranked
+from gateway.importers.widen import widened
 from gateway.model import Match
 
+# What is under `own_prefix`, which no import changes.
+_OWN = re.compile(r"/-(?:/|\Z)")
 # Each round takes out all that the check finds; a few more may come to light by that.
 ROUNDS = 20
 # Putting matches in order compares each with each.
 MOST_MATCHES = 10_000
 
+_CLOSED = "closed"
 _NOWHERE = {"endpoints": [{"url": "http://127.0.0.1:9", "weight": 0}]}
 
 
@@ -30,19 +36,15 @@ def finished(draft: Draft, name: str) -> str:
     draft.routes.sort(
         key=lambda route: (not route.lets_pass, not route.closed, min(ranked.rank for ranked in route.matches))
     )
-    names = Names()
     for route in draft.routes:
-        route.name = names.free(route.name)
-        if route.closed:
-            _close(draft, route, route.closed)
-        elif "respond" in route.settings:
-            _meet_bytes(route)
+        route.name = draft.route_names.free(route.name)
+    draft.routes = [part for route in draft.routes for part in _begun(draft, route)]
     if sum(len(route.matches) for route in draft.routes) > MOST_MATCHES:
         raise ConfigError.found(name, [Mistake(0, 0, "", f"has more than {MOST_MATCHES} matches")])
     _tell_apart(draft)
     _believed(draft, name)
     _tell_of_prefixes(draft)
-    draft.routes = order.by_priority(draft.routes, names)
+    draft.routes = order.by_priority(draft.routes, draft.route_names)
     text = _believed(draft, name)
     if not draft.routes and not draft.upstreams:
         lost = [Mistake(note.line, 1 if note.line else 0, "", note.text) for note in dict.fromkeys(draft.notes)]
@@ -51,47 +53,51 @@ def finished(draft: Draft, name: str) -> str:
     return text
 
 
-def _close(draft: Draft, route: DraftRoute, why: str) -> DraftRoute:
-    """Let a route lead to the upstream whose only endpoint takes no request: 503."""
+def _begun(draft: Draft, route: DraftRoute) -> list[DraftRoute]:
+    """A route as it goes into the first round."""
+    if route.closed:
+        return _close(draft, route, route.closed)
+    if "respond" in route.settings:
+        route.matches += paths.by_bytes(route.matches)
+    return [route]
+
+
+def _close(draft: Draft, route: DraftRoute, why: str) -> list[DraftRoute]:
+    """Route the requests to the upstream whose only endpoint takes no request: 503.
+
+    Two routes where the route has prefixes: elsewhere those go by bytes, and a pattern beside
+    a prefix would not allow `strip_prefix`, which stays for whoever opens the route.
+    """
     nowhere = next((one for one in draft.upstreams.values() if one.settings == _NOWHERE), None)
     if nowhere is None:
-        nowhere = draft.upstream("closed")
+        nowhere = draft.upstream(_CLOSED)
         nowhere.settings |= _NOWHERE
         nowhere.notes.append(Note(0, "answers 503 to routes that must not be open, see there"))
-    route.notes.insert(0, Note(route.line, f"closed: {why}{_reopened(draft, route)}"))
+    again = route.upstream == nowhere.name
+    route.notes.insert(0, Note(route.line, f"closed: {why}{'' if again else _reopened(draft, route)}"))
     route.settings = {key: value for key, value in route.settings.items() if key not in _ENDS}
     route.upstream, route.closed = nowhere.name, why
-    _meet_bytes(route)
-    return route
+    beside = [] if again else paths.by_bytes(route.matches)
+    if not beside:
+        return [route]
+    told = f"closed with {route.name}: {draft.source} takes prefixes by bytes; to open {route.name} delete this, too"
+    name = draft.route_names.free(route.name)
+    other = DraftRoute(name, nowhere.name, beside, {}, [Note(route.line, told)], route.line, why)
+    return [route, other]
 
 
 _ENDS = frozenset({"split", "redirect", "respond", "mirror"})
 
 
 def _reopened(draft: Draft, route: DraftRoute) -> str:
-    """What a closed route led to, as far as it is there."""
+    """How to open a closed route: by what it led to, as far as that was carried over."""
     if not route.upstreams or not all(name in draft.upstreams for name in route.upstreams):
-        return ""
+        return f"; to open it: name an upstream in place of `{_CLOSED}`"
     split = route.settings.get("split")
     if split is None:
         return f"; to open it: upstream: {route.upstream}"
     parts = ", ".join(f"{{upstream: {part['upstream']}, weight: {part['weight']}}}" for part in split)
     return f"; to open it: split: [{parts}]"
-
-
-def _meet_bytes(route: DraftRoute) -> None:
-    """Have a route meet all that its prefixes met by their bytes: `/.ht` is there to shut
-    `/.htaccess`."""
-    route.matches += [
-        Ranked(replace(one.match, prefix=None, regex=one.match.regex or _of_bytes(one.match.prefix)), one.rank)
-        for one in route.matches
-        if one.match.prefix is not None and not one.match.prefix.endswith("/")
-    ]
-
-
-def _of_bytes(prefix: str) -> str:
-    """A pattern for what begins with the bytes of a prefix, and is not under it."""
-    return f"{patterns.path(prefix)}[^/].*"
 
 
 def _tell_apart(draft: Draft) -> None:
@@ -104,7 +110,11 @@ def _tell_apart(draft: Draft) -> None:
             if prefix is not None and prefix != "/" and prefix.endswith("/") and one.match.regex is None:
                 slashed[replace(one.match, prefix=prefix[:-1])] = one.rank
     for route in draft.routes:
-        route.matches = [_alone(one, slashed[one.match]) if one.match in slashed else one for one in route.matches]
+        route.matches = [
+            # A match that goes before the other one anyway keeps all that it meets.
+            _alone(one, slashed[one.match]) if one.match in slashed and not one.rank < slashed[one.match] else one
+            for one in route.matches
+        ]
 
 
 def _alone(one: Ranked, slashed: Rank) -> Ranked:
@@ -159,9 +169,18 @@ def _take_out(draft: Draft, text: writer.Text, error: ConfigError) -> None:
         if mirror is not None and mirror["upstream"] not in draft.upstreams:
             del route.settings["mirror"]
             route.notes.append(Note(route.line, f"nothing is copied: upstream {mirror['upstream']} is left out"))
-    draft.routes = [
-        kept for number, route in enumerate(draft.routes) if (kept := _thinned(draft, route, number, gone)) is not None
-    ]
+    lost: list[tuple[DraftRoute, Ranked, str]] = []
+    taken = Counter(one.match for route in draft.routes for one in route.matches)
+    alone = {match: number == 1 for match, number in taken.items()}
+    kept: list[DraftRoute] = []
+    for number, route in enumerate(draft.routes):
+        bad = {nth: why for nth in range(len(route.matches)) if (why := gone.get(("routes", number, nth)))}
+        if route.closed:
+            lost += [(route, one, bad[nth]) for nth, one in enumerate(route.matches) if nth in bad and alone[one.match]]
+        kept += _thinned(draft, route, bad, gone.get(("routes", number)))
+    draft.routes = kept
+    for route, one, why in lost:
+        _guard_lost(draft, route, one, why)
 
 
 def _thin_upstream(draft: Draft, name: str, gone: dict[writer.Owner, str]) -> None:
@@ -182,20 +201,46 @@ def _thin_upstream(draft: Draft, name: str, gone: dict[writer.Owner, str]) -> No
     upstream.settings["endpoints"] = [one for number, one in enumerate(endpoints) if number not in bad]
 
 
-def _thinned(draft: Draft, route: DraftRoute, number: int, gone: dict[writer.Owner, str]) -> DraftRoute | None:
-    """A route without what the check refuses; None when nothing of it is left to match."""
-    bad = {nth: why for nth in range(len(route.matches)) if (why := gone.get(("routes", number, nth)))}
+def _thinned(draft: Draft, route: DraftRoute, bad: dict[int, str], whole: str | None) -> list[DraftRoute]:
+    """A route without the matches that the check refuses, and closed where it refuses the rest
+    of it (`whole`); nothing when no match is left."""
+    if whole is not None and all(one.match == Match() for one in route.matches):
+        # A route for all requests has no line for its match, so this may be said of that.
+        everywhere = sum(all(one.match == Match() for one in other.matches) for other in draft.routes)
+        bad = bad or ({0: whole} if everywhere > 1 else {})
     if len(bad) == len(route.matches):
         draft.note(route.line, f"route {route.name} is left out: {'; '.join(dict.fromkeys(bad.values()))}")
         draft.notes += route.notes
-        return None
+        return []
     route.notes += [Note(route.line, f"a match is left out: {why}") for why in dict.fromkeys(bad.values())]
     route.matches = [ranked for nth, ranked in enumerate(route.matches) if nth not in bad]
     missing = [name for name in route.upstreams if name not in draft.upstreams]
     if missing or not (route.upstreams or route.answered):
         return _close(draft, route, f"upstream {', '.join(missing)} could not be carried over")
-    whole = gone.get(("routes", number))
     if whole is not None:
         route.settings = {}
         return _close(draft, route, whole)
-    return route
+    return [route]
+
+
+def _guard_lost(draft: Draft, route: DraftRoute, one: Ranked, why: str) -> None:
+    """A match of a closed route that cannot be expressed: its requests must not reach the next
+    best route. A pattern without its look-around takes its place, as that meets more; where
+    that is refused, too, all routes that come after it are closed."""
+    if _OWN.match(one.match.path or one.match.prefix or ""):
+        # The gateway answers there itself, so nothing can reach an upstream.
+        return
+    wider = widened(one.match.regex) if one.match.regex is not None else None
+    if wider is not None and wider != one.match.regex:
+        told = f"closed: {why}; this pattern without look-around meets more: {wider}"
+        match = Ranked(replace(one.match, regex=wider), one.rank)
+        name = draft.route_names.free(route.name)
+        draft.routes.insert(0, DraftRoute(name, route.upstream, [match], {}, [Note(route.line, told)], route.line, why))
+        return
+    place = order.extent(replace(one.match, regex=None, path=None, prefix=None))
+    for other in list(draft.routes):
+        after = (its.match for its in other.matches if not one.rank or not its.rank or its.rank >= one.rank)
+        if other.closed or other.lets_pass or all(place.apart(order.extent(match)) for match in after):
+            continue
+        beside = _close(draft, other, f"a guard before it, in line {route.line}, cannot be expressed ({why})")
+        draft.routes += beside[1:]

@@ -1,8 +1,8 @@
 """Kong's declarative file, format 1.1 to 3.0: services, routes, upstreams and targets.
 
 Rule: Kong's defaults are written down where they are not ours (`strip_path` is on,
-`preserve_host` off). Plugins and consumers are notes; a plugin that guards a route closes it,
-and one that answers in its place does so here, if it can be said how.
+`preserve_host` off). Plugins and consumers are notes. A plugin that is not known to let every
+request pass closes its routes; one that answers in their place does so here, if it can be said how.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import json
 import re
 from typing import Any
 
+from gateway.config.document import Mapping, Sequence
 from gateway.errors import ConfigError, Mistake
 from gateway.importers import paths, patterns
 from gateway.importers.draft import HTTPS_IS_KNOWN, Draft, DraftRoute, DraftUpstream, Note, Rank, Ranked, duration
 from gateway.importers.fields import Fields, read
 from gateway.model import Match
 
-# Plugins without which a route lets in what it kept out.
+# Plugins that refuse requests on purpose; their comment says so.
 GUARDS = frozenset(
     {
         "acl", "basic-auth", "bot-detection", "header-cert-auth", "hmac-auth", "ip-restriction", "jwt", "jwt-signer",
@@ -25,9 +26,25 @@ GUARDS = frozenset(
         "opa", "openid-connect", "redirect", "request-termination", "request-validator", "saml", "session",
     }
 )  # fmt: skip
+# Plugins that forward every request to the route's own service, but for limits of rate and size.
+# Any other plugin, known to Kong or not, may refuse a request, answer it or send it elsewhere.
+HARMLESS = frozenset(
+    {
+        "ai-rate-limiting-advanced", "correlation-id", "cors", "datadog", "file-log", "graphql-proxy-cache-advanced",
+        "graphql-rate-limiting-advanced", "http-log", "jq", "kafka-log", "loggly", "opentelemetry", "prometheus",
+        "proxy-cache", "proxy-cache-advanced", "rate-limiting", "rate-limiting-advanced",
+        "request-size-limiting", "request-transformer", "request-transformer-advanced", "response-ratelimiting",
+        "response-transformer", "response-transformer-advanced", "service-protection",
+        "statsd", "statsd-advanced", "syslog", "tcp-log", "tls-metadata-headers", "udp-log", "upstream-timeout",
+        "websocket-size-limit", "zipkin",
+    }
+)  # fmt: skip
 # A route may have this many matches: hosts × paths × header values.
 MOST = 1000
 _LATER = " (not in this version)"
+_NOTHING = ", so nothing of it is carried over"
+# More kinds of condition than any route has: a match with it wins over all others.
+_FIRST = 100
 _META = ("id", "tags", "created_at", "updated_at", "ws_id")
 _IS_URL = re.compile(
     r"(?P<protocol>[a-z]+)://(?P<host>\[[^\]]*\]|[^/:?#]*)(?::(?P<port>[0-9]{1,5}))?(?P<path>/[^?#]*)?\Z"
@@ -35,6 +52,7 @@ _IS_URL = re.compile(
 # Before format 3.0 a path with anything else in it was a pattern.
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._~/%-]*\Z")
 _PORTS = {"http": 80, "https": 443}
+_REDIRECTS = (301, 302, 307, 308)
 # Kong's read timeout is between two reads, the first of the head included.
 _TIMEOUTS = (
     ("connect_timeout", ("connect",)),
@@ -85,6 +103,11 @@ class _Import:
 
     def _plugins(self, fields: Fields, owner: tuple[str, str]) -> None:
         """Note the plugins of something; those that guard are kept by whom they guard."""
+        given = fields.take("plugins")
+        known = isinstance(given, Sequence) and all(isinstance(item, Mapping) for item in given.items)
+        if given is not None and not known:
+            # Kong refuses such a file; a plugin that is not understood may be a guard.
+            self._guards.setdefault(owner, []).append("plugins")
         for plugin in fields.each("plugins", "plugin"):
             name = plugin.text("name") or "without a name"
             enabled = plugin.flag("enabled", True)
@@ -101,7 +124,7 @@ class _Import:
                 self._answers[name] = answer
             else:
                 plugin.note(f"{name} is not carried over{_LATER if enabled else ' (it is off)'}")
-            if enabled and (answer is not None or name in GUARDS):
+            if enabled and (answer is not None or name not in HARMLESS):
                 self._guards.setdefault(whose, []).append(name)
 
     def _guarding(self, service: str | None, route: str, ident: str | None) -> list[str]:
@@ -204,7 +227,8 @@ class _Import:
         fields = given.within(notes, f"route {name}")
         self._plugins(fields, ("route", name))
         found = self._services.get(service) if service else None
-        ranked = self._ranked(fields)
+        guards = self._guarding(service, name, ident)
+        ranked = self._ranked(fields, bool(guards))
         stripped = fields.flag("strip_path", True)
         preserved = fields.flag("preserve_host", False)
         handling = fields.text("path_handling") or "v0"
@@ -221,24 +245,18 @@ class _Import:
             fields.note(f"left out: {why}")
             self.draft.notes += notes
             return
-        if protocols == {"https"} and moved in (301, 302, 307, 308):
-            first = [Ranked(one.match, (*one.rank[:-1], 0)) for one in ranked]
-            to = {"status": moved, "scheme": "https"}
-            self.draft.routes.append(DraftRoute(name, "", first, {"redirect": to}, [], given.line))
-            self.draft.note(0, HTTPS_IS_KNOWN)
-        elif protocols == {"https"}:
-            fields.note("protocols: plain http meets this route too; Kong answered with 426", "protocols")
+        if "https" in protocols and "http" not in protocols:
+            self._https_only(fields, name, ranked, moved, bool(guards) or found is None)
         if handling != "v0":
             fields.note(f"path_handling {handling}: paths are joined by one slash, as v0 does", "path_handling")
         route = DraftRoute(name, "", ranked, {}, notes, given.line)
-        guards = self._guarding(service, name, ident)
         answer = self._answers.get(guards[0]) if len(guards) == 1 else None
         if answer is not None:
             route.settings = dict(answer)
             self.draft.routes.append(route)
             return
         if guards:
-            route.closed = f"{', '.join(guards)} guarded it, and is not in this version"
+            route.closed = _guarded(guards)
         if found is None:
             route.closed = f"its service {service} could not be carried over" if service else "it has no service"
         else:
@@ -248,18 +266,35 @@ class _Import:
             route.settings["host"] = "preserve"
         self.draft.routes.append(route)
 
-    def _ranked(self, fields: Fields) -> list[Ranked]:
+    def _https_only(self, fields: Fields, name: str, ranked: list[Ranked], moved: int | None, closed: bool) -> None:
+        """Keep plain http from the service: a redirect in front, also where Kong answers 426."""
+        told: list[Note] = []
+        if moved not in _REDIRECTS and closed:
+            fields.note("protocols: plain http meets this route too; Kong answered with 426", "protocols")
+            return
+        if moved not in _REDIRECTS:
+            told.append(Note(fields.line, "plain http is redirected to https; Kong answered with 426"))
+        first = [Ranked(one.match, (*one.rank[:-1], 0)) for one in ranked]
+        to = {"status": moved if moved in _REDIRECTS else 308, "scheme": "https"}
+        self.draft.routes.append(DraftRoute(name, "", first, {"redirect": to}, told, fields.line))
+        self.draft.note(0, HTTPS_IS_KNOWN)
+
+    def _ranked(self, fields: Fields, guarded: bool) -> list[Ranked]:
+        """The matches of a route. Where it is `guarded`, a condition that cannot be expressed is
+        left out of them, not they for it: the route is closed, and may shut more than it did."""
         hosts, given, methods = fields.texts("hosts"), fields.texts("paths"), fields.texts("methods")
         headers = fields.fields("headers")
-        choices = _header_choices(headers) if headers is not None else [{}]
+        choices = _header_choices(headers, guarded) if headers is not None else [{}]
         priority = fields.whole("regex_priority") or 0
-        guarded = any(fields.texts(key) for key in ("snis",)) or fields.take("sources") or fields.take("destinations")
-        if guarded:
-            fields.note("snis, sources and destinations have no counterpart, so nothing of it is carried over")
-            return []
+        asked = [fields.take(key) for key in ("snis", "sources", "destinations")]
+        if any(node is not None and getattr(node, "size", 2) > 1 for node in asked):
+            fields.note("snis, sources and destinations have no counterpart" + ("" if guarded else _NOTHING))
+            if not guarded:
+                return []
         if fields.text("expression") is not None:
             fields.note("an expression is not carried over (traditional matches are)", "expression")
-            return []
+            # Its requests are not known, so all are shut.
+            return [Ranked(Match(), _rank(_FIRST, True, 0, "prefix", 0, 0))] if guarded else []
         if len(hosts or "-") * len(given or "-") * len(choices) > MOST:
             fields.note(f"has more than {MOST} matches")
             return []
@@ -269,11 +304,11 @@ class _Import:
         for path in given or ["/"]:
             kind, text = self._path(path)
             for host in [_host(fields, host) for host in hosts] or [None]:
-                if host == "":
+                if host == "" and not guarded:
                     continue
                 for choice in choices:
                     match = Match(
-                        host=host,
+                        host=host or None,
                         prefix=text if given and kind == "prefix" else None,
                         regex=text if kind == "regex" else None,
                         methods=frozenset(method.upper() for method in methods),
@@ -327,13 +362,26 @@ def _host(fields: Fields, host: str) -> str | None:
     return bare.lower()
 
 
-def _header_choices(headers: Fields) -> list[dict[str, str]]:
+def _guarded(guards: list[str]) -> str:
+    """Why a route with these plugins is closed."""
+    known = [name for name in guards if name in GUARDS or name.partition(",")[0] in ANSWERS]
+    unknown = [name for name in guards if name not in known]
+    parts = [f"{', '.join(known)} guarded it, and is not in this version"] if known else []
+    if unknown:
+        parts.append(f"{', '.join(unknown)} may refuse or divert requests, and is not in this version")
+    return "; ".join(parts)
+
+
+def _header_choices(headers: Fields, guarded: bool) -> list[dict[str, str]]:
     """Every way in which all headers have one of their values."""
     choices: list[dict[str, str]] = [{}]
     for name in headers.names():
         values = headers.texts(name)
         if any(value.startswith("~*") for value in values):
-            headers.note(f"patterns of {name} have no counterpart, so they match nothing here", name)
+            told = "so any value is meant here" if guarded else "so they match nothing here"
+            headers.note(f"patterns of {name} have no counterpart, {told}", name)
+            if guarded:
+                continue
             values = [value for value in values if not value.startswith("~*")]
         choices = [{**choice, name.lower(): value} for choice in choices for value in values]
         if len(choices) > MOST:

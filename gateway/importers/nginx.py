@@ -13,82 +13,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from gateway.config import urls
-from gateway.importers import nginx_answers, patterns
-from gateway.importers.draft import HTTPS_IS_KNOWN, Draft, DraftRoute, DraftUpstream, Note, Rank, Ranked, duration
-from gateway.importers.fields import decoded
-from gateway.importers.nginx_syntax import Directive, parse
+from gateway.importers import nginx_answers, nginx_groups, nginx_guards, nginx_includes, nginx_ports, patterns
+from gateway.importers.draft import HTTPS_IS_KNOWN, Draft, DraftRoute, DraftUpstream, Note, Ranked
+from gateway.importers.nginx_guards import ANSWERS, Level
+from gateway.importers.nginx_ports import Served
+from gateway.importers.nginx_syntax import Directive
 from gateway.model import Match
 
 _LATER = " (not in this version)"
+_SAME = "to https with the same host and path"
+# Behind every kind of location in a rank.
+_LAST = 9
 _OURS = ": the gateway does this by itself"
-# Answers that nginx makes; the location is no matter of a gateway then.
-ANSWERS = frozenset(
-    {"return", "root", "alias", "try_files", "fastcgi_pass", "uwsgi_pass", "scgi_pass", "grpc_pass", "memcached_pass",
-     "stub_status", "empty_gif", "autoindex", "index", "dav_methods", "js_content", "content_by_lua_block"}
-)  # fmt: skip
 # They may stand beside a proxy_pass without a word in the matter.
 _HARMLESS_ANSWERS = frozenset({"root", "index", "autoindex"})
-GUARDS = (
-    "allow", "auth_basic", "auth_jwt", "auth_request", "deny", "internal", "limit_except", "secure_link",
-    "ssl_verify_client",
-)  # fmt: skip
-# Those that also stand before what `return` answers; the others come to speak after that.
-_GUARDS_OF_ANSWERS = frozenset({"internal", "ssl_verify_client", "if"})
 # Headers that the gateway writes, or deals with, on its own.
 OUR_HEADERS = frozenset(
     {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "forwarded",
      "connection", "upgrade"}
 )  # fmt: skip
-_TIME_PART = re.compile(r"([0-9]+)(ms|s|m|h|d|w|M|y)?\s*")
-_DAY = 86_400_000
-_TIME = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": _DAY, "w": 7 * _DAY, "M": 30 * _DAY, "y": 365 * _DAY}
-_LONGEST = 8760 * 3_600_000
 _SIZE = re.compile(r"([0-9]{1,9})([kKmMgG]?)\Z")
 _UNITS = {"": "B", "k": "KiB", "m": "MiB", "g": "GiB"}
 _PASS = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#]+)(?P<uri>/.*)?\Z")
 _MIRRORED = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#$]+)\$request_uri\Z")
-_REASONS = {
-    "include": ": import what it holds with the rest (nginx -T prints all of it)",
-    "gzip": _LATER, "proxy_cache": _LATER, "proxy_redirect": ": Location goes back as it came",
-    "proxy_buffering": ": answers are never held back", "proxy_request_buffering": ": bodies are never held back",
-    "proxy_http_version": ": HTTP/1.1 is spoken to every upstream", "limit_req": _LATER, "limit_conn": _LATER,
-    "add_header": _LATER, "if": ": requests are treated as if it were not there",
-    "mirror": ": its location passes requests on in another way than http://HOST$request_uri",
-    "max_fails": ": eject counts failures in a row", "fail_timeout": ": see eject.for",
-    "max_conns": ": see pool.max_connections and concurrency",
-    "random": ": endpoints take turns", "hash": ": endpoints take turns, as its key has no counterpart",
-    "listen": ": the address to listen on is given by -b or PORT", "access_log": ": see access_log in the file",
-}  # fmt: skip
-
-
-@dataclass(slots=True)
-class _Level:
-    """The directives of a block by name, and the block around it. What a block does not say
-    it has from there. `asked` remembers which directives were looked at."""
-
-    block: list[Directive]
-    outer: _Level | None = None
-    asked: set[int] = field(default_factory=set)
-
-    def own(self, name: str) -> list[Directive]:
-        found = [one for one in self.block if one.name == name]
-        self.asked |= {id(one) for one in found}
-        return found
-
-    def find(self, name: str) -> list[Directive]:
-        found = self.own(name)
-        return found if found or self.outer is None else self.outer.find(name)
-
-    def last(self, name: str) -> Directive | None:
-        found = self.find(name)
-        return found[-1] if found else None
-
-    def rest(self) -> Iterator[Directive]:
-        return (one for one in self.block if id(one) not in self.asked)
 
 
 @dataclass(slots=True)
@@ -99,13 +50,19 @@ class _Location:
     kind: str
     path: str
     directive: Directive
-    level: _Level
+    level: Level
     order: tuple[int, int]
     around: str = ""
 
 
-def convert(data: bytes, name: str) -> Draft:
-    return _Import(parse(decoded(data, name), name)).draft
+def convert(data: bytes, name: str, path: Path | None = None) -> Draft:
+    """A configuration, or what `nginx -T` prints, as a draft. `path`: where the document is, if
+    it is a file; what it includes is read where it is there."""
+    top, read = nginx_includes.read(data, name, path)
+    draft = _Import(top).draft
+    for file in read:
+        draft.note(0, f"{file} was read from disk; comments have the line of its include")
+    return draft
 
 
 class _Import:
@@ -115,22 +72,35 @@ class _Import:
         self._made: dict[tuple[Any, ...], DraftUpstream] = {}
         self._used: set[str] = set()
         self._bodies: list[tuple[Directive, str]] = []
-        outer = _Level(top)
-        levels = [outer, *(_Level(http.block or [], outer) for http in outer.own("http"))]
+        outer = Level(top, main=any(one.name == "http" for one in top))
+        levels = [outer, *(Level(http.block or [], outer) for http in outer.own("http"))]
         for level in levels:
             for group in level.own("upstream"):
                 self._groups[" ".join(group.words)] = group
         servers = [(server, level) for level in levels for server in level.own("server")]
         if not servers and any(one.name == "location" for one in top):
             # What an `include` inside of a server would bring.
-            servers = [(Directive("server", [], 1, top), _Level([]))]
+            servers = [(Directive("server", [], 1, top), Level([]))]
             levels = []
         self._servers = len(servers)
         self._names = [one for server, _ in servers for one in server.block or [] if one.name == "server_name"]
-        opened = [_Level(server.block or [], level) for server, level in servers]
+        opened = [Level(server.block or [], level) for server, level in servers]
         self._hosts_of = [self._hosts(level) for level in opened]
+        self._served = [
+            Served(
+                server.line,
+                hosts,
+                _names(level),
+                _is_patterned(level),
+                any(one.name in ANSWERS - _HARMLESS_ANSWERS for one in level.block),
+                *nginx_ports.listening([one for one in level.block if one.name == "listen"]),
+            )
+            for (server, _), hosts, level in zip(servers, self._hosts_of, opened, strict=True)
+        ]
+        nginx_ports.reachable(self._served, self.draft.notes)
         for number, (server, _) in enumerate(servers):
             self._server(server, opened[number], number)
+        self.draft.routes = nginx_ports.placed(self._served)
         for level in levels:
             self._common(level)
         self._body_limit()
@@ -139,22 +109,30 @@ class _Import:
                 told = f"upstream {group_name} is left out: no location that was carried over leads to it"
                 self.draft.note(group.line, told)
 
-    def _common(self, level: _Level) -> None:
+    def _common(self, level: Level) -> None:
         """What stands outside of servers; locations have looked at what they take from it."""
         level.asked |= {id(one) for one in level.block if one.name in ("http", "events", "server", "upstream")}
         self._note_body(level)
         for directive in level.rest():
-            self.draft.note(directive.line, _lost(directive))
+            self.draft.note(directive.line, nginx_groups.lost(directive))
 
     # -- servers -------------------------------------------------------------------------
 
-    def _server(self, given: Directive, level: _Level, number: int) -> None:
+    def _server(self, given: Directive, level: Level, number: int) -> None:
         notes = self.draft.notes
         hosts = self._hosts_of[number]
+        if not hosts and self._served[number].patterned:
+            self._redirects_of_patterns(level, number)
         answer = next((one for one in level.block if one.name in ANSWERS - _HARMLESS_ANSWERS), None)
         locations = list(self._locations(level))
         self._note_body(level)
         moved = self._moved(level, number)
+        self._plain_http(level, number)
+        rewrites = level.own("rewrite")
+        everywhere = next(filter(None, map(nginx_answers.as_return, rewrites)), None)
+        answer = answer if everywhere is None else everywhere
+        if everywhere is None:
+            self._rewritten_first(rewrites, hosts, number)
         if answer is not None:
             level.own(answer.name)
             self._answers_all(answer, level, [host for host in hosts if host not in moved], number)
@@ -162,51 +140,118 @@ class _Import:
             notes.append(Note(given.line, "the server is left out: it has no name that could be carried over"))
         else:
             for location in locations:
-                self._location(location, hosts, locations)
+                self._location(location, hosts, locations, number)
             if self._servers == 1 and None not in hosts:
                 told = "a request for any other host gets 404 here; nginx gives it to its first server"
                 notes.append(Note(given.line, told))
             if None not in hosts and not any(one.kind == "" and one.path == "/" for one in locations):
-                told = "a request that meets no location goes on to routes for any host, if there are such"
-                notes.append(Note(given.line, told))
+                self._no_location(given, hosts, number)
         for directive in level.rest():
-            notes.append(Note(directive.line, _lost(directive)))
+            notes.append(Note(directive.line, nginx_groups.lost(directive)))
 
-    def _answers_all(self, answer: Directive, level: _Level, hosts: list[str | None], number: int) -> None:
+    def _no_location(self, given: Directive, hosts: list[str | None], number: int) -> None:
+        """What becomes of requests that meet no location: nginx answers 404. Where another server has
+        routes for wider hosts, the requests would be forwarded there."""
+        others = [served for nth, served in enumerate(self._served) if nth != number]
+        alone = [host for host in hosts if not any(host in served.hosts for served in others)]
+        wider = any(host is None or host.startswith("*.") for served in others for host in served.hosts)
+        if not wider or not alone or all(served.answers for served in others if served.hosts):
+            told = "a request that meets no location goes on to routes for any host, if there are such"
+            self.draft.notes.append(Note(given.line, told))
+            return
+        matches = [Ranked(Match(host=host, prefix="/"), (*nginx_ports.by_host(host), _LAST)) for host in alone]
+        name, settings = f"{_first_name(alone) or 'any'}-rest", {"respond": {"status": 404}}
+        route = DraftRoute(name, "", matches, settings, line=given.line)
+        self._served[number].routes.append(route)
+
+    def _answers_all(self, answer: Directive, level: Level, hosts: list[str | None], number: int) -> None:
         """Carry over what a server answers to all requests for some hosts. Where there is another
         server for one, on another port, only a redirect from http to https leaves it its requests."""
         end = nginx_answers.returned(answer, level.last, _first_name(self._hosts_of[number]))
         others = {host for nth, some in enumerate(self._hosts_of) if nth != number for host in some}
         route = DraftRoute(f"{_first_name(hosts) or 'any'}-answer", "", [], end or {}, line=answer.line)
-        to_https = route.lets_pass and "host" not in route.settings["redirect"]
+        to_https = end is not None and nginx_ports.to_https(route)
         kept = [host for host in hosts if end is not None and (to_https or host not in others)]
-        if len(kept) < len(hosts):
-            names = ", ".join(host or "any" for host in hosts if host not in kept)
-            told = f"left out: {answer.name} answers all requests that come for {names} by one of its ports"
-            self.draft.note(answer.line, told)
+        self._instead(answer, [host for host in hosts if host not in kept], number)
         if not kept:
             return
-        route.matches = [Ranked(Match(host=host, prefix="/"), (*_by_host(host), -1)) for host in kept]
+        if "respond" in route.settings:
+            found = nginx_guards.of_answers(nginx_guards.guards(level), redirected=False)
+            route.closed = nginx_guards.reason(found)
+        route.matches = [Ranked(Match(host=host, prefix="/"), (*nginx_ports.by_host(host), -1)) for host in kept]
         if to_https:
             self.draft.note(0, HTTPS_IS_KNOWN)
             if None in kept and others - {None}:
-                told = "hosts with a server of their own are not redirected, by whichever port they are asked"
+                told = "hosts with a server of their own are not redirected, where that has the same port"
                 route.notes.append(Note(answer.line, told))
-        self.draft.routes.append(route)
+        self._served[number].routes.append(route)
 
-    def _moved(self, level: _Level, number: int) -> set[str | None]:
+    def _instead(self, answer: Directive, hosts: list[str | None], number: int) -> None:
+        """What becomes of an answer to all requests that cannot be carried over for these hosts.
+        One that sends to https does so to the same host and path."""
+        if not hosts:
+            return
+        names = ", ".join(host or "any" for host in hosts)
+        status = nginx_answers.status_to_https(answer)
+        if status is None or self._served[number].secure:
+            told = f"left out: {answer.name} answers all requests that come for {names} by one of its ports"
+            self.draft.note(answer.line, told)
+            return
+        self._to_https(answer, status, hosts, number, exact=False)
+
+    def _to_https(self, answer: Directive, status: int, hosts: list[str | None], number: int, *, exact: bool) -> None:
+        """Redirect plain http for hosts, and let https pass. `exact`: nginx keeps host and path, too."""
+        matches = [Ranked(Match(host=host, prefix="/"), (*nginx_ports.by_host(host), -1)) for host in hosts]
+        if not matches:
+            return
+        settings = {"redirect": {"status": status, "scheme": "https"}}
+        route = DraftRoute(f"{_first_name(hosts) or 'any'}-answer", "", matches, settings, line=answer.line)
+        if not exact:
+            route.notes.append(Note(answer.line, f"{_SAME}; nginx sent clients to {answer.words[-1]}"))
+        self.draft.note(0, HTTPS_IS_KNOWN)
+        self._served[number].routes.append(route)
+
+    def _redirects_of_patterns(self, level: Level, number: int) -> None:
+        """Where only patterns name a server, redirects to https are carried over for all hosts."""
+        status = next(filter(None, map(nginx_answers.status_to_https, _inside(level.block))), None)
+        if status is not None and not self._served[number].secure:
+            answer = Directive("return", ["a URL of https, for names by a pattern"], self._served[number].line)
+            self._to_https(answer, status, [None], number, exact=False)
+
+    def _rewritten_first(self, rewrites: list[Directive], hosts: list[str | None], number: int) -> None:
+        """Shut the paths that a server rewrites before it looks for a location: that may be a guarded one."""
+        for one in rewrites:
+            pattern = patterns.whole(one.words[0] if one.words else "")
+            matches = [Ranked(Match(host=host, regex=pattern), (*nginx_ports.by_host(host), -1)) for host in hosts]
+            why = "rewrite changes these paths before a location is looked for"
+            if matches:
+                self._served[number].routes.append(DraftRoute("rewrite", "", matches, line=one.line, closed=why))
+
+    def _plain_http(self, level: Level, number: int) -> None:
+        """Carry over `if ($scheme = http) { return https://… }`."""
+        for one in list(level.block):
+            inside = one.block or []
+            if len(inside) == 1 and nginx_answers.is_plain_http(one):
+                answer = nginx_answers.as_return(inside[0]) if inside[0].name == "rewrite" else inside[0]
+                status = None if answer is None else nginx_answers.status_to_https(answer)
+                if answer is not None and status is not None:
+                    level.block = [other for other in level.block if other is not one]
+                    end = nginx_answers.returned(answer, level.last, _first_name(self._hosts_of[number]))
+                    self._to_https(answer, status, self._hosts_of[number], number, exact=_same_host(end))
+    def _moved(self, level: Level, number: int) -> set[str | None]:
         """The hosts that `if ($host = NAME) { return … }` redirects, as certbot writes it."""
         moved: set[str | None] = set()
-        for one in level.block:
+        served = self._served[number]
+        for one in list(level.block):
             host, inside = nginx_answers.host_of(one), one.block or []
-            if host is None or host not in self._hosts_of[number] or len(inside) != 1:
+            if host is None or len(inside) != 1 or not nginx_ports.answers(host, served, self._served):
                 continue
-            level.asked.add(id(one))
+            level.block = [other for other in level.block if other is not one]
             moved.add(host)
             self._answers_all(inside[0], level, [host], number)
         return moved
 
-    def _hosts(self, level: _Level) -> list[str | None]:
+    def _hosts(self, level: Level) -> list[str | None]:
         listening = [word for one in level.block if one.name == "listen" for word in one.words[1:]]
         default = "default_server" in listening or "default" in listening
         given = level.own("server_name")
@@ -230,7 +275,7 @@ class _Import:
         )
         return [*dict.fromkeys(hosts), None] if others else [None]
 
-    def _locations(self, level: _Level, around: str = "", depth: int = 0) -> Iterator[_Location]:
+    def _locations(self, level: Level, around: str = "", depth: int = 0) -> Iterator[_Location]:
         """The locations of a server, and those within them, which win over them."""
         for number, one in enumerate(level.own("location")):
             words = one.words
@@ -244,31 +289,35 @@ class _Import:
                 told = f"location {' '.join(one.words)} is left out: no request meets it by itself"
                 self.draft.note(one.line, told)
             else:
-                inner = _Level(one.block or [], level)
+                inner = Level(one.block or [], level)
                 yield _Location(kind, path, one, inner, (-depth, number), around)
                 # Within a pattern no other paths than its own can stand.
                 yield from self._locations(inner, path if kind in ("", "^~") else around, depth + 1)
 
     # -- locations -----------------------------------------------------------------------
 
-    def _location(self, location: _Location, hosts: list[str | None], all_of_them: list[_Location]) -> None:
+    def _location(
+        self, location: _Location, hosts: list[str | None], all_of_them: list[_Location], number: int
+    ) -> None:
         level = location.level
         matches = [one for host in hosts for one in _matches(location, host, all_of_them)]
         route = DraftRoute(_name(location), "", matches, line=location.directive.line)
-        route.closed = self._passed(location, level, route, hosts)
-        guards = _guards(level)
+        route.closed = self._passed(location, level, route, number)
+        guards = nginx_guards.guards(level)
         if route.answered:
-            guards = [one for one in guards if one.name in _GUARDS_OF_ANSWERS]
+            guards = nginx_guards.of_answers(guards, redirected="redirect" in route.settings)
         elif not route.closed:
             self._mirrored(level, route, all_of_them)
         if guards:
-            told = f"{', '.join(dict.fromkeys(one.name for one in guards))} guarded it, and is not in this version"
+            told = nginx_guards.reason(guards)
             route.closed = f"{route.closed}; {told}" if route.closed else told
         self._note_body(level)
-        route.notes += [Note(one.line, _lost(one)) for one in (*guards, *level.rest())]
-        self.draft.routes.append(route)
+        shut = {id(one) for one in guards}
+        route.notes += [Note(one.line, f"{one.name} is not carried over") for one in guards]
+        route.notes += [Note(one.line, nginx_groups.lost(one)) for one in level.rest() if id(one) not in shut]
+        self._served[number].routes.append(route)
 
-    def _mirrored(self, level: _Level, route: DraftRoute, locations: list[_Location]) -> None:
+    def _mirrored(self, level: Level, route: DraftRoute, locations: list[_Location]) -> None:
         """Where the requests of a location are copied to: by way of another one."""
         for one in level.find("mirror"):
             there = next((other for other in locations if [other.path] == one.words and other.kind in ("", "=")), None)
@@ -277,7 +326,7 @@ class _Import:
             if one.words == ["off"]:
                 continue
             if there is None or target is None:
-                route.notes.append(Note(one.line, _lost(one)))
+                route.notes.append(Note(one.line, nginx_groups.lost(one)))
             elif "mirror" in route.settings:
                 route.notes.append(Note(one.line, "mirror is not carried over: a route has one"))
             else:
@@ -285,13 +334,18 @@ class _Import:
                 route.settings["mirror"] = {"upstream": upstream.name}
         level.find("mirror_request_body")
 
-    def _passed(self, location: _Location, level: _Level, route: DraftRoute, hosts: list[str | None]) -> str:
+    def _passed(self, location: _Location, level: Level, route: DraftRoute, number: int) -> str:
         """Fill in where a location's requests go; why that cannot be said, else nothing."""
         passed, rewrites = level.own("proxy_pass"), level.own("rewrite")
         answer = next((one for one in level.block if one.name in ANSWERS - _HARMLESS_ANSWERS), None)
+        answer = next(filter(None, map(nginx_answers.as_return, rewrites)), answer)
         if answer is not None:
             level.own(answer.name)
-            end = nginx_answers.returned(answer, level.last, _first_name(hosts))
+            end = nginx_answers.returned(answer, level.last, _first_name(self._hosts_of[number]))
+            status = nginx_answers.status_to_https(answer)
+            if status is not None and self._servers > 1 and not self._served[number].secure and not _same_host(end):
+                route.notes.append(Note(answer.line, f"{_SAME}; nginx sent clients to {answer.words[-1]}"))
+                end = {"redirect": {"status": status, "scheme": "https"}}
             if end is None:
                 return f"{answer.name} answers"
             if "respond" in end:
@@ -303,6 +357,8 @@ class _Import:
         where = passed[0].words[0]
         target = _PASS.match(where)
         if "$" in where or target is None or target["authority"].startswith("unix:"):
+            # Whoever opens the route finds the path as it was.
+            route.settings = (_rewritten(rewrites) if rewrites else None) or {}
             return f"proxy_pass {where} names no host" + (" but a variable" if "$" in where else "")
         settings = _rewritten(rewrites) if rewrites else _replaced(location, target["uri"])
         if settings is None:
@@ -317,8 +373,8 @@ class _Import:
 
     # -- upstreams -----------------------------------------------------------------------
 
-    def _upstream(self, scheme: str, authority: str, level: _Level) -> DraftUpstream:
-        tls = _tls(level) if scheme == "https" else None
+    def _upstream(self, scheme: str, authority: str, level: Level) -> DraftUpstream:
+        tls = nginx_groups.tls(level) if scheme == "https" else None
         key = (scheme, authority, None if tls is None else tuple(tls.items()))
         if key in self._made:
             return self._made[key]
@@ -328,7 +384,7 @@ class _Import:
             upstream.settings["endpoints"] = [{"url": f"{scheme}://{authority}"}]
         else:
             self._used.add(authority)
-            _group(upstream, group, scheme)
+            nginx_groups.group(upstream, group, scheme)
         if tls is not None:
             upstream.settings["tls"] = tls
             if not tls.get("verify", True):
@@ -337,7 +393,7 @@ class _Import:
 
     # -- the limit on bodies ---------------------------------------------------------------
 
-    def _note_body(self, level: _Level) -> None:
+    def _note_body(self, level: Level) -> None:
         for one in level.own("client_max_body_size"):
             found = _SIZE.match(one.words[0]) if one.words else None
             self._bodies.append((one, f"{int(found[1])}{_UNITS[found[2].lower()]}" if found else ""))
@@ -354,35 +410,34 @@ class _Import:
             self.draft.note(one.line, told)
 
 
-def _lost(directive: Directive) -> str:
-    return f"{directive.name} is not carried over{_REASONS.get(directive.name, '')}"
-
-
-def _guards(level: _Level) -> list[Directive]:
-    """What keeps some requests out of a location, there or around it."""
-    given = {name: level.find(name) for name in GUARDS}
-    for name in ("auth_basic", "auth_jwt", "auth_request", "ssl_verify_client"):
-        if given[name] and given[name][-1].words[:1] == ["off"]:
-            given[name] = []
-    if not given["deny"]:
-        given["allow"] = []
-    return [*(one for name in GUARDS for one in given[name]), *_refusing(level)]
-
-
-def _refusing(level: _Level | None) -> Iterator[Directive]:
-    """Every `if`, there or around it, that turns requests away."""
-    while level is not None:
-        yield from (one for one in level.block if one.name == "if" and any(map(_refuses, one.block or [])))
-        level = level.outer
-
-
-def _refuses(directive: Directive) -> bool:
-    return directive.name == "return" and directive.words[:1] >= ["4"]
-
-
 def _name(location: _Location) -> str:
     words = re.sub(r"[^A-Za-z0-9]+", "-", location.path).strip("-")
     return words or "root"
+
+
+def _same_host(end: dict[str, Any] | None) -> bool:
+    """Whether a redirect leaves the host and the path as they are."""
+    return end is not None and set(end.get("redirect", {})) <= {"status", "scheme"}
+
+
+def _inside(block: list[Directive]) -> Iterator[Directive]:
+    """All directives of a block and of those in it; a rewrite of every path to a URL as `return`."""
+    for one in block:
+        yield (nginx_answers.as_return(one) if one.name == "rewrite" else None) or one
+        yield from _inside(one.block or [])
+
+
+def _is_patterned(level: Level) -> bool:
+    """Whether a server has names that are patterns."""
+    names = [word for one in level.block if one.name == "server_name" for word in one.words]
+    return any(name.startswith("~") or name.endswith(".*") for name in names)
+
+
+def _names(level: Level) -> list[tuple[str, ...]]:
+    """The names of a server that can be hosts here; `.example.com` stands for two."""
+    words = (word.lower() for one in level.block if one.name == "server_name" for word in one.words)
+    dotted = ((word[1:], f"*{word}") if word.startswith(".") else (word,) for word in words)
+    return [names for names in dotted if names[0] not in ("", "_") and not re.search(r"[~$]|\.\*\Z", names[0])]
 
 
 def _first_name(hosts: list[str | None]) -> str:
@@ -393,15 +448,9 @@ def _first_name(hosts: list[str | None]) -> str:
 # -- which requests ------------------------------------------------------------------------
 
 
-def _by_host(host: str | None) -> Rank:
-    if host is None:
-        return (2, 0)
-    return (1, -len(host)) if host.startswith("*.") else (0, 0)
-
-
 def _matches(location: _Location, host: str | None, others: list[_Location]) -> list[Ranked]:
     """The matches of a location, and their place in nginx's order."""
-    by_host = _by_host(host)
+    by_host = nginx_ports.by_host(host)
     if location.kind == "=":
         return [Ranked(Match(host=host, path=_raw(location.path)), (*by_host, 0, 0))]
     if location.kind in ("~", "~*"):
@@ -485,7 +534,7 @@ def _replaced(location: _Location, uri: str | None) -> dict[str, Any] | None:
 # -- options ----------------------------------------------------------------------------------
 
 
-def _options(level: _Level, notes: list[Note]) -> dict[str, Any]:
+def _options(level: Level, notes: list[Note]) -> dict[str, Any]:
     """Timeouts and retries that hold for a location."""
     timeouts: dict[str, Any] = {}
     for name, ours in (
@@ -494,7 +543,7 @@ def _options(level: _Level, notes: list[Note]) -> dict[str, Any]:
         ("proxy_read_timeout", ("response", "idle")),
     ):
         one = level.last(name)
-        length = _time(" ".join(one.words)) if one is not None else None
+        length = nginx_groups.time(" ".join(one.words)) if one is not None else None
         if length is not None:
             timeouts |= dict.fromkeys(ours, length)
         elif one is not None:
@@ -503,19 +552,11 @@ def _options(level: _Level, notes: list[Note]) -> dict[str, Any]:
     return {key: value for key, value in (("timeouts", timeouts), ("retry", retry)) if value}
 
 
-def _time(text: str) -> str | None:
-    parts = _TIME_PART.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text.replace(" ", ""):
-        return None
-    milliseconds = sum(int(number[:15]) * _TIME[unit or "s"] for number, unit in parts)
-    return duration(milliseconds) if milliseconds <= _LONGEST else None
-
-
 # Conditions of proxy_next_upstream -> ours.
 _CONDITIONS = {"error": ["connect", "stale", "reset"], "timeout": ["timeout"]}
 
 
-def _retry(level: _Level, notes: list[Note]) -> dict[str, Any]:
+def _retry(level: Level, notes: list[Note]) -> dict[str, Any]:
     retry: dict[str, Any] = {}
     given = level.last("proxy_next_upstream")
     if given is not None and "off" in given.words:
@@ -537,7 +578,7 @@ def _retry(level: _Level, notes: list[Note]) -> dict[str, Any]:
     return retry
 
 
-def _host_policy(level: _Level, group: str, notes: list[Note]) -> str:
+def _host_policy(level: Level, group: str, notes: list[Note]) -> str:
     """The Host that an upstream gets, and notes on the other headers that are set."""
     policy = group or "upstream"
     for one in level.find("proxy_set_header"):
@@ -557,100 +598,3 @@ def _host_policy(level: _Level, group: str, notes: list[Note]) -> str:
 
 
 _CLIENTS_HOST = frozenset({"$host", "$http_host", "$host:$server_port", "${host}", "${http_host}"})
-
-
-# -- groups -----------------------------------------------------------------------------------
-
-
-def _tls(level: _Level) -> dict[str, Any]:
-    verify = level.last("proxy_ssl_verify")
-    name = level.last("proxy_ssl_name")
-    tls: dict[str, Any] = {}
-    if verify is None or verify.words != ["on"]:
-        tls["verify"] = False
-    if name is not None and name.words and "$" not in name.words[0]:
-        tls["server_name"] = name.words[0]
-    return tls
-
-
-def _group(upstream: DraftUpstream, group: Directive, scheme: str) -> None:
-    level = _Level(group.block or [])
-    endpoints = []
-    for one in level.own("server"):
-        address, *parameters = one.words or [""]
-        if address.startswith("unix:"):
-            upstream.notes.append(Note(one.line, f"server {address} is left out: endpoints are reached by TCP"))
-            continue
-        endpoint: dict[str, Any] = {"url": f"{scheme}://{_with_port(address)}"}
-        for parameter in parameters:
-            key, _, value = parameter.partition("=")
-            if key == "weight" and value.isdecimal():
-                endpoint["weight"] = int(value[:9])
-            elif key in ("backup", "down"):
-                endpoint["weight"] = 0
-                upstream.notes.append(Note(one.line, f"{key}: {address} has weight 0 and takes no traffic"))
-            elif parameter != "max_fails=0":
-                told = f"{key} of server {address} is not carried over{_REASONS.get(key, '')}"
-                upstream.notes.append(Note(one.line, told))
-        if any(parameter in ("backup", "down") for parameter in parameters):
-            endpoint["weight"] = 0
-        endpoints.append(endpoint)
-    upstream.settings["endpoints"] = endpoints
-    servers = [one.words[1:] for one in group.block or [] if one.name == "server"]
-    if all("max_fails=0" in parameters for parameters in servers):
-        upstream.settings["eject"] = None
-    upstream.settings |= _balance(level)
-    pool: dict[str, Any] = {}
-    for one in level.own("keepalive"):
-        if one.words and one.words[0].isdecimal():
-            pool["max_idle"] = int(one.words[0][:9])
-            upstream.notes.append(Note(one.line, "keepalive counts for the group in nginx, max_idle for each endpoint"))
-    for one in level.own("keepalive_timeout"):
-        length = _time(" ".join(one.words))
-        if length is not None:
-            pool["idle_timeout"] = length
-    if pool:
-        upstream.settings["pool"] = pool
-    upstream.notes += [Note(one.line, _lost(one)) for one in level.rest()]
-
-
-# What `hash` may go by: one variable that is one thing here.
-_HASHED = re.compile(
-    r"\$(?:(?P<client_ip>(?:binary_)?remote_addr)|(?P<path>uri)|http_(?P<header>\w+)|cookie_(?P<cookie>\w+)"
-    r"|arg_(?P<query>\w+))\Z"
-)
-
-
-def _balance(level: _Level) -> dict[str, Any]:
-    """How the servers of a group are picked."""
-    for name, balance in (("least_conn", "least_requests"), ("least_time", "ewma")):
-        if level.own(name):
-            return {"balance": balance}
-    if level.own("ip_hash"):
-        return {"balance": {"hash": {"by": "client_ip"}}}
-    for one in level.block:
-        words = one.words
-        if one.name == "random" and words[:1] == ["two"]:
-            level.own("random")
-            return {"balance": "least_requests"}
-        if one.name == "sticky" and words[:1] == ["cookie"] and len(words) > 1:
-            level.own("sticky")
-            return {"balance": {"sticky": {"cookie": words[1]}}}
-        found = _HASHED.match(re.sub(r"[{}]", "", words[0])) if one.name == "hash" and words else None
-        if found is not None:
-            level.own("hash")
-            return {"balance": {"hash": {"by": _hashed(found)}}}
-    return {}
-
-
-def _hashed(found: re.Match[str]) -> str:
-    kind = found.lastgroup or ""
-    if kind in ("client_ip", "path"):
-        return kind
-    # In the names of headers `_` stands for `-`.
-    return f"{kind}:{found[kind].replace('_', '-') if kind == 'header' else found[kind]}"
-
-
-def _with_port(address: str) -> str:
-    """nginx's servers listen on 80 unless they say otherwise, whatever is spoken."""
-    return address if ":" in address.rpartition("]")[2] else f"{address}:{urls.PORTS['http']}"

@@ -41,6 +41,46 @@ def returned(directive: Directive, last: Callable[[str], Directive | None], name
     return {"respond": respond}
 
 
+def status_to_https(directive: Directive) -> int | None:
+    """The status of a `return` that sends clients to an https URL, whatever else it says."""
+    words = directive.words
+    if directive.name != "return" or not words or not words[-1].startswith("https://"):
+        return None
+    return int(words[0]) if words[0] in _REDIRECTS else 302
+
+
+# Patterns that meet every path, and what they leave of the path for `$1`.
+_EVERY_PATH = re.compile(r"\^?/?(?:\.\*)?\$?\Z|\^?(?P<slash>/)?\(\.\*\)\$?\Z")
+
+
+def as_return(rewrite: Directive) -> Directive | None:
+    """The `return` that a `rewrite` of every path to a URL amounts to; None for any other."""
+    words = rewrite.words
+    found = _EVERY_PATH.match(words[0]) if len(words) in (2, 3) else None
+    if found is None or not words[1].startswith(("http://", "https://", "$scheme://")):
+        return None
+    url = words[1].removesuffix("?")
+    if url.endswith("$1"):
+        # What `$1` stands for begins with a slash unless the pattern has that before it.
+        before, slash = url.removesuffix("$1"), bool(found["slash"])
+        if before.endswith("/") is not slash:
+            return None
+        url = f"{before.removesuffix('/')}$request_uri"
+    status = "301" if words[2:] == ["permanent"] else "302"
+    return Directive("return", [status, url], rewrite.line)
+
+
+_PLAIN_HTTP = re.compile(
+    r"\(\s*(?:\$(?:scheme|http_x_forwarded_proto)\s*(?:=\s*http|!=\s*https)|\$https\s*(?:=|!=\s*on)"
+    r"|\$server_port\s*(?:=\s*80|!=\s*443))\s*\)"
+)
+
+
+def is_plain_http(condition: Directive) -> bool:
+    """Whether an `if` asks for plain http, in one of the ways in which it is written."""
+    return condition.name == "if" and _PLAIN_HTTP.fullmatch(" ".join(condition.words)) is not None
+
+
 def _is_error_page(code: str, pages: Directive | None) -> bool:
     return pages is not None and code in pages.words
 

@@ -6,12 +6,17 @@ words mean is not known here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from gateway.errors import ConfigError, Mistake
 
 DEPTH = 64
+# Blocks that hold code.
+_LUA = "_by_lua_block"
+_LUA_MARK = re.compile(r"(?:--)?\[=*\[|--|[\"'{}]")
+_LUA_STRING = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'", re.DOTALL)
 _SPACE = " \t\r\n"
 # What a backslash stands for before these; before anything else it stays.
 _ESCAPES = {'"': '"', "'": "'", "\\": "\\", "t": "\t", "r": "\r", "n": "\n"}
@@ -19,12 +24,14 @@ _ESCAPES = {'"': '"', "'": "'", "\\": "\\", "t": "\t", "r": "\r", "n": "\n"}
 
 @dataclass(slots=True)
 class Directive:
-    """`block` is None where a `;` ends the directive."""
+    """`block` is None where a `;` ends the directive. `known`: of an `include` that was not
+    read, that it says nothing of who may ask."""
 
     name: str
     words: list[str]
     line: int
     block: list[Directive] | None = None
+    known: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +51,12 @@ class _Open:
     line: int = 0
 
 
-def parse(text: str, name: str) -> list[Directive]:
-    """The directives of a document; ConfigError with the line where it is none."""
+def parse(text: str, name: str, first_line: int = 1) -> list[Directive]:
+    """The directives of a document; ConfigError with the line where it is none. `first_line`:
+    the number of the line that the text begins with."""
     blocks = [_Open()]
     words: list[_Token] = []
-    tokens = _tokens(text, name)
+    tokens = _tokens(text, name, first_line)
     for token in tokens:
         if token.kind == "word":
             words.append(token)
@@ -84,8 +92,10 @@ def _directive(words: list[_Token]) -> Directive:
     return Directive(words[0].text, [word.text for word in words[1:]], words[0].line)
 
 
-def _tokens(text: str, name: str) -> Iterator[_Token]:
-    place, line, end = 0, 1, len(text)
+def _tokens(text: str, name: str, line: int) -> Iterator[_Token]:
+    place, end = 0, len(text)
+    # The first word of a directive.
+    head = ""
     while place < end:
         letter = text[place]
         if letter in _SPACE:
@@ -97,11 +107,41 @@ def _tokens(text: str, name: str) -> Iterator[_Token]:
         elif letter in "{};":
             yield _Token(letter, letter, line)
             place += 1
+            if letter == "{" and head.endswith(_LUA):
+                beyond = _lua_end(text, place, name, line)
+                line += text.count("\n", place, beyond)
+                place = beyond
+            head = ""
         else:
             word, beyond = _quoted(text, place, name, line) if letter in "\"'" else _bare(text, place)
             yield _Token("word", word, line)
+            head = head or word
             line += text.count("\n", place, beyond)
             place = beyond
+
+
+def _lua_end(text: str, place: int, name: str, line: int) -> int:
+    """Where the brace stands that closes a block of Lua, which is skipped: braces in Lua's
+    strings and comments do not count (Lua 5.1 §2.1)."""
+    depth = 1
+    start = place
+    while (found := _LUA_MARK.search(text, place)) is not None:
+        mark, place = found[0], found.end()
+        if mark in "{}":
+            depth += 1 if mark == "{" else -1
+            if not depth:
+                return found.start()
+            continue
+        if mark in "\"'":
+            string = _LUA_STRING.match(text, found.start())
+            place = -1 if string is None else string.end()
+        else:
+            end = "\n" if mark == "--" else f"]{'=' * mark.count('=')}]"
+            closed = text.find(end, place)
+            place = closed + len(end) if closed >= 0 else -1
+        if place < 0:
+            raise _wrong(name, line + text.count("\n", start, found.start()), f"a {mark} in Lua that is never closed")
+    raise _wrong(name, line, "a { that is never closed")
 
 
 def _quoted(text: str, start: int, name: str, line: int) -> tuple[str, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from gateway.errors import ClientError
 from gateway.importers import patterns
 from gateway.importers.draft import DraftRoute, Names, Ranked
 from gateway.model import Match, Route
@@ -33,6 +34,19 @@ class _Placed:
         if self.extent.apart(other.extent):
             return False
         return self.beginning.startswith(other.beginning) or other.beginning.startswith(self.beginning)
+
+
+def may_meet(one: Match, other: Match) -> bool:
+    """Whether a request could meet both matches; True also where that is hard to tell."""
+    return not extent(one).apart(extent(other))
+
+
+def extent(match: Match) -> Extent:
+    """What a match meets; everything where its host or path is none."""
+    try:
+        return Extent.of(match)
+    except ClientError:
+        return Extent.of(Match())
 
 
 def by_priority(routes: list[DraftRoute], names: Names) -> list[DraftRoute]:

@@ -7,11 +7,13 @@ other byte of the path alone; `rewrite: {regex}`, which works on the normal form
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from gateway import target
 from gateway.errors import ClientError
 from gateway.importers import patterns
+from gateway.importers.draft import Ranked
 from gateway.model import Match
 
 
@@ -73,3 +75,19 @@ def _sent(path: str) -> str:
 
 def _literal(path: str) -> str:
     return _sent(path).replace("\\", "\\\\") if path else ""
+
+
+def by_bytes(matches: Sequence[Ranked]) -> list[Ranked]:
+    """What the prefixes among the matches meet by their bytes but not by whole segments: `/.ht` is
+    there to shut `/.htaccess`."""
+    return [
+        # One with a pattern as well keeps that: the pattern alone says what is met.
+        Ranked(replace(one.match, prefix=None, regex=one.match.regex or _of_bytes(one.match.prefix)), one.rank)
+        for one in matches
+        if one.match.prefix is not None and not one.match.prefix.endswith("/")
+    ]
+
+
+def _of_bytes(prefix: str) -> str:
+    """A pattern for what begins with the bytes of a prefix, and is not under it."""
+    return f"{patterns.path(prefix)}[^/].*"

@@ -1,28 +1,42 @@
 """Traefik's file provider: the document with `http.routers`, `services` and `middlewares`.
 
-Rule: a router is carried over whole or not at all. A middleware that changes the request's
-way and cannot be expressed takes its routers along; one that guards them closes them.
+Rule: a router is carried over whole, or it is closed. A middleware closes its routers where
+it guards them, where it changes the request's way and cannot be expressed, and where it is
+not known. Client certificates are a guard, too.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gateway.config import units
-from gateway.config.document import Mapping
-from gateway.importers import paths, patterns, toml, traefik_rule
+from gateway.config import document, units
+from gateway.config.document import Mapping, Node, Sequence
+from gateway.importers import paths, patterns, toml, traefik_ports, traefik_rule
 from gateway.importers.draft import HTTPS_IS_KNOWN, Draft, DraftRoute, DraftUpstream, Note, Ranked, duration
 from gateway.importers.fields import Fields, decoded, read
-from gateway.importers.traefik_rule import InexpressibleError, RuleError
+from gateway.importers.traefik_ports import Router
+from gateway.importers.traefik_rule import InexpressibleError, Leaf, RuleError
+from gateway.model import Match
 
 # Chains name chains; a loop would not end.
 DEPTH = 16
 GUARDS = frozenset(
     {"basicauth", "digestauth", "forwardauth", "ipallowlist", "ipwhitelist", "passtlsclientcert", "plugin"}
 )
+# They forward every request to the router's own service, but for limits of rate and size.
+HARMLESS = frozenset(
+    {
+        "buffering", "circuitbreaker", "compress", "contenttype", "errors", "grpcweb", "headers", "inflightreq",
+        "ratelimit",
+    }
+)  # fmt: skip
+# Options of `headers` that refuse requests, or that redirect them to https.
+_REFUSING_HEADERS = ("allowedHosts", "sslRedirect", "sslTemporaryRedirect", "sslHost", "sslForceHost")
+# `clientAuthType` that lets in clients without a certificate.
+_NO_CERTIFICATE = frozenset({"noclientcert", "requestclientcert"})
 # What `strategy` is called here. Its least time is one of latency and of requests under way.
 STRATEGIES: dict[str, Any] = {
     "wrr": "round_robin",
@@ -48,7 +62,6 @@ class _Way:
     retry: dict[str, Any] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
-    detour: str = ""
     muddled: str = ""
     # The keys of a redirect, and what guards stand before it.
     redirect: dict[str, Any] | None = None
@@ -69,6 +82,8 @@ class _Import:
     def __init__(self, root: Mapping) -> None:
         self.draft = Draft("traefik")
         top = Fields(root, "", self.draft.notes)
+        # Why routers are closed that name this entry of `tls.options`; nothing: they are not.
+        self._tls_options = _client_certificates(top.peeked("tls"))
         http = top.fields("http")
         self._middlewares: dict[str, Fields] = {}
         self._services: dict[str, Fields] = {}
@@ -76,15 +91,17 @@ class _Import:
         self._used: set[str] = set()
         # Where requests for a service go, as keys of a route; None where that cannot be said.
         self._ends: dict[str, dict[str, Any] | None] = {}
-        # Routes for what a redirect lets pass, needed where no other router is there for it.
-        self._beyond: list[DraftRoute] = []
+        # Redirects, other routes, and the routes of routers that redirect, for what those let pass.
+        self._redirects: list[Router] = []
+        self._others: list[Router] = []
+        self._beyond: list[Router] = []
         if http is not None:
             self._middlewares = dict(http.entries("middlewares", "middleware"))
             self._services = dict(http.entries("services", "service"))
             self._transports = dict(http.entries("serversTransports", "serversTransport"))
             for name, router in http.entries("routers", "router"):
                 self._router(name, router)
-            self._beyond_redirects()
+            self.draft.routes = traefik_ports.placed(self._redirects, self._others, self._beyond, self.draft.notes)
             http.rest()
             self._unused()
         top.rest({"tcp": _LATER, "udp": _LATER, "tls": _TLS})
@@ -105,58 +122,74 @@ class _Import:
         notes: list[Note] = []
         fields = given.within(notes)
         rule = fields.text("rule") or ""
-        ranked = self._ranked(fields, rule)
+        exact, wide = self._ranked(fields, rule)
         way = _Way()
         for middleware in fields.texts("middlewares"):
             self._middleware(middleware, fields, way, 0)
+        if not all(isinstance(one, document.Leaf) for one in _items(fields.peek("middlewares"))):
+            way.closed.append("its middlewares are not understood")
         service = fields.text("service")
+        unverified = self._client_certificate(fields)
+        router = Router(DraftRoute(name, "", [], {}, notes, given.line), frozenset(), False, False)
+        entries = _items(fields.peek("entryPoints"))
+        router.entries = frozenset(one.text for one in entries if isinstance(one, document.Leaf))
+        router.secure = fields.peek("tls") is not None
+        router.internal = (service or "").endswith("@internal")
         fields.take("ruleSyntax")
         fields.rest({"entrypoints": ": the address to listen on is given by -b or PORT", "tls": _TLS})
-        if way.detour or not ranked:
-            why = way.detour or ("nothing of its rule could be carried over" if rule else "it has no rule")
-            fields.note(f"left out: {why}")
+        if way.redirect is not None and wide:
+            first = [Ranked(one.match, (*one.rank[:-1], 0)) for one in wide]
+            redirect = DraftRoute(name, "", first, {"redirect": way.redirect}, [], given.line, way.before)
+            self._redirects.append(replace(router, route=redirect))
+            self.draft.note(0, HTTPS_IS_KNOWN)
+        if unverified:
+            way.closed.append(unverified)
+        ranked = wide if way.closed else exact
+        if not ranked:
+            fields.note(f"left out: {'nothing of its rule could be carried over' if rule else 'it has no rule'}")
             self.draft.notes += notes + way.notes
             return
-        if way.redirect is not None:
-            first = [Ranked(one.match, (*one.rank[:-1], 0)) for one in ranked]
-            redirect = DraftRoute(name, "", first, {"redirect": way.redirect}, [], given.line, way.before)
-            self.draft.routes.append(redirect)
-            self.draft.note(0, HTTPS_IS_KNOWN)
         settings = self._settings(ranked, way) | self._end(service, fields, way)
-        upstream = settings.pop("upstream", "")
-        route = DraftRoute(name, upstream, ranked, settings, notes + way.notes, given.line, "; ".join(way.closed))
-        (self.draft.routes if way.redirect is None else self._beyond).append(route)
+        upstream, closed = settings.pop("upstream", ""), "; ".join(way.closed)
+        router.route = DraftRoute(name, upstream, ranked, settings, notes + way.notes, given.line, closed)
+        (self._others if way.redirect is None else self._beyond).append(router)
 
-    def _beyond_redirects(self) -> None:
-        """Mostly the twin of a router that redirects is there for those who come by https."""
-        taken = {one.match for route in self.draft.routes if not route.lets_pass for one in route.matches}
-        for route in self._beyond:
-            if any(one.match in taken for one in route.matches):
-                self.draft.notes += route.notes
-            else:
-                self.draft.routes.append(route)
+    def _client_certificate(self, router: Fields) -> str:
+        """Why a router asks for client certificates; nothing when it does not."""
+        options = router.peeked("tls").text("options")
+        bare, _, provider = (options or "default").partition("@")
+        if provider not in ("", "file") or (bare != "default" and bare not in self._tls_options):
+            return f"tls options {options}, which may ask for client certificates, are not in this document"
+        return self._tls_options.get(bare, "")
 
-    def _ranked(self, fields: Fields, rule: str) -> list[Ranked]:
-        """The matches of a rule; a router that names no priority has its rule's length."""
+    def _ranked(self, fields: Fields, rule: str) -> tuple[list[Ranked], list[Ranked]]:
+        """The matches of a rule, and those of a rule without the conditions that cannot be
+        expressed, which meet more: for what is closed and for redirects to https. A router that
+        names no priority has its rule's length."""
         rank = (-(fields.whole("priority") or len(rule)), 2)
         if not rule:
-            return []
+            return [], []
         try:
             alternatives = traefik_rule.read(rule)
         except RuleError as error:
+            # Traefik drops a router whose rule is wrong; one that unfolds to too much may guard.
             fields.note(f"its rule {error}", "rule")
-            return []
-        found: dict[Any, Ranked] = {}
+            return [], [Ranked(Match(), rank)]
+        exact: dict[Match, Ranked] = {}
+        wide: dict[Match, Ranked] = {}
         for conditions in alternatives:
             try:
                 match, notes = traefik_rule.match(conditions)
             except InexpressibleError as error:
                 fields.note(f"an alternative of its rule is left out: no match has {error}", "rule")
+                match = _wider(conditions)
+                wide.setdefault(match, Ranked(match, rank))
                 continue
             for note in notes:
                 fields.note(note, "rule")
-            found.setdefault(match, Ranked(match, rank))
-        return list(found.values())
+            for found in (exact, wide):
+                found.setdefault(match, Ranked(match, rank))
+        return list(exact.values()), list(wide.values())
 
     def _settings(self, ranked: list[Ranked], way: _Way) -> dict[str, Any]:
         settings = dict(way.retry)
@@ -190,10 +223,14 @@ class _Import:
         if kind in GUARDS:
             outer.note(f"{spelt} is not carried over{_LATER}", spelt)
             way.closed.append(f"{spelt} guarded it, and is not in this version")
+        elif kind == "headers" and inner is not None and (given := _refusing(inner)):
+            outer.note(f"{spelt} is not carried over{_LATER}", spelt)
+            way.closed.append(f"{spelt} ({given}) guarded it, and is not in this version")
         elif kind == "redirectscheme" and inner is not None:
             self._redirect(spelt, inner, way)
         elif kind == "redirectregex":
-            way.detour = way.detour or f"{spelt} answers instead of a service, and goes by a pattern of the whole URL"
+            outer.note(f"{spelt} is not carried over: it goes by a pattern of the whole URL", spelt)
+            way.closed.append(f"{spelt} answers instead of a service where its pattern meets the URL")
         elif kind == "chain" and inner is not None:
             for name in inner.texts("middlewares"):
                 self._middleware(name, router, way, depth + 1)
@@ -211,13 +248,15 @@ class _Import:
             inner.rest({"forceslash": ": a path always begins with a slash"})
         else:
             outer.note(f"{spelt} is not carried over{_LATER}", spelt)
+            if kind not in HARMLESS:
+                way.closed.append(f"{spelt} may refuse or divert requests, and is not in this version")
 
     def _redirect(self, spelt: str, inner: Fields, way: _Way) -> None:
         """Whoever is there already goes on, as here."""
         scheme, port, permanent = inner.text("scheme"), inner.whole("port"), inner.flag("permanent", False)
         inner.rest()
         if scheme not in ("http", "https") or way.changed or way.redirect is not None:
-            way.detour = way.detour or f"{spelt} cannot be expressed"
+            way.closed.append(f"{spelt} cannot be expressed")
             return
         # Traefik answers with 301 and 302 to GET alone, and else with these.
         way.redirect = {"status": 308 if permanent else 307, "scheme": scheme}
@@ -384,6 +423,45 @@ class _Import:
                 given.note(f"{key} is no duration, and left out", key)
         given.rest()
         return timeouts
+
+
+def _refusing(headers: Fields) -> str:
+    """Those options of `headers` that refuse or redirect requests; nothing when there is none."""
+    given = ((key, headers.peek(key)) for key in _REFUSING_HEADERS)
+    return ", ".join(key for key, node in given if any(one for one in _items(node) if not _is_off(one)))
+
+
+def _is_off(node: Node) -> bool:
+    return isinstance(node, document.Leaf) and node.text.lower() in ("", "false")
+
+
+def _items(node: Node | None) -> list[Node]:
+    """The items of a list, or one thing without the list."""
+    return node.items if isinstance(node, Sequence) else [] if node is None else [node]
+
+
+def _client_certificates(tls: Fields) -> dict[str, str]:
+    """For each of `tls.options` why it is a guard; nothing when it lets in clients without a certificate."""
+    found: dict[str, str] = {}
+    for name, options in tls.entries("options", "tls options"):
+        auth = options.fields("clientAuth")
+        kind = (auth.text("clientAuthType") or "" if auth is not None else "").lower()
+        asks = options.peek("clientAuth") is not None and kind not in _NO_CERTIFICATE
+        found[name] = f"tls options {name} ask for client certificates, which is not in this version" if asks else ""
+    return found
+
+
+def _wider(conditions: list[Leaf]) -> Match:
+    """A match that meets all that the conditions meet: of those that can be expressed."""
+    kept: list[Leaf] = []
+    match = Match()
+    for leaf in conditions:
+        try:
+            match = traefik_rule.match([*kept, leaf])[0]
+        except InexpressibleError:
+            continue
+        kept.append(leaf)
+    return match
 
 
 def _balance(name: str, fields: Fields) -> dict[str, Any]:

@@ -106,9 +106,19 @@ def _listen(bind: str, cfg: Any, log: Any) -> Any:
         return kind(address, cfg, log)
     if _answers(address):
         raise OSError("another process listens there")
-    listener = sock.UnixSocket(address, cfg, log)
-    os.chmod(address, _MODE)
-    return listener
+    return _UnixSocket(address, cfg, log)
+
+
+class _UnixSocket(sock.UnixSocket):  # type: ignore[misc]
+    """gunicorn's, with its mode from the first moment: bind(2) makes the file, the umask its mode."""
+
+    def bind(self, given: Any) -> None:
+        before = os.umask(0o777 & ~_MODE)
+        try:
+            given.bind(self.cfg_addr)
+        finally:
+            os.umask(before)
+        util.chown(self.cfg_addr, self.conf.uid, self.conf.gid)
 
 
 def _answers(path: str) -> bool:

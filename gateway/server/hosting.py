@@ -17,8 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gateway import log_lines
 from gateway.errors import ConfigError
-from gateway.model import ServerSettings
+from gateway.model import TLS12_CIPHERS, ServerSettings
 
 # These decide whose word is believed about a client, and no host or flag may change them:
 # the gateway judges X-Forwarded-* itself by `server.trusted_proxies`. Hosts are known to
@@ -65,6 +66,7 @@ def gunicorn_settings(server: ServerSettings, environ: Mapping[str, str]) -> dic
         "limit_request_fields": min(limits.headers, MOST_FIELDS) or MOST_FIELDS,
         "limit_request_field_size": limits.header,
         "http_parser": http_parser(),
+        "ciphers": TLS12_CIPHERS,
         **FORCED,
     }
 
@@ -185,10 +187,24 @@ def disinherit(environ: Mapping[str, str], pid: int) -> list[int]:
 
 def speak_through(gunicorns: Any) -> None:
     """What the gateway has to say goes where gunicorn's own error log goes, in its form and level."""
+    log_lines.install()
     ours, theirs = logging.getLogger("gateway"), gunicorns.error_log
     ours.handlers = theirs.handlers
     ours.setLevel(theirs.level)
     ours.propagate = False
+
+
+def root_warning(cfg: Any) -> str:
+    """The warning that workers run as root, or ""."""
+    if os.geteuid() != 0 or cfg.uid != 0:
+        return ""
+    return AS_ROOT
+
+
+AS_ROOT = (
+    "root would serve, so whoever breaks into a worker has the machine (User= or DynamicUser= in the unit, "
+    "USER in the image, or gunicorn's --user)"
+)
 
 
 def raise_open_files(connections: int) -> str:

@@ -61,8 +61,9 @@ def on_starting(server: Any) -> None:
     _hosting.speak_through(server.log)
     _force(server)
     warning = _hosting.raise_open_files(server.cfg.worker_connections)
-    if warning:
-        server.log.warning("%s", warning)
+    for told in (warning, _hosting.root_warning(server.cfg)):
+        if told:
+            server.log.warning("%s", told)
     _meet(server)
     _inherit_admin(server)
     if "bind" in _hosting.given(server.cfg):

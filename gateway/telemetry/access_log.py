@@ -33,7 +33,7 @@ from gateway.background import Background, Task
 from gateway.exchange import Request
 from gateway.model import AccessLogSettings, Endpoint, Route, Upstream
 from gateway.telemetry.log_file import LogFile
-from gateway.telemetry.redact import masking
+from gateway.telemetry.redact import masking, masking_causes
 from gateway.turns import breathe
 
 log = logging.getLogger("gateway.access_log")
@@ -406,7 +406,7 @@ def _ms(seconds: float) -> str:
 
 def _formatter(settings: AccessLogSettings, worker: int | str) -> Callable[[Record], str]:
     """A function that makes the line of a record; what seldom changes is made once."""
-    mask = masking(settings.redact)
+    mask, mask_cause = masking(settings.redact), masking_causes(settings.redact)
     number = worker if isinstance(worker, int) else _quote(worker)
     # By identity, as to hash a route is dear; what it is the identity of is kept with the text.
     places: dict[tuple[int, int, int], tuple[str, object, object, object]] = {}
@@ -481,13 +481,13 @@ def _formatter(settings: AccessLogSettings, worker: int | str) -> Callable[[Reco
         if second != stamp_of:
             stamp_of, stamp = second, time.strftime('{"time":"%Y-%m-%dT%H:%M:%S', time.gmtime(second))
         shown = target.decode("latin-1")
-        if "?" in shown or "#" in shown or shown[:1] != "/":
+        if "?" in shown or ";" in shown or "#" in shown or shown[:1] != "/":
             shown = mask(shown)
         key = (client, method, host)
         asker = askers.get(key) or ask(key)
         known = places.get((id(route), id(upstream), id(endpoint)))
         where = known[0] if known else place(route, upstream, endpoint)
-        failed = f'{_text(reason)},"cause":{_text(cause)}' if reason or cause else 'null,"cause":null'
+        failed = f'{_text(reason)},"cause":{_text(mask_cause(cause))}' if reason or cause else 'null,"cause":null'
         # Milliseconds with three digits. Python's own formatting of a float takes twice as long.
         took, first = int(duration * 1_000_000 + 0.5), int(first_byte * 1_000_000 + 0.5)
         ending = (attempts, reused, config_version)

@@ -13,7 +13,7 @@ from typing import Any
 from gevent import ssl as gssl
 
 from gateway.errors import ConfigError
-from gateway.model import TlsSettings
+from gateway.model import TLS12_CIPHERS, TlsSettings
 
 
 class _Socket(gssl.SSLSocket):  # type: ignore[misc]
@@ -33,6 +33,7 @@ def context(settings: TlsSettings) -> Any:
     made = gssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.sslsocket_class = _Socket
     made.minimum_version = ssl.TLSVersion.TLSv1_2
+    made.set_ciphers(TLS12_CIPHERS)
     # A renegotiation (TLS 1.2) would make a write wait for a read that another greenlet does.
     made.options |= ssl.OP_NO_RENEGOTIATION
     try:

@@ -60,6 +60,21 @@ def serve(authority):
         yield start
 
 
+@pytest.mark.parametrize(
+    ("suite", "taken"),
+    [("ECDHE-ECDSA-AES128-GCM-SHA256", True), ("ECDHE-ECDSA-CHACHA20-POLY1305", True), ("ECDHE-ECDSA-AES128-SHA256", False)],
+)
+def test_tls_1_2_needs_authenticated_encryption(serve, authority, ca, suite, taken):
+    context = server_side(authority, version=ssl.TLSVersion.TLSv1_2)
+    context.set_ciphers(suite)
+    _, line = serve(TlsSettings(ca=ca), context=context, script=[answer(b"ok")] * 2)
+    if taken:
+        assert line.ask().body == b"ok"
+    else:
+        with pytest.raises(TlsError):
+            line.ask()
+
+
 BOTH = pytest.mark.parametrize(
     "version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLS 1.2", "TLS 1.3"]
 )

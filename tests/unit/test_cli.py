@@ -74,6 +74,16 @@ def test_check_warns_and_is_content(good: Path) -> None:
     assert found.stderr.startswith(f"warning: {good}:1:1: DYNO is set")
 
 
+@pytest.mark.parametrize(("euid", "port", "warned"), [(0, "8000", True), (0, None, False), (1000, "8000", False)])
+def test_check_warns_of_root_that_serves_others(
+    euid: int, port: str | None, warned: bool, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: euid)
+    found = gateway("check", good, **({"PORT": port} if port else {}))
+    assert found.exit_code == 0
+    assert ("warning: root would serve" in found.stderr) is warned
+
+
 def test_check_of_a_file_that_is_not_there(tmp_path: Path) -> None:
     found = gateway("check", tmp_path / "x")
     assert (found.exit_code, found.stderr) == (1, f"{tmp_path}/x: cannot be read: No such file or directory\n")

@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import resource
 import shlex
+import ssl
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -113,6 +114,14 @@ def test_settings_come_from_the_file() -> None:
     assert found["graceful_timeout"] == 9
 
 
+def test_tls_1_2_has_suites_with_authenticated_encryption_alone() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers(hosting.gunicorn_settings(SERVER, {})["ciphers"])
+    found = context.get_ciphers()
+    assert any(one["protocol"] == "TLSv1.2" for one in found)
+    assert all(one["aead"] and one["name"].startswith(("TLS_", "ECDHE-", "DHE-")) for one in found)
+
+
 def test_what_is_off_in_the_file_is_off_in_gunicorn() -> None:
     server = replace(
         SERVER,
@@ -217,6 +226,13 @@ def test_too_few_files_are_warned_of() -> None:
     assert "20255" in hosting.too_few_files(20_255, 10_000)
 
 
+@pytest.mark.parametrize(("euid", "uid", "warned"), [(0, 0, True), (0, 1000, False), (1000, 1000, False)])
+def test_serving_as_root_is_warned_of(euid: int, uid: int, warned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gunicorn may be started by root and change its workers' user."""
+    monkeypatch.setattr(os, "geteuid", lambda: euid)
+    assert bool(hosting.root_warning(SimpleNamespace(uid=uid))) is warned
+
+
 def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
@@ -266,7 +282,7 @@ def test_a_buildpack_accepts_the_checkout(root: Path) -> None:
     assert words[-4:] == ["gunicorn", "-c", "conf/gunicorn.conf.py", "gateway:create_app()"]
 
 
-@pytest.mark.parametrize("script", ["run", "test", "lint", "services", "venv", "../.ci/run"])
+@pytest.mark.parametrize("script", ["run", "test", "lint", "services", "venv", "tools", "lock", "audit", "release", "../.ci/run"])
 def test_scripts_stop_at_the_first_failure(root: Path, script: str) -> None:
     path = root / "scripts" / script
     lines = path.read_text().splitlines()

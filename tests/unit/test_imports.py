@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "patterns": set(),
     "model": {"patterns"},
+    "log_lines": {"errors"},
     # pure
     "trust": VALUES,
     "target": VALUES | {"patterns"},
@@ -58,7 +59,7 @@ ALLOWED: dict[str, set[str]] = {
     "transport": EXCHANGE | {"headers", "stream", "portions", "tunnel"},
     "mirror": EXCHANGE | {"forwarder", "hedge", "headers", "health", "snapshot", "target", "transport"},
     "wsgi": EXCHANGE,
-    "server": EXCHANGE | {"stream", "portions", "turns", "target", "headers", "problem"},
+    "server": EXCHANGE | {"log_lines", "stream", "portions", "turns", "target", "headers", "problem"},
     # gunicorn reads this one: it needs to know what the file says
     "server.settings": {"errors", "model", "server", "config"},
     # what is learnt from elsewhere

@@ -221,11 +221,11 @@ def test_a_balancer_that_cannot_be_made_changes_nothing(
     gateway = start(config("v1", LEARNT))
     before, real, broken = settings(gateway), app_module.balancer, [True]
 
-    def balancer(upstream: Upstream, chance: Callable[[], float]) -> Any:
+    def balancer(upstream: Upstream, *given: Any) -> Any:
         if broken:
             broken.append(True)
             raise RuntimeError("no")
-        return real(upstream, chance)
+        return real(upstream, *given)
 
     monkeypatch.setattr(app_module, "balancer", balancer)
     gateway.reconfigure(config("v2", OTHER))

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from gateway.admin import Admin
+from gateway.admin.door import WRONG_TOKEN_DELAY
 from gateway.app import Gateway
 from gateway.exchange import Request, Response
 from gateway.model import AccessLogSettings, AdminSettings, Config, Match, Route, ServerSettings, StaticSource, Upstream
@@ -80,6 +81,25 @@ def test_any_other_does_not_and_tells_nothing_of_what_there_is(value: bytes | No
     assert header(response, b"Content-Type") == b"application/problem+json"
     assert json.loads(response.data)["reason"] == "unauthorized"
     assert TOKEN.encode() not in response.data
+
+
+def test_wrong_tokens_are_delayed_and_counted() -> None:
+    slept: list[float] = []
+    settings = AdminSettings("127.0.0.1:9901", TOKEN)
+    found = Admin(gateway(settings), settings, slept.append)
+    found.host("", None, LOOPBACK)
+    try:
+        for wrong in (bearer("x"), (b"Authorization", b"Basic x"), bearer(TOKEN + "x")):
+            assert found.handle(asked(b"/-/status", wrong)).status == 401
+        assert slept == [WRONG_TOKEN_DELAY] * 3
+        # Neither the right one nor none is a guess.
+        assert found.handle(asked(b"/-/status")).status == 401
+        answer = found.handle(asked(b"/-/status", bearer(TOKEN)))
+        assert len(slept) == found.wrong_tokens == 3
+        assert [one["admin"] for one in json.loads(answer.data)["workers"]] == [{"wrong_tokens": 3}]
+        assert ("", "wrong_token", 3) in list(found._decided())
+    finally:
+        found.stop()
 
 
 def test_two_tokens_are_none() -> None:

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.app import Gateway
 from gateway.balancers import sticky
 from gateway.balancers.sticky import Sticky
 from gateway.exchange import Request, Response
 from gateway.health.candidate import Candidate
+from gateway.model import Balance, Config, Match, Route, ServerSettings, StaticSource, Upstream
 from tests.unit.balancers.picking import ask, candidates, others
 
 
@@ -76,6 +78,32 @@ def test_over_tls_the_cookie_is_for_tls_alone() -> None:
     request = client.request(scheme="https")
     told = answered(balancer, balancer.pick(among, request), request, client)
     assert told.endswith(b"; Path=/; HttpOnly; SameSite=Lax; Secure")
+
+
+@pytest.mark.parametrize(
+    ("peer", "proto", "secure"),
+    [
+        ("10.0.0.1", b"https", True),
+        ("10.0.0.1", b"HTTPS, http", True),
+        ("10.0.0.1", b"http", False),
+        ("10.0.0.1", None, False),
+        ("192.0.2.1", b"https", False),
+    ],
+)
+def test_behind_a_trusted_proxy_that_ends_tls_too(peer: str, proto: bytes | None, secure: bool) -> None:
+    """What the proxy says counts; what anybody else says does not."""
+    upstream = Upstream("u", StaticSource(()), balance=Balance("sticky", name="gw"))
+    routes = (Route("r", "u", (Match(prefix="/"),)),)
+    server = ServerSettings(trusted_proxies=("10.0.0.0/8",))
+    gateway = Gateway(Config("v", {"u": upstream}, routes, server=server, admin=None, access_log=None))
+    given = [] if proto is None else [(b"X-Forwarded-Proto", proto)]
+    request = Request(b"GET", b"/", [(b"Host", b"h"), *given], started=0.0, peer=peer)
+    among, response = candidates(1), Response(200, b"OK", [])
+    found = gateway._balancer(upstream)
+    assert isinstance(found, Sticky)
+    found.watch(found.pick(among, request), request, response, 0.01)
+    (cookie,) = [value for name, value in response.headers if name == b"Set-Cookie"]
+    assert cookie.endswith(b"; Secure") is secure
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1), (1, 2, 4)])

@@ -556,4 +556,4 @@ def test_warnings_do_not_make_configurations_differ() -> None:
 
 
 def test_every_advice_is_given() -> None:
-    assert len(ADVICE) == len({advise.__name__ for advise in ADVICE}) == 27
+    assert len(ADVICE) == len({advise.__name__ for advise in ADVICE}) == 31

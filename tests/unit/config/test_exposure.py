@@ -1,0 +1,89 @@
+"""Warnings of secrets that are easy to guess, and of traffic that others can read or answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.config.reading import at, read, with_upstream
+
+LONG, SHORT = "x" * 16, "x" * 15
+
+
+def warnings(text: str, **environ: str) -> list[str]:
+    return list(read(text, **environ).warnings)
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0:9901", "[::]:9901", "10.0.0.1:9901", "admin.example:9901"])
+def test_a_short_token_beyond_loopback(bind: str) -> None:
+    text = f'version: 1\nadmin: {{bind: "{bind}", token: {SHORT}}}\n'
+    told = f"{at(text, SHORT)}: admin.token: is shorter than 16 characters, and others reach {bind}"
+    assert warnings(text) == [told]
+    assert warnings(text.replace(SHORT, LONG)) == []
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:9901", "[::1]:9901", "localhost:9901", "unix:/run/a.sock"])
+def test_a_short_token_that_only_this_machine_can_try(bind: str) -> None:
+    assert warnings(f'version: 1\nadmin: {{bind: "{bind}", token: s}}\n') == []
+
+
+def sticky(secret: str) -> str:
+    return with_upstream(f"{{consul: s, balance: {{sticky: {{cookie: c, secret: {secret}}}}}}}")
+
+
+BEYOND = [
+    ("", {"PORT": "8000"}),
+    (f'admin: {{bind: "0.0.0.0:9901", token: {LONG}}}\n', {}),
+    ("server: {trusted_proxies: [private]}\n", {}),
+    ("server: {trusted_proxies: [loopback, 10.0.0.0/8]}\n", {}),
+]
+
+
+@pytest.mark.parametrize(("more", "environ"), BEYOND)
+def test_a_short_secret_of_cookies_beyond_loopback(more: str, environ: dict[str, str]) -> None:
+    text = sticky(SHORT) + more
+    told = "is shorter than 16 characters: who guesses it can choose the endpoint"
+    assert warnings(text, **environ) == [f"{at(text, 'secret:')}: upstreams.u.balance.sticky.secret: {told}"]
+    assert warnings(sticky(LONG) + more, **environ) == []
+
+
+@pytest.mark.parametrize("more", ["", "server: {trusted_proxies: [loopback, unix, 127.0.0.0/8]}\n", "admin: null\n"])
+def test_a_short_secret_of_cookies_on_this_machine(more: str) -> None:
+    assert warnings(sticky("s") + more) == []
+
+
+def test_an_upstream_that_is_not_verified() -> None:
+    text = with_upstream("{endpoints: [https://10.0.0.1], tls: {verify: false}}")
+    (told,) = warnings(text)
+    assert told.startswith(f"{at(text, 'false')}: upstreams.u.tls.verify: false: whoever is on the way can answer")
+    assert warnings(text.replace("false", "true")) == []
+
+
+@pytest.mark.parametrize(
+    ("discovery", "key", "told"),
+    [
+        ("consul: {address: 'http://consul.example:8500', token: s}", "consul.address", "the token goes to consul.example"),
+        ("consul: {address: 'http://[fd00::1]:8500', token: s}", "consul.address", "the token goes to fd00::1"),
+        ("etcd: {endpoints: ['http://127.0.0.1:1', 'http://10.0.0.1:2379'], username: u, password: s}", "etcd.endpoints", "the password goes to 10.0.0.1"),
+    ],
+)  # fmt: skip
+def test_credentials_in_clear(discovery: str, key: str, told: str) -> None:
+    text = f"version: 1\ndiscovery: {{{discovery}}}\n"
+    (warning,) = warnings(text)
+    assert f"discovery.{key}: {told} in clear (https)" in warning
+    assert warnings(text.replace("http:", "https:")) == []
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8500", "http://localhost:8500", "http://[::1]:8500"])
+def test_credentials_that_stay_on_this_machine(address: str) -> None:
+    assert warnings(f"version: 1\ndiscovery: {{consul: {{address: '{address}', token: s}}}}\n") == []
+
+
+def test_a_token_of_the_environment_counts() -> None:
+    environ = {"CONSUL_HTTP_ADDR": "http://10.0.0.1:8500", "CONSUL_HTTP_TOKEN": "s"}
+    (warning,) = warnings("version: 1\n", **environ)
+    assert "the token goes to 10.0.0.1 in clear" in warning
+
+
+def test_secrets_are_not_repeated() -> None:
+    text = f'version: 1\nadmin: {{bind: "0.0.0.0:9901", token: {SHORT}}}\ndiscovery: {{consul: {{address: "http://h", token: sesame}}}}\n'
+    assert all(SHORT not in one and "sesame" not in one for one in warnings(text))
