@@ -23,7 +23,7 @@ upstreams:
   based: {endpoints: ["$main/a%2Fb/?sta=tic"]}
 routes:
   # everything that no other route takes, except what begins with /unrouted
-  - {name: main, match: {regex: '/(?!unrouted).*'}, priority: -1, upstream: main}
+  - {name: main, match: {regex: '/.*', not: {regex: '/unrouted.*'}}, priority: -1, upstream: main}
   - {name: refused, match: {prefix: /refused}, upstream: refused}
   - {name: silent, match: {prefix: /silent}, upstream: silent}
   - {name: quick, match: {prefix: /quick}, upstream: quick}

@@ -441,3 +441,18 @@ http {
 def test_a_snippet_of_locations() -> None:
     found = Imported("nginx", "location /a { proxy_pass http://a; }\nlocation / { proxy_pass http://b; }\n")
     assert (found.ask("/a/x").to, found.ask("/x").to) == ("a:80", "b:80")
+
+
+def test_patterns_do_not_count_under_a_prefix_that_shuts_them_out() -> None:
+    """`^~` keeps patterns out of a prefix, but not out of a longer one under it."""
+    found = server(
+        "location / { proxy_pass http://r; }",
+        "location ^~ /a { proxy_pass http://a; }",
+        "location /a/b { proxy_pass http://b; }",
+        "location ^~ /c/d { proxy_pass http://d; }",
+        "location ~ \\.png$ { proxy_pass http://p; }",
+        "location ~ ^/a/b/(x|y) { proxy_pass http://q; }",
+    )
+    asked = ["/z", "/z.png", "/a/x.png", "/a/b/z", "/a/b/z.png", "/a/b/y", "/c/d/x.png", "/c/x.png"]
+    assert [found.ask(path).to.removesuffix(":80") for path in asked] == ["r", "p", "a", "b", "p", "q", "d", "p"]
+    assert "(?!" not in found.text
