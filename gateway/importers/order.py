@@ -68,8 +68,8 @@ def by_priority(routes: list[DraftRoute], names: Names) -> list[DraftRoute]:
 
 
 def _placed(route: int, ranked: Ranked, key: int) -> _Placed:
-    extent = Extent.of(ranked.match)
-    return _Placed(route, ranked, key, extent, _beginning(ranked.match, extent))
+    met = extent(ranked.match)
+    return _Placed(route, ranked, key, met, _beginning(ranked.match, met))
 
 
 def _beginning(match: Match, extent: Extent) -> bytes:
