@@ -18,6 +18,16 @@ if str(ROOT) not in sys.path:
 from tests import services
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also what takes hours: 1 GiB bodies, the long fuzz and soak")
+
+
+@pytest.fixture(scope="session")
+def long_run(request: pytest.FixtureRequest) -> bool:
+    """Whether this is a run with --long."""
+    return bool(request.config.getoption("long"))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say by name, last and in colour, which servers were missing: a skip must not pass for a success."""
     if not services.missed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from gateway.testing import answer
 from tests.conformance.cases import case
 from tests.conformance.harness import request
-from tests.conformance.stock_worker_limits import LIMITS, page
 
 SCENE = "standard"
 FIELDS = ["time", "request_id", "trace_id", "client", "method", "host", "target", "route", "upstream", "endpoint", "status", "reason",
@@ -41,12 +40,3 @@ def test_own_paths_are_logged_without_a_route(scene):
     scene.ask(request(b"/-/healthz?logged"))
     record = scene.gateway.logged("/-/healthz?logged")
     assert (record["status"], record["route"], record["upstream"], record["attempts"]) == (200, None, None, 0)
-
-
-def test_the_page_of_limits_is_the_table(root):
-    assert (root / "docs" / "stock-worker.md").read_text() == page(), "write it anew: see stock_worker_limits"
-
-
-def test_every_limit_is_tested(root):
-    sources = "".join(path.read_text() for path in (root / "tests" / "conformance").glob("test_*.py"))
-    assert [label for label in LIMITS if f'case("{label}")' not in sources] == []

@@ -352,6 +352,7 @@ class TestOwnPaths:
                                         b"http://localhost:9901/-/status", b"http://127.0.0.1:9901//-/metrics"])  # fmt: skip
     def test_the_admin_listener_is_not_reached_by_a_data_listener(self, scene, upstream, host, target):
         """It is on in every scene (`admin` has a default), and told apart by the socket alone."""
+        assert "Admin listener: http" in scene.gateway.errors()
         check_problem(scene.ask(request(target, b"Authorization: Bearer x", host=host)), 404, "no_route")
         assert upstream.requests == []
 

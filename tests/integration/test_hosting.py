@@ -85,6 +85,7 @@ def start(document: Path, tmp_path: Path) -> Iterator[Start]:
                 "XDG_RUNTIME_DIR": str(tmp_path),
                 "PYTHONPATH": str(ROOT),
                 "GATEWAY_CONFIG": str(document),
+                "GATEWAY_ADMIN": "127.0.0.1:0",
                 "WEB_CONCURRENCY": "1",
                 **environ,
             }

@@ -1,0 +1,246 @@
+"""Runs every test in several pytest processes and reports like one of them.
+
+python -m tests.parallel [--long]
+
+Exit status 1 when a test failed, or when a bin collected nothing, lost a file, crashed, was killed or hung.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.parallel import interpreters
+from tests.parallel.bins import TESTS, all_files, divide
+from tests.parallel.results import TAIL, Results, clock, events, summary
+
+# Most tests wait for processes and timers, so two cores bear more than two bins. Measured on two cores: docs/testing.md.
+BINS_PER_CORE = 2.5
+# Seconds until a run is stopped and what hangs is named; CI stops a job after 20 minutes.
+LIMIT = 15 * 60
+LONG_LIMIT = 6 * 3600
+# Seconds between two lines of progress, and after which a line names the test that takes so long.
+PROGRESS = 10
+SLOW = 30
+# Seconds for a hung process to write its stacks.
+LAST_WORDS = 3
+
+
+@dataclass
+class Job:
+    """One bin: a command of pytest and its results."""
+
+    name: str
+    seconds: int
+    files: list[str]
+    command: list[str]
+    alone: bool = False
+    # The unit tests on another interpreter.
+    again: bool = False
+    results: Results = field(init=False)
+    process: subprocess.Popen[bytes] | None = None
+    began: float = 0.0
+    took: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.results = Results(self.name)
+
+    def start(self, folder: Path) -> None:
+        self._stacks, self._log = folder / f"{self.name}.stacks", folder / f"{self.name}.log"
+        path = folder / f"{self.name}.jsonl"
+        path.write_bytes(b"")
+        self._events = events(path)
+        environ = {**os.environ, "TESTS_EVENTS": str(path), "TESTS_STACKS": str(self._stacks)}
+        environ["TESTS_ALONE"] = str(int(self.alone))
+        paths = [f"tests/{file}" for file in self.files]
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*self.command, *paths], cwd=TESTS.parent, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self.began = time.monotonic()
+
+    def look(self) -> list[str]:
+        """Take what has been reported; lines to show at once."""
+        return [line for event in next(self._events) if (line := self.results.take(event))]
+
+    def over(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def finish(self) -> None:
+        """The process has ended: check that nothing is missing."""
+        assert self.process is not None
+        self.took = time.monotonic() - self.began
+        expected = {str(TESTS / file) for file in self.files}
+        self.results.check(self.process.returncode, set() if self.alone else expected)
+        if self.results.faults and not self.results.finished:
+            self.results.faults.append("the end of its output:\n" + self._log.read_text(errors="replace")[-TAIL:])
+
+    def give_up(self, after: float) -> None:
+        """Write down where it hangs, then kill it and every process below it."""
+        assert self.process is not None
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(LAST_WORDS)
+        self.kill()
+        stacks = self._stacks.read_text(errors="replace") if self._stacks.exists() else ""
+        where = self.results.running or "no test"
+        self.results.faults.append(f"not finished after {clock(after)}, in {where}; its stacks:\n{stacks}")
+
+    def kill(self) -> None:
+        assert self.process is not None
+        for pid in reversed(tree(self.process.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+    def progress(self, now: float) -> str:
+        if not self.process:
+            return f"{self.name} waits"
+        here = self.results
+        if here.number is None:
+            return f"{self.name} starts"
+        slow = here.running and now - here.running_since > SLOW
+        return f"{self.name} {here.ended}/{here.number}" + (
+            f" (for {clock(now - here.running_since)} in {here.running})" if slow else ""
+        )
+
+
+def tree(pid: int) -> list[int]:
+    """The process and all of its descendants, parents first."""
+    found = [pid]
+    for each in found:
+        with contextlib.suppress(OSError):
+            for path in Path(f"/proc/{each}/task").iterdir():
+                found += map(int, (path / "children").read_text().split())
+    return found
+
+
+class Run:
+    """All bins: the longest first, so many at once, those with tests that must be alone at the end."""
+
+    def __init__(self, long: bool, folder: Path) -> None:
+        self._folder = folder
+        self._limit = LONG_LIMIT if long else LIMIT
+        self._options = ["-m", "pytest", "-p", "tests.parallel.plugin", *(["--long"] if long else [])]
+        self._most = max(2, round(BINS_PER_CORE * (os.cpu_count() or 1)))
+        self._began = time.monotonic()
+        self._shown = self._began
+        divided = divide(all_files(TESTS))
+        jobs = [
+            Job(each.name, each.seconds, files, [sys.executable, *self._options]) for each, files in divided.items()
+        ]
+        others = interpreters.others()
+        self.not_had = interpreters.missing(others)
+        unit, files = next((each, files) for each, files in divided.items() if each.name == "unit")
+        for each in others:
+            command = [
+                sys.executable,
+                "-m",
+                "tests.parallel.interpreters",
+                str(each.path),
+                each.version,
+                *self._options,
+            ]
+            jobs.append(Job(f"unit-{each.version}", unit.seconds, files, command, again=True))
+        self.jobs = sorted(jobs, key=lambda job: -job.seconds)
+
+    def go(self) -> bool:
+        """Everything; whether it succeeded."""
+        say(f"{len(self.jobs)} bins, {self._most} at once: {', '.join(job.name for job in self.jobs)}")
+        try:
+            self._together(self.jobs, self._most)
+            files = sorted({file for job in self.jobs for file in job.results.alone if not job.again})
+            if files:
+                paths = [Path(file).relative_to(TESTS).as_posix() for file in files]
+                alone = Job("alone", 0, paths, [sys.executable, *self._options], alone=True)
+                self.jobs.append(alone)
+                self._together([alone], 1)
+        finally:
+            for job in self.jobs:
+                if job.process and not job.over():
+                    job.kill()
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        bins = [job.results for job in self.jobs]
+        text, good = summary(bins, self.not_had, time.monotonic() - self._began, used.ru_utime + used.ru_stime)
+        say("\n".join(["", *self._table(), "", text]))
+        return good
+
+    def _together(self, jobs: list[Job], most: int) -> None:
+        waiting, running = list(jobs), list[Job]()
+        while waiting or running:
+            while waiting and len(running) < most:
+                running.append(waiting.pop(0))
+                running[-1].start(self._folder)
+            time.sleep(0.1)
+            for job in list(running):
+                over = job.over()
+                for line in job.look():
+                    say(line)
+                if over:
+                    job.finish()
+                    running.remove(job)
+                    say(f"[{self._clock()}] {job.name} is done in {clock(job.took)}: {_counts(job.results)}")
+            self._watch(jobs, running, waiting)
+
+    def _watch(self, jobs: list[Job], running: list[Job], waiting: list[Job]) -> None:
+        now = time.monotonic()
+        if now - self._began > self._limit:
+            for job in running:
+                job.give_up(now - self._began)
+            for job in waiting:
+                job.results.faults.append(f"not started within {clock(self._limit)}")
+            running.clear()
+            waiting.clear()
+        elif now - self._shown >= PROGRESS:
+            self._shown = now
+            say(
+                f"[{self._clock()}] " + ", ".join(job.progress(now) for job in jobs if job in running or job in waiting)
+            )
+
+    def _clock(self) -> str:
+        return clock(time.monotonic() - self._began)
+
+    def _table(self) -> Iterator[str]:
+        for job in self.jobs:
+            yield f"{job.name:<14} {job.results.ended:>6} tests {clock(job.took):>6} {job.results.cpu:>6.0f}s CPU"
+
+
+def _counts(results: Results) -> str:
+    told: dict[str, Any] = {**results.counts, "bin failed": len(results.faults)}
+    return ", ".join(f"{number} {key}" for key, number in told.items() if number) or "nothing"
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    if arguments not in ([], ["--long"]):
+        say("usage: python -m tests.parallel [--long]")
+        return 2
+    # A CI job that is cancelled must not leave servers behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    folder = Path(tempfile.mkdtemp(prefix="tests-"))
+    if not Run(bool(arguments), folder).go():
+        say(f"The output of every bin: {folder}")
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
