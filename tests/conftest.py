@@ -9,23 +9,34 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 # Tests run against this checkout, installed or not.
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from tests import services
+from tests import long, services
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also what takes hours: 1 GiB bodies, the long fuzz and soak")
 
 
-@pytest.fixture(scope="session")
-def long_run(request: pytest.FixtureRequest) -> bool:
-    """Whether this is a run with --long."""
-    return bool(request.config.getoption("long"))
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("long"):
+        long.begin()
+    # In CI hypothesis has a profile of its own, with the same examples each time.
+    usual = settings.get_profile(settings.get_current_profile_name())
+    # A busy machine is slow; that is no failure.
+    settings.register_profile(
+        "tests",
+        usual,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        max_examples=long.times(usual.max_examples),
+    )
+    settings.load_profile("tests")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -165,7 +165,9 @@ class GatewayProcess:
             time.sleep(0.01)
 
     def client(self, **options: Any) -> RawClient:
-        return RawClient(self.port, tls=certificate().client if self.door.tls else None, **options)
+        # The limits of gunicorn's own worker show by waiting in vain: not longer than they have to.
+        patience = 3 * PATIENCE if self.door.own else PATIENCE
+        return RawClient(self.port, tls=certificate().client if self.door.tls else None, **{"timeout": patience, **options})
 
     def errors(self) -> str:
         return self.error_path.read_text(errors="replace")
@@ -332,7 +334,7 @@ def check_problem(response: RawResponse, status: int, reason: str, method: bytes
 def check_refused(scene: Scene, client: RawClient, statuses: tuple[int, ...] = (400,)) -> RawResponse:
     """The request was refused and the connection closed. Our own parser also says it as a problem;
     gunicorn's answers with a page of its own. What the gateway refuses behind gunicorn's parser was well framed,
-    and an application cannot make gunicorn close (case "202-gateway"): what follows is served there."""
+    and an application cannot make gunicorn close (limit "refusal-keeps-open"): what follows is served there."""
     response = client.read_response()
     assert response.status in statuses, response
     reason = response.header(b"gateway-error")

@@ -13,4 +13,4 @@ def test_the_page_of_limits_is_the_table(root: Path) -> None:
 
 def test_every_limit_is_tested(root: Path) -> None:
     sources = "".join(path.read_text() for path in (root / "tests" / "conformance").glob("test_*.py"))
-    assert [label for label in LIMITS if f'case("{label}")' not in sources] == []
+    assert [label for label in LIMITS if f'stock_limit("{label}")' not in sources] == []
