@@ -33,13 +33,14 @@ LONG_LIMIT = 6 * 3600
 # Seconds between two lines of progress, and after which a line names the test that takes so long.
 PROGRESS = 10
 SLOW = 30
-# Seconds for a hung process to write its stacks.
-LAST_WORDS = 3
+# Seconds for a hung process to write its stacks, for an interrupted one to stop its servers.
+LAST_WORDS = 5
+TICK = 0.1
 
 
 @dataclass
 class Job:
-    """One bin: a command of pytest and its results."""
+    """One bin: a command of pytest and its results. `files`: relative to the checkout, or absolute."""
 
     name: str
     seconds: int
@@ -63,10 +64,14 @@ class Job:
         self._events = events(path)
         environ = {**os.environ, "TESTS_EVENTS": str(path), "TESTS_STACKS": str(self._stacks)}
         environ["TESTS_ALONE"] = str(int(self.alone))
-        paths = [f"tests/{file}" for file in self.files]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*self.command, *paths], cwd=TESTS.parent, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*self.command, *self.files],
+                cwd=TESTS.parent,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         self.began = time.monotonic()
 
@@ -81,7 +86,7 @@ class Job:
         """The process has ended: check that nothing is missing."""
         assert self.process is not None
         self.took = time.monotonic() - self.began
-        expected = {str(TESTS / file) for file in self.files}
+        expected = {str(TESTS.parent / file) for file in self.files}
         self.results.check(self.process.returncode, set() if self.alone else expected)
         if self.results.faults and not self.results.finished:
             self.results.faults.append("the end of its output:\n" + self._log.read_text(errors="replace")[-TAIL:])
@@ -95,6 +100,7 @@ class Job:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(LAST_WORDS)
         self.kill()
+        self.took = time.monotonic() - self.began
         stacks = self._stacks.read_text(errors="replace") if self._stacks.exists() else ""
         where = self.results.running or "no test"
         self.results.faults.append(f"not finished after {clock(after)}, in {where}; its stacks:\n{stacks}")
@@ -128,63 +134,75 @@ def tree(pid: int) -> list[int]:
     return found
 
 
-class Run:
-    """All bins: the longest first, so many at once, those with tests that must be alone at the end."""
+def planned(options: list[str]) -> tuple[list[Job], dict[str, str]]:
+    """One job for each bin, and one with the unit tests for each other interpreter; what is not available here, and
+    what is not run for want of it. `options`: arguments of Python."""
+    divided = divide(all_files(TESTS))
+    jobs = [
+        Job(each.name, each.seconds, [f"tests/{file}" for file in files], [sys.executable, *options])
+        for each, files in divided.items()
+    ]
+    others = interpreters.others()
+    unit = next(job for job in jobs if job.name == "unit")
+    for each in others:
+        command = [sys.executable, "-m", "tests.parallel.interpreters", str(each.path), each.version, *options]
+        jobs.append(Job(f"unit-{each.version}", unit.seconds, unit.files, command, again=True))
+    return jobs, interpreters.missing(others)
 
-    def __init__(self, long: bool, folder: Path) -> None:
+
+class Run:
+    """All jobs: the longest first, `most` at once; at the end, with nothing beside them, tests that must be alone.
+    `limit`: seconds for all of it. `command` runs pytest."""
+
+    def __init__(self, jobs: list[Job], most: int, limit: float, command: list[str], folder: Path) -> None:
+        self.jobs = sorted(jobs, key=lambda job: -job.seconds)
+        self._most = most
+        self._limit = limit
+        self._command = command
         self._folder = folder
-        self._limit = LONG_LIMIT if long else LIMIT
-        self._options = ["-m", "pytest", "-p", "tests.parallel.plugin", *(["--long"] if long else [])]
-        self._most = max(2, round(BINS_PER_CORE * (os.cpu_count() or 1)))
         self._began = time.monotonic()
         self._shown = self._began
-        divided = divide(all_files(TESTS))
-        jobs = [
-            Job(each.name, each.seconds, files, [sys.executable, *self._options]) for each, files in divided.items()
-        ]
-        others = interpreters.others()
-        self.not_had = interpreters.missing(others)
-        unit, files = next((each, files) for each, files in divided.items() if each.name == "unit")
-        for each in others:
-            command = [
-                sys.executable,
-                "-m",
-                "tests.parallel.interpreters",
-                str(each.path),
-                each.version,
-                *self._options,
-            ]
-            jobs.append(Job(f"unit-{each.version}", unit.seconds, files, command, again=True))
-        self.jobs = sorted(jobs, key=lambda job: -job.seconds)
 
-    def go(self) -> bool:
-        """Everything; whether it succeeded."""
+    def go(self, not_had: dict[str, str]) -> bool:
+        """Run everything, print the summary. Returns whether it succeeded."""
         say(f"{len(self.jobs)} bins, {self._most} at once: {', '.join(job.name for job in self.jobs)}")
         try:
             self._together(self.jobs, self._most)
             files = sorted({file for job in self.jobs for file in job.results.alone if not job.again})
             if files:
-                paths = [Path(file).relative_to(TESTS).as_posix() for file in files]
-                alone = Job("alone", 0, paths, [sys.executable, *self._options], alone=True)
+                alone = Job("alone", 0, files, self._command, alone=True)
                 self.jobs.append(alone)
                 self._together([alone], 1)
+        except KeyboardInterrupt:
+            # The terminal has interrupted every pytest as well: they stop their servers first.
+            self._wait(LAST_WORDS)
+            raise
         finally:
-            for job in self.jobs:
-                if job.process and not job.over():
-                    job.kill()
+            for job in self._running():
+                job.kill()
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         bins = [job.results for job in self.jobs]
-        text, good = summary(bins, self.not_had, time.monotonic() - self._began, used.ru_utime + used.ru_stime)
+        text, good = summary(bins, not_had, time.monotonic() - self._began, used.ru_utime + used.ru_stime)
         say("\n".join(["", *self._table(), "", text]))
         return good
+
+    def _running(self) -> list[Job]:
+        return [job for job in self.jobs if job.process and not job.over()]
+
+    def _wait(self, seconds: float) -> None:
+        """Until no bin runs, so long at most."""
+        until = time.monotonic() + seconds
+        while self._running() and time.monotonic() < until:
+            time.sleep(TICK)
 
     def _together(self, jobs: list[Job], most: int) -> None:
         waiting, running = list(jobs), list[Job]()
         while waiting or running:
+            self._watch(jobs, running, waiting)
             while waiting and len(running) < most:
                 running.append(waiting.pop(0))
                 running[-1].start(self._folder)
-            time.sleep(0.1)
+            time.sleep(TICK)
             for job in list(running):
                 over = job.over()
                 for line in job.look():
@@ -193,7 +211,6 @@ class Run:
                     job.finish()
                     running.remove(job)
                     say(f"[{self._clock()}] {job.name} is done in {clock(job.took)}: {_counts(job.results)}")
-            self._watch(jobs, running, waiting)
 
     def _watch(self, jobs: list[Job], running: list[Job], waiting: list[Job]) -> None:
         now = time.monotonic()
@@ -235,7 +252,15 @@ def main() -> int:
     # A CI job that is cancelled must not leave servers behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="tests-"))
-    if not Run(bool(arguments), folder).go():
+    options = ["-m", "pytest", "-p", "tests.parallel.plugin", *arguments]
+    jobs, not_had = planned(options)
+    most = max(2, round(BINS_PER_CORE * (os.cpu_count() or 1)))
+    try:
+        good = Run(jobs, most, LONG_LIMIT if arguments else LIMIT, [sys.executable, *options], folder).go(not_had)
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    if not good:
         say(f"The output of every bin: {folder}")
         return 1
     shutil.rmtree(folder)

@@ -125,7 +125,9 @@ def summary(bins: Sequence[Results], not_had: dict[str, str], wall: float, cpu: 
     counts = sum((each.counts for each in bins), Counter[str]())
     counts["bins failed"] = sum(bool(each.faults) for each in bins)
     told = [f"{counts[key]} {key}" for key in (*ORDER, "bins failed") if counts[key]]
-    line = f" {', '.join(told) or 'nothing ran'} in {wall:.1f}s ({clock(wall)}), CPU {cpu:.0f}s, {len(bins)} bins "
+    number = "1 bin" if len(bins) == 1 else f"{len(bins)} bins"
+    line = f" {', '.join(told) or 'nothing ran'} in {wall:.1f}s ({clock(wall)}), CPU {cpu:.0f}s, {number} "
+    line = line.replace(" 1 errors", " 1 error").replace(" 1 bins failed", " 1 bin failed")
     lines.append(line.center(WIDTH, "="))
     good = not (counts["failed"] or counts["errors"] or counts["bins failed"]) and counts["passed"] > 0
     return "\n".join(lines), good
