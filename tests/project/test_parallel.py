@@ -16,6 +16,7 @@ from tests.parallel import interpreters
 from tests.parallel.__main__ import Job, Run, tree
 from tests.parallel.bins import BINS, TESTS, Bin, all_files, divide
 from tests.parallel.results import Results, events, summary
+from tests.services import wait_until
 
 ROOT = TESTS.parent
 
@@ -98,6 +99,14 @@ class Suite:
         while not (path.exists() and text in path.read_text()):
             assert self.job.process.poll() is None, self.job._log.read_text()
             os.sched_yield()
+
+
+def runs(pid: int) -> bool:
+    """Whether the process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 KINDS = """
@@ -213,8 +222,7 @@ class TestOneBin:
         assert fault.startswith("not finished after 15:00, in ")
         assert "test_hangs" in fault.splitlines()[0]
         assert "in test_hangs" in fault.partition("\n")[2]
-        stat = Path(f"/proc/{told[1]}/stat")
-        assert not stat.exists() or stat.read_text().split()[2] == "Z"
+        wait_until(lambda: not runs(int(told[1])), "its server to end")
 
     def test_a_half_written_event_waits_for_its_end(self, tmp_path: Path) -> None:
         path = tmp_path / "events"
