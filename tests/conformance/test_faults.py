@@ -262,9 +262,13 @@ class TestMalformedAnswers:
         ],
     )  # fmt: skip
     def test_chunks(self, scene, upstream, bad):
-        upstream.answer([head(200, CHUNKED), chunk(b"good"), 0.03, bad + b"0\r\n\r\n", Act.CLOSE])
+        go = threading.Event()
+        upstream.answer([head(200, CHUNKED), chunk(b"good"), go, bad + b"0\r\n\r\n", Act.CLOSE])
         with scene.client() as client:
             client.send(request(b"/bad-chunk"))
+            while b"good" not in client.buffer:
+                assert client.fill()
+            go.set()
             with pytest.raises((Truncated, ConnectionResetError)):
                 client.read_response()
         record = scene.gateway.logged("/bad-chunk")

@@ -143,13 +143,14 @@ class TestMoreThanTheAnswer:
     )
     @pytest.mark.parametrize("extra", [b"x", b"\r\n", answer(b"second") + answer(b"third"), head(100), b"0\r\n\r\n"])
     def test_is_dropped(self, scene, upstream, first, gap, extra):
-        upstream.queue([first + extra] if not gap else [first, gap, extra])
+        upstream.queue([first + extra] if not gap else [first, gap, extra, Act.HANG])
         upstream.answer(answer(b"after"))
         with scene.client() as client:
             response = client.request(request())
             assert response.body == b"hello"
             if gap:
-                time.sleep(2 * gap)  # not an event that this side can see: the stray bytes reach the gateway
+                # The gateway has seen the stray bytes and ended their connection.
+                upstream.wait_aborted()
             assert client.request(request(b"/after")).body == b"after"
         assert upstream.requests[0].connection != upstream.requests[1].connection
 
@@ -164,14 +165,14 @@ class TestMoreThanTheAnswer:
     )  # fmt: skip
     def test_a_body_where_none_may_be(self, scene, upstream, method, status, line, gap):
         body = chunked(b"hello") if line is CHUNKED else b"hello"
-        upstream.queue([head(status, line) + body] if not gap else [head(status, line), gap, body])
+        upstream.queue([head(status, line) + body] if not gap else [head(status, line), gap, body, Act.HANG])
         upstream.answer(answer(b"after"))
         with scene.client() as client:
             response = client.request(request(method=method))
             # A message that contradicts itself may also be refused
             assert response.status in (status, 502)
             if gap:
-                time.sleep(2 * gap)
+                upstream.wait_aborted()
             assert client.request(request(b"/after")).body == b"after"
         assert upstream.requests[0].connection != upstream.requests[1].connection
 

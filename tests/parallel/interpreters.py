@@ -95,8 +95,8 @@ def prepare(interpreter: Interpreter) -> None:
     # The pip of this environment installs into that one, as Debian keeps ensurepip in a package of its own.
     subprocess.run([interpreter.path, "-m", "venv", "--clear", "--without-pip", interpreter.folder], check=True)
     pip = [sys.executable, "-m", "pip", "--python", str(interpreter.python), "--quiet", "--disable-pip-version-check"]
-    # Two builds at once would write to the same egg-info folder: the lock is that of scripts/venv.
-    with (ROOT / ".cache" / "venv.lock").open("w") as lock:
+    # Two builds at once would write to the same egg-info folder. Not the lock of scripts/venv: a test runs that meanwhile.
+    with (ROOT / ".cache" / "pythons.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         subprocess.run([*pip, "install", "--editable", ".[test]"], cwd=ROOT, check=True)
     done.write_text(wanted)
