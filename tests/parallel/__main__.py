@@ -30,6 +30,8 @@ BINS_PER_CORE = 2.5
 # Seconds until a run is stopped and what hangs is named. CI stops a job after 20 minutes, and scripts/lint comes first.
 LIMIT = 17 * 60
 LONG_LIMIT = 6 * 3600
+# Seconds to make the environment of another interpreter.
+INSTALL = 120
 # Seconds between two lines of progress, and after which a line names the test that takes so long.
 PROGRESS = 10
 SLOW = 30
@@ -146,7 +148,8 @@ def planned(options: list[str]) -> tuple[list[Job], dict[str, str]]:
     unit = next(job for job in jobs if job.name == "unit")
     for each in others:
         command = [sys.executable, "-m", "tests.parallel.interpreters", str(each.path), each.version, *options]
-        jobs.append(Job(f"unit-{each.version}", unit.seconds, unit.files, command, again=True))
+        seconds = unit.seconds + (0 if interpreters.ready(each) else INSTALL)
+        jobs.append(Job(f"unit-{each.version}", seconds, unit.files, command, again=True))
     return jobs, interpreters.missing(others)
 
 

@@ -5,7 +5,6 @@ Rule: an interpreter that is not here is skipped by name. Nothing is installed s
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -13,7 +12,10 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 # As the classifiers of setup.py name them.
@@ -82,24 +84,36 @@ def missing(interpreters: list[Interpreter]) -> dict[str, str]:
     }
 
 
-def prepare(interpreter: Interpreter) -> None:
-    """Make its environment and install the package with the test extra; nothing where that was done for this setup.py.
+def requirements() -> list[str]:
+    """What the package and its tests need. The package itself is not among it: conftest.py puts the checkout on the path."""
+    found = []
+    for each in map(Requirement, metadata.requires("wsgi-gateway") or ()):
+        if each.marker is None or each.marker.evaluate({"extra": "test"}):
+            each.marker = None
+            found.append(str(each))
+    return found
 
-    Raises subprocess.CalledProcessError.
-    """
-    wanted = hashlib.sha256((ROOT / "setup.py").read_bytes()).hexdigest()
+
+def _stamp() -> str:
+    return hashlib.sha256((ROOT / "setup.py").read_bytes()).hexdigest()
+
+
+def ready(interpreter: Interpreter) -> bool:
+    """Whether its environment was made for this setup.py."""
     done = interpreter.folder / "installed"
-    if done.exists() and done.read_text() == wanted:
+    return done.exists() and done.read_text() == _stamp()
+
+
+def prepare(interpreter: Interpreter) -> None:
+    """Make its environment, unless it is ready. Raises subprocess.CalledProcessError."""
+    if ready(interpreter):
         return
     interpreter.folder.parent.mkdir(parents=True, exist_ok=True)
     # The pip of this environment installs into that one, as Debian keeps ensurepip in a package of its own.
     subprocess.run([interpreter.path, "-m", "venv", "--clear", "--without-pip", interpreter.folder], check=True)
     pip = [sys.executable, "-m", "pip", "--python", str(interpreter.python), "--quiet", "--disable-pip-version-check"]
-    # Two builds at once would write to the same egg-info folder. Not the lock of scripts/venv: a test runs that meanwhile.
-    with (ROOT / ".cache" / "pythons.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        subprocess.run([*pip, "install", "--editable", ".[test]"], cwd=ROOT, check=True)
-    done.write_text(wanted)
+    subprocess.run([*pip, "install", *requirements()], check=True)
+    (interpreter.folder / "installed").write_text(_stamp())
 
 
 if __name__ == "__main__":
