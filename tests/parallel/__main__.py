@@ -37,6 +37,8 @@ PROGRESS = 10
 SLOW = 30
 # Seconds for a hung process to write its stacks, for an interrupted one to stop its servers.
 LAST_WORDS = 5
+# Characters of its stacks that are shown: those of the threads come first, then those of the greenlets.
+STACKS = 8000
 TICK = 0.1
 
 
@@ -103,7 +105,7 @@ class Job:
             self.process.wait(LAST_WORDS)
         self.kill()
         self.took = time.monotonic() - self.began
-        stacks = self._stacks.read_text(errors="replace") if self._stacks.exists() else ""
+        stacks = self._stacks.read_text(errors="replace")[:STACKS] if self._stacks.exists() else ""
         where = self.results.running or "no test"
         self.results.faults.append(f"not finished after {clock(after)}, in {where}; its stacks:\n{stacks}")
 
@@ -258,16 +260,19 @@ def main() -> int:
     options = ["-m", "pytest", "-p", "tests.parallel.plugin", *arguments]
     jobs, not_had = planned(options)
     most = max(2, round(BINS_PER_CORE * (os.cpu_count() or 1)))
+    run = Run(jobs, most, LONG_LIMIT if arguments else LIMIT, [sys.executable, *options], folder)
+    failed = False
     try:
-        good = Run(jobs, most, LONG_LIMIT if arguments else LIMIT, [sys.executable, *options], folder).go(not_had)
+        failed = not run.go(not_had)
     except KeyboardInterrupt:
         say("interrupted")
         return 130
-    if not good:
-        say(f"The output of every bin: {folder}")
-        return 1
-    shutil.rmtree(folder)
-    return 0
+    finally:
+        if failed:
+            say(f"The output of every bin: {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    return int(failed)
 
 
 if __name__ == "__main__":
