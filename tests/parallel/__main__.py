@@ -30,6 +30,8 @@ BINS_PER_CORE = 2.5
 # Seconds until a run is stopped and what hangs is named. CI stops a job after 20 minutes, and scripts/lint comes first.
 LIMIT = 17 * 60
 LONG_LIMIT = 6 * 3600
+# Seconds that one test may take before its bin is given up; the slowest takes 40 on a busy machine.
+TEST_LIMIT = 5 * 60
 # Seconds to make the environment of another interpreter.
 INSTALL = 120
 # Seconds between two lines of progress, and after which a line names the test that takes so long.
@@ -122,10 +124,8 @@ class Job:
         here = self.results
         if here.number is None:
             return f"{self.name} starts"
-        slow = here.running and now - here.running_since > SLOW
-        return f"{self.name} {here.ended}/{here.number}" + (
-            f" (for {clock(now - here.running_since)} in {here.running})" if slow else ""
-        )
+        slow = f" (for {clock(here.age(now))} in {here.running})" if here.age(now) > SLOW else ""
+        return f"{self.name} {here.ended}/{here.number}{slow}"
 
 
 def tree(pid: int) -> list[int]:
@@ -157,12 +157,15 @@ def planned(options: list[str]) -> tuple[list[Job], dict[str, str]]:
 
 class Run:
     """All jobs: the longest first, `most` at once; at the end, with nothing beside them, tests that must be alone.
-    `limit`: seconds for all of it. `command` runs pytest."""
+    `limit`: seconds for all of it; `test_limit`: for one test. `command` runs pytest."""
 
-    def __init__(self, jobs: list[Job], most: int, limit: float, command: list[str], folder: Path) -> None:
+    def __init__(
+        self, jobs: list[Job], most: int, limit: float, test_limit: float, command: list[str], folder: Path
+    ) -> None:
         self.jobs = sorted(jobs, key=lambda job: -job.seconds)
         self._most = most
         self._limit = limit
+        self._test_limit = test_limit
         self._command = command
         self._folder = folder
         self._began = time.monotonic()
@@ -226,7 +229,10 @@ class Run:
                 job.results.faults.append(f"not started within {clock(self._limit)}")
             running.clear()
             waiting.clear()
-        elif now - self._shown >= PROGRESS:
+        for job in [job for job in running if job.results.age(now) > self._test_limit]:
+            job.give_up(job.results.age(now))
+            running.remove(job)
+        if now - self._shown >= PROGRESS:
             self._shown = now
             say(
                 f"[{self._clock()}] " + ", ".join(job.progress(now) for job in jobs if job in running or job in waiting)
@@ -260,7 +266,8 @@ def main() -> int:
     options = ["-m", "pytest", "-p", "tests.parallel.plugin", *arguments]
     jobs, not_had = planned(options)
     most = max(2, round(BINS_PER_CORE * (os.cpu_count() or 1)))
-    run = Run(jobs, most, LONG_LIMIT if arguments else LIMIT, [sys.executable, *options], folder)
+    limit, test_limit = (LONG_LIMIT, LONG_LIMIT) if arguments else (LIMIT, TEST_LIMIT)
+    run = Run(jobs, most, limit, test_limit, [sys.executable, *options], folder)
     failed = False
     try:
         failed = not run.go(not_had)

@@ -62,6 +62,10 @@ class Results:
                 return self._report(event)
         return ""
 
+    def age(self, now: float) -> float:
+        """Seconds since the test that runs began; 0 when none does."""
+        return now - self.running_since if self.running else 0.0
+
     def _report(self, event: dict[str, Any]) -> str:
         outcome = event["outcome"]
         if outcome == "failed":

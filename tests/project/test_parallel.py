@@ -244,9 +244,9 @@ class TestOneBin:
 
 
 class TestRun:
-    def run(self, *suites: Suite, limit: float = 600.0, most: int = 2) -> bool:
-        folder = suites[0].folder
-        return Run([suite.job for suite in suites], most, limit, suites[0].command, folder).go({})
+    def run(self, *suites: Suite, limit: float = 600.0, test_limit: float = 600.0, most: int = 2) -> bool:
+        jobs = [suite.job for suite in suites]
+        return Run(jobs, most, limit, test_limit, suites[0].command, suites[0].folder).go({})
 
     def test_all_bins_then_what_must_be_alone(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         text = "import pytest\ndef test_good(): pass\n@pytest.mark.alone\ndef test_alone(): pass"
@@ -284,6 +284,16 @@ class TestRun:
         assert not self.run(hanging, waiting, limit=0.5, most=1)
         assert hanging.job.results.faults[0].startswith("not finished after 0:00, in ")
         assert waiting.job.results.faults == ["not started within 0:00"]
+
+    def test_a_test_beyond_its_limit_costs_its_own_bin_only(self, tmp_path: Path) -> None:
+        hanging = Suite(tmp_path / "a", name="a").write("import threading\ndef test_it(): threading.Event().wait()")
+        other = Suite(tmp_path / "b", name="b").write("def test_good(): pass")
+        for suite in (hanging, other):
+            suite.job.files = [str(suite.folder / "test_it.py")]
+        assert not self.run(hanging, other, test_limit=0.5, most=1)
+        assert hanging.job.results.faults[0].startswith("not finished after 0:00, in ")
+        assert "test_it.py::test_it" in hanging.job.results.faults[0]
+        assert (other.job.results.counts["passed"], other.job.results.faults) == (1, [])
 
 
 class TestInterpreters:
