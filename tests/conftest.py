@@ -9,21 +9,39 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 # Tests run against this checkout, installed or not.
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from tests import patterns, services
+from tests import long, patterns, services
 
 # Before anything of the gateway is imported: a test at the end of the run looks at all of them.
 patterns.record()
 patterns.record_re2()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also what takes hours: 1 GiB bodies, the long fuzz and soak")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "last: runs behind all other tests, whose traces it looks at")
+    if config.getoption("long"):
+        long.begin()
+    # In CI hypothesis has a profile of its own, with the same examples each time.
+    usual = settings.get_profile(settings.get_current_profile_name())
+    # A busy machine is slow; that is no failure.
+    settings.register_profile(
+        "tests",
+        usual,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        max_examples=long.times(usual.max_examples),
+    )
+    settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import getpass
 import signal
-import socket
 from collections.abc import Iterator
 
 import dns.exception
@@ -20,7 +19,7 @@ class Dnsmasq:
 
     def __init__(self) -> None:
         self._program = str(services.require("dnsmasq"))
-        self.port = _free_port()
+        self.port = services.free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._server: services.Server | None = None
 
@@ -74,13 +73,3 @@ class Dnsmasq:
         except (OSError, dns.exception.DNSException):
             return False
         return True
-
-
-def _free_port() -> int:
-    """A port that is free for UDP and for TCP."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            port: int = tcp.getsockname()[1]
-            with contextlib.suppress(OSError):
-                udp.bind(("127.0.0.1", port))
-                return port

@@ -174,7 +174,7 @@ class Drill:
         self.gateway = Server(
             [*command, "-b", f"127.0.0.1:{self.port}", "gateway:create_app()"],
             cwd=services.ROOT,
-            env={**_environ(), "GATEWAY_CONFIG": str(config)},
+            env={**_environ(), "GATEWAY_CONFIG": str(config), "GATEWAY_ADMIN": "127.0.0.1:0"},
         )
         self.load = Load(self.port)
 

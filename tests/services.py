@@ -1,4 +1,4 @@
-"""Real servers that tests talk to: found, started on ephemeral loopback ports, stopped.
+"""Real servers that tests talk to: found, started on free loopback ports, stopped.
 
 Rule: a server that cannot be had is skipped loudly, by name (the summary of
 `conftest.py`), and never in CI, where `CI` is set and a missing server is a failure.
@@ -8,8 +8,11 @@ Rule: a server that cannot be had is skipped loudly, by name (the summary of
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -71,15 +74,63 @@ def allowed(what: str, why_not: str) -> None:
         pytest.skip(f"{what}: {why_not}")
 
 
+class _Ports:
+    """Loopback ports for the servers of this process, each given once.
+
+    They lie below the kernel's ephemeral range, so no outgoing connection and no `bind(0)` takes one before its server
+    listens, or while that server is stopped. A record lock on byte N of one file holds port N against the other test
+    processes of this user until this process ends.
+    """
+
+    # Above what servers use by default.
+    _FIRST = 12_000
+
+    def __init__(self) -> None:
+        ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+        # A machine whose ephemeral range begins lower has no ports of this kind.
+        self._all = range(self._FIRST, ephemeral if ephemeral > self._FIRST + 1000 else 65_536)
+        self._next = random.randrange(len(self._all))
+        self._given: set[int] = set()
+        # Never closed: closing any descriptor of the file would release every lock of the process.
+        self._locks = os.open(Path(tempfile.gettempdir()) / f"gateway-test-ports-{os.getuid()}", os.O_RDWR | os.O_CREAT, 0o600)
+
+    def give(self) -> int:
+        """Raises RuntimeError when every port is taken."""
+        for _ in self._all:
+            port = self._all[self._next]
+            self._next = (self._next + 1) % len(self._all)
+            if port not in self._given and self._lock(port):
+                if self._is_free(port):
+                    self._given.add(port)
+                    return port
+                fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, port)
+        raise RuntimeError("no free port for a test server")
+
+    def _lock(self, port: int) -> bool:
+        try:
+            fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except OSError:
+            return False
+        return True
+
+    @staticmethod
+    def _is_free(port: int) -> bool:
+        """For TCP and for UDP, as a DNS server takes both."""
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            try:
+                tcp.bind(("127.0.0.1", port))
+                udp.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+            return True
+
+
+_ports = functools.cache(_Ports)
+
+
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nothing listens on; all held open while they are chosen, so they differ."""
-    with contextlib.ExitStack() as stack:
-        ports = []
-        for _ in range(count):
-            sock = stack.enter_context(socket.socket())
-            sock.bind(("127.0.0.1", 0))
-            ports.append(sock.getsockname()[1])
-        return ports
+    """Different loopback ports that nothing listens on, for this process alone until it ends."""
+    return [_ports().give() for _ in range(count)]
 
 
 def free_port() -> int:

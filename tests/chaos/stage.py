@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import random
 import signal
 import socket
 import sys
@@ -32,7 +31,7 @@ from tests.chaos.network import Network, instance_address
 from tests.chaos.systems import LOOPBACK, SRV, TLS_NAME, Behind, Event, Limits, System
 from tests.consul_agent import LastingConsul
 from tests.dnsmasq_server import Dnsmasq
-from tests.services import ROOT, Server
+from tests.services import ROOT, Server, free_ports
 
 INSTANCES = 5
 RATE = 300.0
@@ -41,21 +40,6 @@ MIX = ("get=12", "post=5", "stream=3")
 # An instance has its share again when it answers this much of it, within so many seconds.
 _SHARE = 0.75
 _WINDOW = 1.0
-
-
-def quiet_ports(number: int) -> list[int]:
-    """Free ports of which the kernel makes no outgoing connection: else one whose instance is down may be taken, or
-    a connection to it be connected to itself."""
-    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    found: list[int] = []
-    with contextlib.ExitStack() as stack:
-        while len(found) < number:
-            port = random.randrange(max(lowest - 15_000, 1024), lowest)
-            sock = stack.enter_context(socket.socket())
-            with contextlib.suppress(OSError):
-                sock.bind((LOOPBACK, port))
-                found.append(port)
-    return found
 
 
 class Tail:
@@ -230,7 +214,7 @@ class Stage:
 
     def _start(self, closing: contextlib.ExitStack) -> None:
         self.folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="chaos")))
-        ports = quiet_ports(INSTANCES + 2)
+        ports = free_ports(INSTANCES + 2)
         certificate = authority = None
         if self._needs == "tls":
             certificate, authority = self._certificate()

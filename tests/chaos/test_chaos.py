@@ -21,6 +21,8 @@ from tests.chaos.systems import Gateway, Limits
 
 LIMITS = Limits(connect=0.5, response=1.0, idle=0.5)
 # The instances of the first stage are registered with Consul, which is of use for one fault and does not matter for others.
+# Half of what `scripts/chaos` has: enough for each instance to be missed within a fault.
+RATE = 150.0
 STAGES = ("consul", "tls", "dns", "network")
 PACE = Pace(quiet=0.3, fault=0.5, after=0.2, longest=30.0, until_out=True)
 # What is lost on an open connection is only lost when its time is over: until then TCP sends it again.
@@ -44,7 +46,7 @@ def on_stage(stages: dict[str, Stage], needs: str) -> Stage:
     for name in [name for name in stages if name != needs]:
         stages.pop(name).__exit__()
     if needs not in stages:
-        stages[needs] = Stage(Gateway, LIMITS, needs, settings="eject: {for: 500ms}").__enter__()
+        stages[needs] = Stage(Gateway, LIMITS, needs, RATE, settings="eject: {for: 500ms}").__enter__()
     return stages[needs]
 
 

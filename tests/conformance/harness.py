@@ -116,7 +116,9 @@ class GatewayProcess:
         config_path.write_text(f"{config}\naccess_log: {{path: {json.dumps(str(self.log_path))}}}\n")
         command = [sys.executable, "-m", "gunicorn", "-c", "conf/gunicorn.conf.py", "-k", door.worker_class,
                    "-w", str(workers), "-b", "127.0.0.1:0"]  # fmt: skip
-        settings = {**os.environ, "GATEWAY_CONFIG": str(config_path), "PYTHONPATH": str(ROOT), **(environ or {})}
+        settings = {**os.environ, "GATEWAY_CONFIG": str(config_path), "PYTHONPATH": str(ROOT)}
+        # On as by default, but on a port of its own.
+        settings |= {"GATEWAY_ADMIN": "127.0.0.1:0", **(environ or {})}
         if door.tls or door.upstream_tls:
             both, authority = certificate().write(folder)
             settings["SSL_CERT_FILE"] = str(authority)
@@ -163,7 +165,9 @@ class GatewayProcess:
             time.sleep(0.01)
 
     def client(self, **options: Any) -> RawClient:
-        return RawClient(self.port, tls=certificate().client if self.door.tls else None, **options)
+        # The limits of gunicorn's own worker show by waiting in vain: not longer than they have to.
+        patience = 3 * PATIENCE if self.door.own else PATIENCE
+        return RawClient(self.port, tls=certificate().client if self.door.tls else None, **{"timeout": patience, **options})
 
     def errors(self) -> str:
         return self.error_path.read_text(errors="replace")
@@ -330,7 +334,7 @@ def check_problem(response: RawResponse, status: int, reason: str, method: bytes
 def check_refused(scene: Scene, client: RawClient, statuses: tuple[int, ...] = (400,)) -> RawResponse:
     """The request was refused and the connection closed. Our own parser also says it as a problem;
     gunicorn's answers with a page of its own. What the gateway refuses behind gunicorn's parser was well framed,
-    and an application cannot make gunicorn close (case "202-gateway"): what follows is served there."""
+    and an application cannot make gunicorn close (limit "refusal-keeps-open"): what follows is served there."""
     response = client.read_response()
     assert response.status in statuses, response
     reason = response.header(b"gateway-error")

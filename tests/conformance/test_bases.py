@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conformance.cases import case
 from tests.conformance.harness import request
 
 SCENE = "standard"
 
 
-@case("97")
 @pytest.mark.parametrize(
     ("target", "seen"),
     [

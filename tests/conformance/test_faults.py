@@ -8,7 +8,6 @@ import time
 import pytest
 
 from gateway.testing import Act, Exchange, Truncated, answer, chunk, chunked, head
-from tests.conformance.cases import case
 from tests.conformance.harness import check_problem, request
 
 SCENE = "standard"
@@ -31,21 +30,17 @@ def fails(scene, data, status, reason):
 
 
 class TestConnecting:
-    @case("157")
     @pytest.mark.parametrize("method", [b"GET", b"POST"])
     def test_refused(self, scene, method):
         record = fails(scene, request(b"/refused/x", method=method, body=b"abc"), 502, "connect_refused")
         assert record["upstream"] == "refused"
         assert "refused" in record["cause"].lower()
 
-    @case("176")
     def test_blackhole(self, scene):
         before = time.monotonic()
         fails(scene, request(b"/silent/x"), 504, "connect_timeout")
         assert time.monotonic() - before < 5
 
-    @case("194")
-    @case("195")
     @pytest.mark.parametrize("target", [b"/refused/x", b"/unrouted"])
     def test_head_gets_a_head(self, scene, target):
         with scene.client() as client:
@@ -55,13 +50,11 @@ class TestConnecting:
             assert int(response.header(b"content-length") or 0) > 0
             assert client.request(request()).body == b"ok"
 
-    @case("194")
     def test_is_not_negotiated(self, scene):
         check_problem(scene.ask(request(b"/unrouted", b"Accept: text/html")), 404, "no_route")
 
 
 class TestNoAnswer:
-    @case("158")
     @pytest.mark.parametrize("end", [Act.CLOSE, Act.RESET])
     def test_hangs_up(self, scene, upstream, end):
         upstream.answer([end])
@@ -69,13 +62,11 @@ class TestNoAnswer:
         assert record["attempts"] == 1
         assert len([it for it in upstream.requests if it.method == b"POST"]) == 1
 
-    @case("159")
     def test_hangs_up_on_a_get(self, scene, upstream):
         upstream.answer([Act.CLOSE])
         record = fails(scene, request(b"/get-hang-up"), 502, "upstream_reset")
         assert 1 <= record["attempts"] <= 2
 
-    @case("159")
     def test_hangs_up_before_the_request_is_whole(self, scene, upstream):
         def hang_up(exchange: Exchange) -> None:
             exchange.read_piece()
@@ -86,7 +77,6 @@ class TestNoAnswer:
         check_problem(response, 502, "upstream_reset")
         assert len(upstream.requests) == 1
 
-    @case("160")
     @pytest.mark.parametrize("end", [Act.CLOSE, Act.RESET])
     @pytest.mark.parametrize("part", [b"H", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nX: ", head(200, b"X: y")[:-2]])
     def test_half_a_head(self, scene, upstream, part, end):
@@ -94,8 +84,6 @@ class TestNoAnswer:
         fails(scene, request(b"/half-head"), 502, "upstream_reset")
         assert len([it for it in upstream.requests if it.target == b"/half-head"]) == 1, "tried again although bytes had come"
 
-    @case("160")
-    @case("174")
     @pytest.mark.parametrize("part", [b"", b"HTTP/1.1 200 OK\r\nX: y\r\n", head(100, reason=b"Continue")])
     def test_stalls(self, scene, upstream, part):
         upstream.answer([part, Act.HANG])
@@ -103,27 +91,22 @@ class TestNoAnswer:
         upstream.wait_aborted()
         assert len([it for it in upstream.requests if it.target.startswith(b"/quick")]) == 1
 
-    @case("175")
     def test_no_limit(self, scene, upstream):
         upstream.answer([1.0, answer(b"late")])
         assert scene.ask(request(b"/patient")).body == b"late"
 
-    @case("175")
-    @case("198")
     @pytest.mark.parametrize("script", [[Act.HANG], [b"HTTP/1.1 200 OK\r\n", Act.HANG]])
     def test_deadline(self, scene, upstream, script):
         upstream.answer(script)
         fails(scene, request(b"/deadline"), 504, "deadline_exceeded")
         upstream.wait_aborted()
 
-    @case("175")
     def test_the_deadline_does_not_cut_a_body(self, scene, upstream):
         upstream.answer([head(200, b"Content-Length: 4"), b"o", 0.8, b"k", 0.3, b"!!"])
         assert scene.ask(request(b"/deadline")).body == b"ok!!"
 
 
 class TestStreamsThatStall:
-    @case("177")
     @pytest.mark.parametrize("line", [CHUNKED, b"Content-Length: 10", b"X: until the end"])
     def test_are_broken(self, scene, upstream, line):
         upstream.answer([head(200, line), chunk(b"hello") if line is CHUNKED else b"hello", Act.HANG])
@@ -136,13 +119,11 @@ class TestStreamsThatStall:
         record = scene.gateway.logged(target.decode())
         assert (record["status"], record["reason"]) == (200, "upstream_stalled")
 
-    @case("178")
     def test_a_steady_drip_is_not(self, scene, upstream):
         drip = [step for _ in range(6) for step in (0.3, chunk(b"x"))]
         upstream.answer([head(200, CHUNKED), *drip, chunked()])
         assert scene.ask(request(b"/quick/drip")).body == b"xxxxxx"
 
-    @case("179")
     @pytest.mark.parametrize("script", [answer(b"done"), head(200, CHUNKED) + chunked(b"done")])
     def test_a_whole_body_needs_no_end_of_the_connection(self, scene, upstream, script):
         upstream.answer(script)  # and keeps the connection
@@ -193,10 +174,6 @@ BAD_STATUS_LINES = [
 
 
 class TestMalformedAnswers:
-    @case("161")
-    @case("162")
-    @case("169")
-    @case("170")
     @pytest.mark.parametrize("data", BAD_HEADS)
     def test_heads(self, scene, upstream, data):
         """Refused, or read with the harm taken out; never passed on, and nothing behind it is swallowed."""
@@ -207,23 +184,16 @@ class TestMalformedAnswers:
         assert response.values(b"set-cookie") == []
         assert b"evil" not in response.body
 
-    @case("169")
-    @case("161")
     @pytest.mark.parametrize("data", BAD_HEADS[:6])
     def test_hopeless_heads_are_refused(self, scene, upstream, data):
         upstream.answer([data, Act.CLOSE])
         fails(scene, POST, 502, "bad_response")
 
-    @case("163")
-    @case("165")
-    @case("167")
     @pytest.mark.parametrize("lines", BAD_FRAMING)
     def test_framing(self, scene, upstream, lines):
         upstream.answer([b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n\r\n" + b"5\r\nhello\r\n0\r\n\r\n", Act.CLOSE])
         fails(scene, POST, 502, "bad_response")
 
-    @case("163")
-    @case("164")
     @pytest.mark.parametrize("lines", [b"Content-Length: 5, 5", b"Content-Length: 5\r\nContent-Length: 5", b"Content-Length: 05"])
     def test_a_length_said_twice(self, scene, upstream, lines):
         """RFC 9110 §8.6: refused, or one length; never a wait for the end of the connection."""
@@ -235,12 +205,10 @@ class TestMalformedAnswers:
         else:
             check_problem(response, 502, "bad_response")
 
-    @case("165")
     def test_an_empty_length(self, scene, upstream):
         upstream.answer([b"HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\nhello", Act.CLOSE])
         fails(scene, POST, 502, "bad_response")
 
-    @case("166")
     @pytest.mark.parametrize("lines", [(b"Content-Length: 3", CHUNKED), (CHUNKED, b"Content-Length: 3"),
                                        (b"Content-Length: 15", CHUNKED)])  # fmt: skip
     def test_length_and_chunked(self, scene, upstream, lines):
@@ -254,7 +222,6 @@ class TestMalformedAnswers:
                 check_problem(response, 502, "bad_response")
         assert scene.ask(request(b"/after")).body == b"ok"
 
-    @case("168")
     def test_chunked_in_http_1_0(self, scene, upstream):
         upstream.answer([b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(b"hello"), Act.CLOSE])
         response = scene.ask(POST)
@@ -263,13 +230,11 @@ class TestMalformedAnswers:
         else:
             check_problem(response, 502, "bad_response")
 
-    @case("172")
     @pytest.mark.parametrize("line", BAD_STATUS_LINES)
     def test_status_lines(self, scene, upstream, line):
         upstream.answer([line + b"\r\nContent-Length: 0\r\n\r\n", Act.CLOSE])
         fails(scene, POST, 502, "bad_response")
 
-    @case("172")
     @pytest.mark.parametrize("line", [b"HTTP/1.9 200 OK", b"HTTP/1.2 200 OK", b"HTTP/1.1 200", b"HTTP/1.1 200 "])
     def test_odd_status_lines(self, scene, upstream, line):
         upstream.answer([line + b"\r\nContent-Length: 2\r\n\r\nok", Act.CLOSE])
@@ -279,7 +244,6 @@ class TestMalformedAnswers:
         else:
             check_problem(response, 502, "bad_response")
 
-    @case("171")
     def test_a_head_without_an_end(self, scene, upstream):
         def pour(exchange: Exchange) -> None:
             exchange.send(b"HTTP/1.1 200 OK\r\n")
@@ -289,7 +253,6 @@ class TestMalformedAnswers:
         upstream.answer(pour)
         fails(scene, POST, 502, "bad_response")
 
-    @case("173")
     @pytest.mark.parametrize(
         "bad",
         [
@@ -299,9 +262,13 @@ class TestMalformedAnswers:
         ],
     )  # fmt: skip
     def test_chunks(self, scene, upstream, bad):
-        upstream.answer([head(200, CHUNKED), chunk(b"good"), 0.03, bad + b"0\r\n\r\n", Act.CLOSE])
+        go = threading.Event()
+        upstream.answer([head(200, CHUNKED), chunk(b"good"), go, bad + b"0\r\n\r\n", Act.CLOSE])
         with scene.client() as client:
             client.send(request(b"/bad-chunk"))
+            while b"good" not in client.buffer:
+                assert client.fill()
+            go.set()
             with pytest.raises((Truncated, ConnectionResetError)):
                 client.read_response()
         record = scene.gateway.logged("/bad-chunk")
@@ -310,7 +277,6 @@ class TestMalformedAnswers:
         upstream.answer(answer(b"after"))
         assert scene.ask(request(b"/after")).body == b"after"
 
-    @case("173")
     def test_a_bad_first_chunk_in_the_heads_packet(self, scene, upstream):
         """Nothing was passed on yet: a 502 or a broken answer, never a whole one."""
         upstream.answer([head(200, CHUNKED) + b"x\r\nhello\r\n0\r\n\r\n", Act.CLOSE])
@@ -324,7 +290,6 @@ class TestMalformedAnswers:
 
 
 class TestPoolLimits:
-    @case("199")
     def test_full(self, scene, upstream):
         go = threading.Event()
         upstream.queue([go, answer(b"first")])
@@ -337,7 +302,6 @@ class TestPoolLimits:
         assert scene.ask(request(b"/narrow/third")).body == b"ok"
         assert [it.target for it in upstream.requests] == [b"/narrow/first", b"/narrow/third"]
 
-    @case("199")
     def test_who_waits_is_served(self, scene, upstream):
         upstream.queue([0.2, answer(b"first")])
         with scene.client() as first, scene.client() as second:
@@ -346,7 +310,6 @@ class TestPoolLimits:
             second.send(request(b"/narrow/second"))
             assert (first.read_response().body, second.read_response().body) == (b"first", b"ok")
 
-    @case("199")
     @pytest.mark.parametrize("script", [[Act.CLOSE], [b"junk\r\n\r\n"], [head(200, b"Content-Length: 9"), b"x", 0.02, Act.CLOSE],
                                         [head(200, CHUNKED), b"zz\r\n", Act.CLOSE]])  # fmt: skip
     def test_a_failure_gives_its_place_back(self, scene, upstream, script):
@@ -369,7 +332,6 @@ class TestNothingLeaks:
         [head(101), Act.CLOSE], [head(204, b"Content-Length: 5") + b"hello"],
     )  # fmt: skip
 
-    @case("200")
     def test_after_many_failures(self, scene, upstream):
         scene.ask(request())
         before = scene.gateway.open_sockets()
@@ -386,7 +348,6 @@ class TestNothingLeaks:
             time.sleep(0.05)
         assert scene.gateway.open_sockets() <= before + 5
 
-    @case("200")
     def test_after_many_clients_that_left(self, scene, upstream):
         before = scene.gateway.open_sockets()
         upstream.answer([0.1, answer(b"x" * 100_000)])

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from gateway.testing import Act, Exchange, answer, head
-from tests.conformance.cases import case
 from tests.conformance.harness import check_problem, request
+from tests.conformance.stock_worker_limits import stock_limit
 
 SCENE = "standard"
 UPSTREAM_TLS = True
@@ -16,7 +16,6 @@ EXPECT = b"Expect: 100-continue"
 
 
 class TestExpect:
-    @case("127")
     def test_one_100_and_then_the_answer(self, scene, upstream):
         with scene.client() as client:
             client.send(request(b"/", EXPECT, b"Content-Length: 5", method=b"POST"))
@@ -28,7 +27,6 @@ class TestExpect:
             assert client.request(request(b"/after")).status == 200
         assert upstream.requests[0].body == b"hello"
 
-    @case("127")
     def test_the_body_may_come_without_waiting(self, scene, upstream):
         with scene.client() as client:
             response = client.request(request(b"/", EXPECT, method=b"POST", body=b"hello"))
@@ -37,7 +35,6 @@ class TestExpect:
             assert client.request(request(b"/after")).interim == ()
         assert upstream.requests[0].body == b"hello"
 
-    @case("127")
     @pytest.mark.parametrize("word", [b"100-Continue", b"100-CONTINUE"])
     def test_in_any_case(self, scene, upstream, word):
         with scene.client() as client:
@@ -46,13 +43,11 @@ class TestExpect:
             client.send(b"hi")
             assert client.read_response().status == 200
 
-    @case("127")
     def test_without_a_body(self, scene, upstream):
         response = scene.ask(request(b"/", EXPECT))
         assert response.status == 200
         assert len(response.interim) <= 1
 
-    @case("127")
     def test_an_upstream_that_says_100_too(self, scene, upstream):
         def eager(exchange: Exchange) -> None:
             exchange.send(head(100, reason=b"Continue"))
@@ -67,7 +62,7 @@ class TestExpect:
             response = client.read_response()
             assert (response.status, response.interim) == (200, ())
 
-    @case("127-refusal")
+    @stock_limit("continue-upstream-refuses")
     @pytest.mark.parametrize("status", [401, 413, 417])
     def test_the_upstreams_refusal_comes_instead(self, scene, upstream, status):
         def refuse(exchange: Exchange) -> None:
@@ -80,7 +75,7 @@ class TestExpect:
             response = client.read_response()
             assert (response.status, response.body, response.interim) == (status, b"no", ())
 
-    @case("127-own-refusal")
+    @stock_limit("continue-gateway-refuses")
     @pytest.mark.parametrize(("target", "status", "reason"), [(b"/unrouted", 404, "no_route"), (b"/a/../b", 400, "bad_path"),
                                                              (b"/refused", 502, "connect_refused")])  # fmt: skip
     def test_the_gateways_refusal_comes_instead(self, scene, target, status, reason):
@@ -91,14 +86,12 @@ class TestExpect:
             assert response.interim == ()
             assert client.ended(), "whether a body follows is not known"
 
-    @case("128")
     def test_of_an_http_1_0_client(self, scene, upstream):
         with scene.client() as client:
             response = client.request(request(b"/", EXPECT, method=b"POST", body=b"hello", version=b"HTTP/1.0"))
             assert (response.status, response.interim) == (200, ())
         assert upstream.requests[0].body == b"hello"
 
-    @case("129")
     @pytest.mark.parametrize("value", [b"200-ok", b"100-continue, other", b"x"])
     def test_anything_else(self, scene, upstream, value):
         with scene.client() as client:
@@ -115,7 +108,6 @@ PROCESSING = head(102, reason=b"Processing")
 
 
 class TestInterim:
-    @case("130")
     @pytest.mark.parametrize("gap", [0.0, 0.05])
     @pytest.mark.parametrize("interim", [HINT, PROCESSING, head(100, reason=b"Continue"), head(199, b"X: y", reason=b"Odd")])
     def test_then_the_answer_and_the_next_one(self, scene, upstream, interim, gap):
@@ -128,7 +120,7 @@ class TestInterim:
             assert client.request(request()).body == b"second"
         assert scene.ask(request()).body == b"second"
 
-    @case("130-forwarded")
+    @stock_limit("interim-answers")
     def test_a_hint_reaches_the_client_at_once(self, scene, upstream):
         go = threading.Event()
         upstream.answer([HINT, go, answer(b"ok")])
@@ -139,7 +131,7 @@ class TestInterim:
             go.set()
             assert client.read_response().body == b"ok"
 
-    @case("131")
+    @stock_limit("early-hints")
     def test_each_in_order(self, scene, upstream):
         links = [b"Link: </a>", b"Link: </b>", b"Link: </c>"]
         upstream.answer(
@@ -151,7 +143,7 @@ class TestInterim:
         assert response.values(b"link") == [b"</a>", b"</b>", b"</c>"]
         assert response.body == b"ok"
 
-    @case("131")
+    @stock_limit("early-hints")
     def test_hop_by_hop_fields_do_not_pass(self, scene, upstream):
         upstream.answer([head(103, b"Link: </a>", b"Connection: X-Hop, keep-alive", b"X-Hop: 1", b"Keep-Alive: timeout=5"),
                          answer(b"ok")])  # fmt: skip
@@ -159,20 +151,18 @@ class TestInterim:
         assert response.interim[0].header(b"link") == b"</a>"
         assert response.interim[0].values(b"x-hop") + response.interim[0].values(b"keep-alive") == []
 
-    @case("132")
     def test_not_to_an_http_1_0_client(self, scene, upstream):
         upstream.answer([PROCESSING, HINT, answer(b"ok")])
         response = scene.ask(request(version=b"HTTP/1.0"))
         assert (response.status, response.body, response.interim) == (200, b"ok", ())
 
-    @case("133")
     def test_five_100s(self, scene, upstream):
         upstream.queue([head(100, reason=b"Continue") * 5 + answer(b"first")])
         with scene.client() as client:
             assert client.request(request()).body == b"first"
             assert client.request(request()).body == b"ok"
 
-    @case("133-gone")
+    @stock_limit("hints-then-nothing")
     def test_hints_and_then_nothing(self, scene, upstream):
         upstream.answer([HINT * 5, Act.HANG])
         with scene.client() as client:
@@ -182,19 +172,16 @@ class TestInterim:
         upstream.wait_aborted(within=3)
         assert scene.gateway.logged("/patient/hints")["status"] == 499
 
-    @case("133")
     def test_hints_and_then_the_end(self, scene, upstream):
         upstream.answer([HINT, Act.CLOSE])
         check_problem(scene.ask(request(method=b"POST", body=b"x")), 502, "upstream_reset")
 
-    @case("135")
     def test_a_flood_of_hints_is_bounded(self, scene, upstream):
         """Either all of them pass or the upstream is given up; the gateway does not read for ever."""
         upstream.answer([HINT * 5000, answer(b"ok")])
         response = scene.ask(request())
         assert response.status in (200, 502)
 
-    @case("130")
     def test_a_hint_with_a_body_of_its_own(self, scene, upstream):
         """A 1xx has no body (RFC 9110 §15.2): what follows is no answer."""
         upstream.answer([head(103, b"Content-Length: 5") + b"hello" + answer(b"ok"), Act.CLOSE])
@@ -203,7 +190,6 @@ class TestInterim:
 
 
 class TestUnasked101:
-    @case("134")
     @pytest.mark.parametrize("lines", [(b"Upgrade: websocket", b"Connection: Upgrade"), ()])
     def test_is_a_bad_answer(self, scene, upstream, lines):
         upstream.answer([head(101, *lines) + b"raw bytes", Act.HANG])

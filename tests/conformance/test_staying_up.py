@@ -10,7 +10,6 @@ from collections.abc import Callable
 import pytest
 
 from gateway.testing import PATIENCE, Act, answer
-from tests.conformance.cases import case
 from tests.conformance.harness import check_problem, request
 
 SCENE = "staying-up"
@@ -33,7 +32,6 @@ class TestEjection:
         assert first.count(502) == 2
         assert statuses(scene, b"/outlier", 20) == [200] * 20
 
-    @case("317")
     def test_a_404_is_no_failure_and_a_5xx_only_where_it_is_named(self, scene, upstream):
         other = scene.upstreams["other"]
         upstream.answer(answer(b"", status=404))
@@ -42,7 +40,6 @@ class TestEjection:
         other.answer(answer(b"", status=500))
         assert sorted(statuses(scene, b"/status", 20)) == [404] * 18 + [500] * 2
 
-    @case("316")
     def test_what_the_gateway_or_the_client_ended_is_no_failure(self, scene, upstream):
         """A pool of requests that were refused or given up by the gateway's side."""
         other = scene.upstreams["other"]
@@ -65,7 +62,6 @@ class TestEjection:
         for _ in range(5):
             check_problem(scene.ask(request(b"/lonely")), 502, "connect_refused")
 
-    @case("310")
     def test_one_that_answers_again_comes_back(self, scene, upstream):
         other = scene.upstreams["other"]
         other.answer([Act.CLOSE])
@@ -100,7 +96,6 @@ class TestConcurrency:
         soon(lambda: len(upstream.requests) > there, "the request to arrive")
         return client, go
 
-    @case("326")
     def test_beyond_the_limit(self, scene, upstream):
         client, go = self.held(scene, upstream, b"/one")
         check_problem(scene.ask(request(b"/one")), 503, "overloaded")

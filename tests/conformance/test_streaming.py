@@ -9,8 +9,8 @@ import time
 import pytest
 
 from gateway.testing import Act, Exchange, RawClient, Truncated, answer, chunk, chunked, head
-from tests.conformance.cases import case
 from tests.conformance.harness import request
+from tests.conformance.stock_worker_limits import stock_limit
 
 SCENE = "standard"
 UPSTREAM_TLS = True
@@ -22,7 +22,6 @@ def post(target: bytes, *lines: bytes) -> bytes:
 
 
 class TestAnswersAsTheyCome:
-    @case("110")
     @pytest.mark.parametrize("line", [CHUNKED, b"Content-Length: 5", b"X: until the end"])
     def test_the_head_before_any_body(self, scene, upstream, line):
         go = threading.Event()
@@ -34,8 +33,6 @@ class TestAnswersAsTheyCome:
             go.set()
             assert b"hello" in client.read_until(b"hello")
 
-    @case("111")
-    @case("112")
     @pytest.mark.parametrize("line", [CHUNKED, b"Content-Length: 120", b"Content-Type: text/event-stream"])
     def test_events_one_by_one(self, scene, upstream, line):
         """The next event is sent only once the client has seen the one before."""
@@ -59,8 +56,6 @@ class TestAnswersAsTheyCome:
                 assert b"data: %04d" % number in piece
                 event.set()
 
-    @case("113")
-    @case("114")
     def test_chunked_in_chunked_out(self, scene, upstream):
         pieces = [b"a", b"b" * 5000, b"c" * 100_000, b"\r\n0\r\n\r\n"]
         upstream.answer([head(200, CHUNKED), b"1;ext=1;q=\"a\"\r\na\r\n", *map(chunk, pieces[1:]), b"000;last\r\n\r\n"])
@@ -70,24 +65,20 @@ class TestAnswersAsTheyCome:
             upstream.answer(answer(b"after"))
             assert client.request(request()).body == b"after"
 
-    @case("113")
     def test_sizes_in_any_spelling(self, scene, upstream):
         upstream.answer([head(200, CHUNKED), b"0005\r\nhello\r\nA\r\n0123456789\r\na\r\n0123456789\r\n0\r\n\r\n"])
         assert scene.ask(request()).body == b"hello01234567890123456789"
 
-    @case("113")
     @pytest.mark.parametrize("cut", range(1, 40, 3))
     def test_chunk_borders_are_not_packet_borders(self, scene, upstream, cut):
         data = head(200, CHUNKED)[-4:] + chunked(b"hello", b"world wide", b"!")
         upstream.answer([head(200, CHUNKED)[:-4], data[:cut], 0.005, data[cut:]])
         assert scene.ask(request()).body == b"helloworld wide!"
 
-    @case("113")
     def test_until_the_end_of_the_connection(self, scene, upstream):
         upstream.answer([head(200), b"hello", 0.01, b" world", Act.CLOSE])
         assert scene.ask(request()).body == b"hello world"
 
-    @case("113")
     def test_an_empty_chunked_body(self, scene, upstream):
         upstream.answer(head(200, CHUNKED) + chunked())
         with scene.client() as client:
@@ -96,8 +87,6 @@ class TestAnswersAsTheyCome:
 
 
 class TestCutAnswers:
-    @case("115")
-    @case("116")
     @pytest.mark.parametrize("end", [Act.CLOSE, Act.RESET])
     @pytest.mark.parametrize(
         "script",
@@ -123,7 +112,6 @@ class TestCutAnswers:
             assert client.ended()
         assert len(upstream.requests) == 1, "tried again after the head was there"
 
-    @case("115")
     def test_are_logged(self, scene, upstream):
         upstream.answer([head(200, b"Content-Length: 10"), b"hello", 0.02, Act.CLOSE])
         with scene.client() as client:
@@ -134,7 +122,6 @@ class TestCutAnswers:
         assert (record["status"], record["reason"], record["attempts"]) == (200, "upstream_truncated", 1)
         assert record["cause"]
 
-    @case("115")
     def test_a_reset_without_a_length_is_no_end(self, scene, upstream):
         upstream.answer([head(200), b"hello", 0.05, Act.RESET])
         with scene.client() as client:
@@ -146,8 +133,6 @@ class TestCutAnswers:
 class TestMoreThanTheAnswer:
     """What is behind an answer belongs to nobody, and its connection is not used again."""
 
-    @case("117")
-    @case("118")
     @pytest.mark.parametrize("gap", [0.0, 0.05])
     @pytest.mark.parametrize(
         "first",
@@ -158,17 +143,17 @@ class TestMoreThanTheAnswer:
     )
     @pytest.mark.parametrize("extra", [b"x", b"\r\n", answer(b"second") + answer(b"third"), head(100), b"0\r\n\r\n"])
     def test_is_dropped(self, scene, upstream, first, gap, extra):
-        upstream.queue([first + extra] if not gap else [first, gap, extra])
+        upstream.queue([first + extra] if not gap else [first, gap, extra, Act.HANG])
         upstream.answer(answer(b"after"))
         with scene.client() as client:
             response = client.request(request())
             assert response.body == b"hello"
             if gap:
-                time.sleep(2 * gap)  # not an event that this side can see: the stray bytes reach the gateway
+                # The gateway has seen the stray bytes and ended their connection.
+                upstream.wait_aborted()
             assert client.request(request(b"/after")).body == b"after"
         assert upstream.requests[0].connection != upstream.requests[1].connection
 
-    @case("119")
     @pytest.mark.parametrize("gap", [0.0, 0.05])
     @pytest.mark.parametrize(
         ("method", "status", "line"),
@@ -180,19 +165,17 @@ class TestMoreThanTheAnswer:
     )  # fmt: skip
     def test_a_body_where_none_may_be(self, scene, upstream, method, status, line, gap):
         body = chunked(b"hello") if line is CHUNKED else b"hello"
-        upstream.queue([head(status, line) + body] if not gap else [head(status, line), gap, body])
+        upstream.queue([head(status, line) + body] if not gap else [head(status, line), gap, body, Act.HANG])
         upstream.answer(answer(b"after"))
         with scene.client() as client:
             response = client.request(request(method=method))
             # A message that contradicts itself may also be refused
             assert response.status in (status, 502)
             if gap:
-                time.sleep(2 * gap)
+                upstream.wait_aborted()
             assert client.request(request(b"/after")).body == b"after"
         assert upstream.requests[0].connection != upstream.requests[1].connection
 
-    @case("119")
-    @case("296")
     @pytest.mark.parametrize(("method", "status"), [(b"HEAD", 200), (b"GET", 204), (b"GET", 304)])
     def test_stray_bytes_after_the_next_request_was_sent(self, scene, upstream, method, status):
         """They may spoil that request, but are never its answer."""
@@ -206,23 +189,22 @@ class TestMoreThanTheAnswer:
             else:
                 assert response.header(b"gateway-error") == b"bad_response"
 
-    @case("296")
     def test_no_answer_of_one_client_reaches_another(self, scene, upstream):
         """A stray answer that is there before the next request is sent belongs to nobody. (One that comes after it
         cannot be told from the true answer: RFC 9112 §9.3 has no other bond than the order.)"""
         evil = answer(b"stolen")
         upstream.serve(b"/hostile", [answer(b"hostile") + evil])
-        upstream.serve(b"/late", [answer(b"late"), 0.01, evil])
+        upstream.serve(b"/late", [answer(b"late"), 0.01, evil, Act.HANG])
         upstream.serve(b"/plain", lambda exchange: exchange.send(answer(exchange.request.target)))
         with scene.client() as attacker, scene.client() as victim:
             for number in range(20):
                 attacker.request(request([b"/hostile", b"/late"][number % 2]))
-                time.sleep(0.05 * (number % 2))  # the late one reaches the gateway
+                # The gateway ends the connection of a late one once it has seen that.
+                upstream.wait_aborted((number + 1) // 2)
                 assert victim.request(request(b"/plain/%d" % number)).body == b"/plain/%d" % number
 
 
 class TestUploadsAsTheyCome:
-    @case("126")
     @pytest.mark.parametrize("is_chunked", [True, False])
     def test_each_piece_before_the_next(self, scene, upstream, is_chunked):
         reached: list[threading.Event] = [threading.Event() for _ in range(5)]
@@ -247,7 +229,6 @@ class TestUploadsAsTheyCome:
             client.send(b"0\r\n\r\n" if is_chunked else b"")
             assert client.read_response().body == b"done"
 
-    @case("124")
     @pytest.mark.parametrize("pieces", [[], [b"a"], [b"hello", b"\r\n0\r\n\r\n", b"x" * 70_000], [b"y"] * 200])
     def test_chunked(self, scene, upstream, pieces):
         scene.ask(post(b"/", CHUNKED) + chunked(*pieces))
@@ -257,20 +238,17 @@ class TestUploadsAsTheyCome:
         if pieces:
             assert len(seen.values(b"content-length") + seen.values(b"transfer-encoding")) == 1
 
-    @case("124")
     def test_chunk_extensions_stay_here(self, scene, upstream):
         scene.ask(post(b"/", CHUNKED) + b"5;secret=1\r\nhello\r\n0;x\r\n\r\n")
         assert upstream.wait_complete().body == b"hello"
         assert not [wire for wire in upstream.connections if b"secret" in wire.received]
 
-    @case("124")
     def test_the_connection_goes_on_behind_it(self, scene, upstream):
         with scene.client() as client:
             client.send(post(b"/one", CHUNKED) + chunked(b"hello") + request(b"/two"))
             assert [client.read_response().status for _ in range(2)] == [200, 200]
         assert [seen.target for seen in upstream.requests] == [b"/one", b"/two"]
 
-    @case("123")
     @pytest.mark.parametrize("end", ["close", "reset"])
     @pytest.mark.parametrize("start", [b"Content-Length: 10\r\n\r\nhello", CHUNKED + b"\r\n\r\n5\r\nhello\r\n",
                                        CHUNKED + b"\r\n\r\nA\r\nhello", b"Content-Length: 100000\r\n\r\n" + b"x" * 70_000])  # fmt: skip
@@ -285,7 +263,6 @@ class TestUploadsAsTheyCome:
         record = scene.gateway.logged("/broken")
         assert (record["status"], record["reason"]) in [(499, "client_closed"), (400, "bad_request")]
 
-    @case("125")
     @pytest.mark.parametrize("status", [413, 401, 200])
     @pytest.mark.parametrize("end", [Act.CLOSE, Act.HANG])
     def test_an_early_answer_reaches_the_client(self, scene, upstream, status, end):
@@ -305,7 +282,6 @@ class TestUploadsAsTheyCome:
         sender.join(10)
         assert scene.ask(request(b"/after")).body == b"ok"
 
-    @case("125")
     def test_an_early_answer_on_a_kept_connection(self, scene, upstream):
         """The upstream answers and reads on: its connection may only be used again when the body was whole."""
 
@@ -326,12 +302,11 @@ def _pour(client: RawClient) -> None:
     try:
         for _ in range(1600):
             client.send(b"x" * 65536)
-    except OSError:
-        pass  # the gateway has said its word
+    except (OSError, AttributeError):
+        pass  # the gateway has answered; a TLS socket of gevent that is closed meanwhile has nothing left to write to
 
 
 class TestTrailers:
-    @case("136")
     @pytest.mark.parametrize("announced", [True, False])
     def test_of_answers_are_no_headers(self, scene, upstream, announced):
         lines = [b"Trailer: X-Sum, Set-Cookie"] if announced else []
@@ -345,7 +320,6 @@ class TestTrailers:
             upstream.answer(answer(b"after"))
             assert client.request(request()).body == b"after"
 
-    @case("136")
     @pytest.mark.parametrize("trailer", [b"Content-Length: 3", b"Transfer-Encoding: chunked", b"Host: evil.test", b"Connection: close"])
     def test_that_may_not_be_there_do_no_harm(self, scene, upstream, trailer):
         """RFC 9110 §6.5.1: refused or ignored."""
@@ -360,8 +334,6 @@ class TestTrailers:
                 pass  # refused after the head had gone on
         assert scene.ask(request()).body == b"ok"
 
-    @case("137")
-    @case("276")
     def test_of_requests_take_no_effect(self, scene, upstream):
         trailers = [b"Host: evil.test", b"Content-Length: 3", b"Transfer-Encoding: x", b"Authorization: evil",
                     b"X-Forwarded-For: 6.6.6.6", b"X-Sum: 1", b"Connection: close", b"Cookie: evil=1"]  # fmt: skip
@@ -379,7 +351,7 @@ class TestTrailers:
 
 
 class TestClientGone:
-    @case("121")
+    @stock_limit("client-gone")
     @pytest.mark.parametrize("end", ["close", "reset"])
     def test_before_the_head(self, scene, upstream, end):
         upstream.answer([Act.HANG])
@@ -392,7 +364,7 @@ class TestClientGone:
         record = scene.gateway.logged(target.decode())
         assert (record["status"], record["reason"]) == (499, "client_closed")
 
-    @case("121-streaming")
+    @stock_limit("client-gone-silent-stream")
     @pytest.mark.parametrize("end", ["close", "reset"])
     def test_in_the_middle_of_a_silent_stream(self, scene, upstream, end):
         upstream.answer([head(200, CHUNKED), chunk(b"hello"), Act.HANG])
@@ -404,8 +376,6 @@ class TestClientGone:
         upstream.wait_aborted(within=3)
         assert scene.gateway.logged(target.decode())["reason"] == "client_closed"
 
-    @case("121-flowing")
-    @case("155")
     def test_while_bytes_flow(self, scene, upstream):
         def pour(exchange: Exchange) -> None:
             exchange.send(head(200, CHUNKED))
@@ -422,7 +392,6 @@ class TestClientGone:
         assert record["reason"] == "client_closed"
         assert record["bytes_out"] >= 50_000
 
-    @case("122")
     def test_a_half_close_is_not_gone(self, scene, upstream):
         go = threading.Event()
         upstream.answer([go, head(200, CHUNKED), chunk(b"hel"), 0.05, chunked(b"lo")])
@@ -435,7 +404,6 @@ class TestClientGone:
             assert client.read_response().body == b"hello"
             assert client.ended()
 
-    @case("122")
     def test_a_half_close_behind_the_request(self, scene, upstream):
         upstream.answer([0.2, answer(b"hello")])
         with scene.client() as client:
@@ -447,7 +415,6 @@ class TestClientGone:
 class TestSlowReader:
     SIZE = 64 << 20
 
-    @case("155")
     def test_memory_stays_flat_and_the_upstream_is_held(self, scene, upstream):
         sent = [0]
         finished = threading.Event()

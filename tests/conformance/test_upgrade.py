@@ -11,7 +11,6 @@ import threading
 import pytest
 
 from gateway.testing import Act, Exchange, Truncated, answer, chunked, head
-from tests.conformance.cases import case
 from tests.conformance.harness import check_problem, request
 
 SCENE = "standard"
@@ -38,8 +37,6 @@ def opened(client, target: bytes = b"/ws", *lines: bytes):
 
 
 class TestHandshake:
-    @case("138")
-    @case("152")
     def test_both_heads(self, scene, upstream):
         upstream.answer([head(101, *ACCEPT, b"Keep-Alive: timeout=5", b"Proxy-Authenticate: x", b"X-Its: own"), Act.HANG])
         with scene.client() as client:
@@ -55,7 +52,6 @@ class TestHandshake:
         assert seen.header(b"connection").lower() == b"upgrade"
         assert seen.header(b"sec-websocket-key") == b"dGhlIHNhbXBsZSBub25jZQ=="
 
-    @case("139")
     @pytest.mark.parametrize(("target", "seen"), [(b"/ws/%2f?a=%zz", b"/ws/%2f?a=%zz"), (b"/strip/ws?x", b"/ws?x"),
                                                  (b"/based/ws", b"/a%2Fb/ws?sta=tic")])  # fmt: skip
     def test_target(self, scene, upstream, target, seen):
@@ -64,7 +60,6 @@ class TestHandshake:
             opened(client, target)
         assert upstream.requests[0].target == seen
 
-    @case("140")
     @pytest.mark.parametrize(("target", "host"), [(b"/ws", b"example.test"), (b"/literal", b"inside.test")])
     def test_host_and_origin(self, scene, upstream, target, host):
         upstream.answer(echo)
@@ -76,7 +71,6 @@ class TestHandshake:
         assert seen.header(b"sec-websocket-protocol") == b"a, b"
         assert seen.header(b"x-forwarded-for") == b"127.0.0.1"
 
-    @case("149")
     @pytest.mark.parametrize("lines", [
         (b"Connection: keep-alive, Upgrade", b"Upgrade: websocket"), (b"connection: UPGRADE", b"UPGRADE: WebSocket"),
         (b"Connection: keep-alive", b"Connection: upgrade", b"Upgrade: websocket")])  # fmt: skip
@@ -87,7 +81,6 @@ class TestHandshake:
             client.send(b"hi")
             assert client.read_exactly(2) == b"hi"
 
-    @case("148")
     @pytest.mark.parametrize("lines", [(b"Upgrade: websocket", *KEY), (b"Connection: Upgrade", *KEY), (b"Connection: close", b"Upgrade: websocket"),
                                        (b"Connection: Upgrade", b"Upgrade: foo"), (b"Connection: Upgrade", b"Upgrade: h2c"),
                                        (b"Connection: Upgrade", b"Upgrade:")])  # fmt: skip
@@ -98,7 +91,6 @@ class TestHandshake:
         for seen in upstream.requests:
             assert seen.values(b"upgrade") == []
 
-    @case("148")
     @pytest.mark.parametrize("method", [b"POST", b"PUT", b"HEAD", b"OPTIONS"])
     def test_of_another_method(self, scene, upstream, method):
         upstream.answer([head(101, *ACCEPT), Act.HANG])
@@ -106,12 +98,10 @@ class TestHandshake:
             client.send(request(b"/ws", *ASK, method=method))
             assert client.read_response(method).status != 101
 
-    @case("148")
     def test_of_http_1_0(self, scene, upstream):
         scene.ask(request(b"/ws", *ASK, version=b"HTTP/1.0"))
         assert upstream.last.values(b"upgrade") == []
 
-    @case("151")
     @pytest.mark.parametrize("is_chunked", [False, True])
     @pytest.mark.parametrize("method", [b"GET", b"POST"])
     def test_with_a_body(self, scene, upstream, method, is_chunked):
@@ -130,7 +120,6 @@ class TestHandshake:
 
 
 class TestRefusals:
-    @case("144")
     @pytest.mark.parametrize("status", [200, 400, 401, 403, 426, 503])
     def test_pass_as_ordinary_answers(self, scene, upstream, status):
         upstream.queue(answer(b"no tunnel", b"X: y", status=status))
@@ -140,7 +129,6 @@ class TestRefusals:
             if [value.lower() for value in response.values(b"connection")] != [b"close"]:
                 assert client.request(request(b"/after")).body == b"ok"
 
-    @case("153")
     @pytest.mark.parametrize("lines", [(b"Upgrade: foo", b"Connection: Upgrade"), (b"Connection: Upgrade",), (),
                                        (b"Upgrade: h2c", b"Connection: upgrade"), (b"Upgrade: websocket, foo", b"Connection: upgrade")])  # fmt: skip
     def test_a_101_of_another_protocol(self, scene, upstream, lines):
@@ -149,13 +137,11 @@ class TestRefusals:
             check_problem(client.request(request(b"/ws", *ASK)), 502, "bad_response")
         upstream.wait_aborted()
 
-    @case("157")
     def test_an_upstream_that_is_down(self, scene):
         check_problem(scene.ask(request(b"/refused/ws", *ASK)), 502, "connect_refused")
 
 
 class TestBytes:
-    @case("141")
     def test_of_the_client_behind_its_handshake(self, scene, upstream):
         upstream.answer(echo)
         with scene.client() as client:
@@ -163,14 +149,12 @@ class TestBytes:
             assert client.read_response().status == 101
             assert client.read_exactly(10) == b"early bird"
 
-    @case("142")
     def test_of_the_upstream_behind_its_101(self, scene, upstream):
         upstream.answer([SWITCH + b"early bird", Act.HANG])
         with scene.client() as client:
             opened(client)
             assert client.read_exactly(10) == b"early bird"
 
-    @case("143")
     def test_large_both_ways(self, scene, upstream):
         data = os.urandom(3_000_000)
         upstream.answer(echo)
@@ -181,7 +165,6 @@ class TestBytes:
             assert client.read_exactly(len(data)) == data
             sender.join(10)
 
-    @case("143")
     def test_many_small(self, scene, upstream):
         upstream.answer(echo)
         with scene.client() as client:
@@ -190,7 +173,6 @@ class TestBytes:
                 client.send(b"%06d" % number)
                 assert client.read_exactly(6) == b"%06d" % number
 
-    @case("143")
     def test_all_of_it_is_logged(self, scene, upstream):
         upstream.answer(echo)
         with scene.client() as client:
@@ -204,7 +186,6 @@ class TestBytes:
 
 
 class TestEnds:
-    @case("145")
     def test_the_client_ends_its_half(self, scene, upstream):
         def answer_at_the_end(exchange: Exchange) -> None:
             exchange.send(SWITCH)
@@ -219,7 +200,6 @@ class TestEnds:
             client.half_close()
             assert client.read_to_end() == b"got 1000"
 
-    @case("145")
     def test_the_upstream_ends_its_half(self, scene, upstream):
         got: list[bytes] = []
         done = threading.Event()
@@ -239,7 +219,6 @@ class TestEnds:
             assert done.wait(5)
         assert got == [b"still here"]
 
-    @case("146")
     @pytest.mark.parametrize("end", ["close", "reset"])
     def test_the_client_goes(self, scene, upstream, end):
         upstream.answer([SWITCH, Act.HANG])
@@ -248,7 +227,6 @@ class TestEnds:
             getattr(client, end)()
         upstream.wait_aborted()
 
-    @case("146")
     @pytest.mark.parametrize("end", [Act.CLOSE, Act.RESET])
     def test_the_upstream_goes(self, scene, upstream, end):
         upstream.answer([SWITCH, b"bye", 0.05, end])
@@ -257,7 +235,6 @@ class TestEnds:
             assert client.read_exactly(3) == b"bye"
             assert client.ended()
 
-    @case("154")
     def test_nothing_is_tried_again_behind_a_101(self, scene, upstream):
         upstream.answer([SWITCH, Act.RESET])
         with scene.client() as client:
@@ -268,7 +245,6 @@ class TestEnds:
                 pass  # passed on as it was
         assert len(upstream.requests) == 1
 
-    @case("147")
     def test_a_silent_one_ends_at_its_limit(self, scene, upstream):
         upstream.answer([SWITCH, Act.HANG])
         with scene.client() as client:

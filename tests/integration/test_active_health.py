@@ -1,4 +1,4 @@
-"""Checks of health by a gateway of two workers (cases 311, 313, 314, 319, 325): what upstreams see of them, and who gets requests."""
+"""Checks of health by a gateway of two workers: what upstreams see of them, and who gets requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What workers agree on without a word: where a key belongs, and whose cookie that is. Case 322."""
+"""What workers agree on without a word: where a key belongs, and whose cookie that is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A short run of the fuzzer on both sides; `scripts/fuzz` is the long one."""
+"""A short run of the fuzzer on both sides; `scripts/fuzz` and --long have long ones."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import pytest
 from gateway.errors import BadRequest
 from gateway.server.parser import Before, HeadParser
 from gateway.transport.answer import AnswerReader
-from tests import fuzzing
+from tests import fuzzing, long
+
+INPUTS = long.either(20_000, 1_000_000)
 
 
 def test_no_input_does_harm() -> None:
-    tally = fuzzing.fuzz(seed=int(os.environ.get("FUZZ_SEED", "3")), number=20_000)
+    tally = fuzzing.fuzz(seed=int(os.environ.get("FUZZ_SEED", "3")), number=INPUTS)
     assert tally.wrong == []
-    assert tally.inputs == 20_000
+    assert tally.inputs == INPUTS
     # It gets past the doors, and is not all well-formed either.
     ends = tally.ends
     assert ends["requests: 200"] > 1_000

@@ -85,6 +85,7 @@ def start(document: Path, tmp_path: Path) -> Iterator[Start]:
                 "XDG_RUNTIME_DIR": str(tmp_path),
                 "PYTHONPATH": str(ROOT),
                 "GATEWAY_CONFIG": str(document),
+                "GATEWAY_ADMIN": "127.0.0.1:0",
                 "WEB_CONCURRENCY": "1",
                 **environ,
             }
@@ -340,7 +341,7 @@ def test_a_cleaned_up_temporary_directory_costs_no_worker(start: Start, tmp_path
 
 def test_a_reload_is_no_draining(start: Start, document: Path, service: int) -> None:
     """The worker that goes accepts for `drain`; whoever asks it hears of the gateway, which stays."""
-    document.write_text(text(service).replace("graceful: 5s", "graceful: 5s, drain: 2s"))
+    document.write_text(text(service).replace("graceful: 5s", "graceful: 5s, drain: 1s"))
     port = free_port()
     server = start([*GUNICORN, *SETTINGS, "-b", f"127.0.0.1:{port}", APP])
     ready(server, port)

@@ -1,6 +1,6 @@
 """Copies of requests on the wire: they say that they are copies, and whatever becomes of them is nobody's matter.
 
-Case 106: the copy is the same modified request, body included; a slow or failing mirror does not delay or alter
+The copy is the same modified request, body included; a slow or failing mirror does not delay or alter
 the answer.
 """
 

@@ -1,4 +1,4 @@
-"""One check over a connection of its own (cases 311 and 313): what goes out, what comes back, what it costs at most."""
+"""One check over a connection of its own: what goes out, what comes back, what it costs at most."""
 
 from __future__ import annotations
 

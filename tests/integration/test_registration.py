@@ -21,7 +21,7 @@ server: {{drain: {drain}}}
 discovery:
   consul:
     address: {consul}
-    registration: {{service: edge, address: 127.0.0.1, tags: [public], interval: 2s, check: {check}}}
+    registration: {{service: edge, address: 127.0.0.1, tags: [public], interval: 1s, check: {check}}}
 upstreams: {{u: {{endpoints: ["http://127.0.0.1:1"]}}}}
 routes: [{{name: all, upstream: u}}]
 """
@@ -72,7 +72,7 @@ def known(consul: Consul, port: int) -> set[str]:
 
 
 def test_one_entry_for_all_workers_through_reloads_and_deaths(tmp_path: Path, consul: Consul) -> None:
-    with running(tmp_path, consul.address, drain="3s") as gateway:
+    with running(tmp_path, consul.address, drain="2s") as gateway:
         here = [("127.0.0.1", ["public"])]
         services.wait_until(lambda: listed(consul, gateway.port) == here, "the gateway is listed")
         (ident,) = known(consul, gateway.port)

@@ -1,5 +1,5 @@
 """A configuration that changes under running workers: files and keys in every way, what is in
-flight meanwhile, registries that are away. Cases 328, 329, 335, 337 and 338."""
+flight meanwhile, registries that are away."""
 
 from __future__ import annotations
 

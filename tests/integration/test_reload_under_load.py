@@ -1,9 +1,9 @@
 """Reloads and changes of endpoints under a steady load: nothing fails, nothing is mixed, nothing
-is left over. Cases 329, 338 and 340.
+is left over.
 
 Each configuration sends `/mixed` to its own base path and rewrites it to its own path; the
 service answers with both, so that a snapshot made of two configurations would show. With
-RELOAD_SECONDS=60 it is the whole drill: 200 of each in a minute.
+--long it is the whole drill: 200 of each in a minute.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import gevent
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIServer
 
+from tests import long
 from tests.gateway_process import GatewayProcess
 from tests.services import Consul, wait_until
 
-SECONDS = float(os.environ.get("RELOAD_SECONDS", "12"))
+SECONDS = long.either(6.0, 60.0)
 EVERY = 0.25
 CLIENTS = 8
 # One request of each client every so often.

@@ -49,7 +49,7 @@ def demo(ports: int) -> Iterator[Server]:
 def environ(port: int) -> dict[str, str]:
     ours = ("GATEWAY_", "GUNICORN_", "PYTEST")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**kept, "PORT": str(port), "WEB_CONCURRENCY": "1"}
+    return {**kept, "PORT": str(port), "WEB_CONCURRENCY": "1", "GATEWAY_ADMIN": "127.0.0.1:0"}
 
 
 def ask(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[int, Any]:

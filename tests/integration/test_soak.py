@@ -1,4 +1,4 @@
-"""A short soak; `scripts/soak` is the long one."""
+"""A short soak; `scripts/soak` and --long have long ones."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from random import Random
 import pytest
 
 from gateway.testing import FakeUpstream, RawClient, answer
-from tests import soak_load
+from tests import long, soak_load
 from tests.soak_load import FAULTY, MARGIN, Held, Unexpected, grown, soaked
 
-REQUESTS = 5_000
+REQUESTS = long.either(5_000, 200_000)
 # What a proper answer contents, too: the client is gone, or its request was proper.
 CONTENT = {kind for kind in FAULTY if kind.startswith(("client leaves", "client closes"))} | {"client sends anything", "upgrade refused"}
 

@@ -81,7 +81,7 @@ class TestReuse:
     @pytest.mark.parametrize("gap", [0.0, 0.02])
     @pytest.mark.parametrize(("method", "told"), [(b"HEAD", b"Content-Length: 7"), (b"GET", b"")])
     def test_a_body_where_none_may_be(self, upstream, line, method, told, gap):
-        """Case 119: in the same packet and a little later."""
+        """In the same packet and a little later."""
         first = head(200, told) if method == b"HEAD" else head(304, b"Content-Length: 7")
         upstream.queue([first + b"garbage"] if not gap else [first, gap, b"garbage"])
         assert line.ask(request(method)).body == b""
@@ -345,7 +345,7 @@ class TestNobodyGetsAnothersAnswer:
     @pytest.mark.parametrize("seed", range(4))
     def test_many_clients_one_hostile_upstream(self, seed):
         """Whatever comes back for /N says N, or nothing. An answer sent after a proper one, before the next
-        request, must have ended the connection (case 118)."""
+        request, must have ended the connection."""
         chooser = random.Random(seed)
         with FakeUpstream(self.hostile(chooser)) as fake:
             line = Line(fake.host, fake.port)

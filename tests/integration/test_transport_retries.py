@@ -116,7 +116,7 @@ def test_a_stale_connection_is_no_error_even_of_the_only_endpoint():
 @pytest.mark.parametrize("idle", [0.0, 2.0])
 @pytest.mark.parametrize("act", [Act.CLOSE, Act.RESET])
 def test_a_post_that_was_sent_is_not_sent_again(two, idle, act):
-    """Case 181: U counts 1."""
+    """U counts 1."""
     fake = two[0]
     world = World(fake.port)
     world.ask(b"GET", b"/first")

@@ -175,7 +175,7 @@ class TestPump:
     @pytest.mark.parametrize("client_first", [True, False])
     @pytest.mark.parametrize("data", [b"", b"last words"])
     def test_half_close(self, upstream, line, client_first, data):
-        """One side has said all; the other goes on, and then ends, too (case 145)."""
+        """One side has said all; the other goes on, and then ends, too."""
         ends = Ends(line, upstream)
         one, other = (ends.client, ends.upstream) if client_first else (ends.upstream, ends.client)
         if data:

@@ -145,7 +145,7 @@ EARLY = answer(b"too much", status=413)
 
 
 class TestEarlyAnswers:
-    """Case 125: the upstream answers before it has read the request."""
+    """The upstream answers before it has read the request."""
 
     @BOTH
     @pytest.mark.parametrize("after", [Act.CLOSE, Act.RESET, Act.HANG])

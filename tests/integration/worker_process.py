@@ -70,7 +70,8 @@ class WorkerProcess:
         return found[1]
 
     def client(self, **options: Any) -> RawClient:
-        return RawClient(self.port, **options)
+        """A client that waits while a worker starts in the place of another."""
+        return RawClient(self.port, **{"timeout": 3 * PATIENCE, **options})
 
     def ask(self, raw: bytes) -> Any:
         with self.client() as client:

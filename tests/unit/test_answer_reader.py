@@ -12,6 +12,7 @@ from gateway.exchange import Response
 from gateway.model import AnswerLimits
 from gateway.testing import answer, chunk, chunked, head
 from gateway.transport.answer import PIECE, AnswerReader
+from tests.long import times
 
 CHUNKED = b"Transfer-Encoding: chunked"
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -107,7 +108,7 @@ def test_two_on_one_connection_however_they_are_cut(data, told):
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6), st.data())
-@settings(max_examples=150)
+@settings(max_examples=times(150))
 def test_any_chunks_in_any_pieces(pieces, data):
     wire = head(200, CHUNKED) + chunked(*[piece for piece in pieces if piece])
     cuts = sorted(data.draw(st.lists(st.integers(1, len(wire) - 1), max_size=8)))
@@ -520,7 +521,7 @@ class TestUsualHeads:
         ),
         st.binary(max_size=8),
     )
-    @settings(max_examples=500, deadline=None)
+    @settings(max_examples=times(500), deadline=None)
     def test_anything(self, lines: list[bytes], body: bytes) -> None:
         self.agree(b"\r\n".join([b"HTTP/1.1 200 OK", *lines, b"Content-Length: 5", b"", body]))
 

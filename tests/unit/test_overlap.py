@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gateway.model import Match, Route
 from gateway.overlap import Extent, apart
 from gateway.router import Router
+from tests.long import times
 from tests.unit.test_router import HOSTS, PATHS, some_matches
 
 
@@ -98,7 +99,7 @@ def test_what_is_around() -> None:
     assert Extent.of(match(regex="/a")).prefixes == {b""}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=times(300), deadline=None)
 @given(
     some_matches,
     some_matches,

@@ -19,6 +19,7 @@ from gateway.errors import ClientError, ConfigError
 from gateway.exchange import Headers, Request
 from gateway.model import Endpoint, Match, Rewrite, Route, ServerSettings
 from gateway.router import Router, precedence
+from tests.long import times
 from tests.unit.routing_cases import TABLES, Case, Table
 
 
@@ -333,7 +334,7 @@ some_routes = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=times(200), deadline=None)
 @given(
     some_routes,
     st.lists(

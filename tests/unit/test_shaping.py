@@ -156,7 +156,7 @@ def test_plain_is_what_has_an_upstream_and_no_more() -> None:
         (Redirect(prefix=b"/"), "http://example.test/x/z", "http://example.test/z"),
         (Redirect(host="other.test"), "http://example.test/x/z", "http://other.test/x/z"),
         (Redirect(host="[::1]"), "http://example.test/x", "http://[::1]/x"),
-        # ports: case 101
+        # ports
         (Redirect(path=b"/new"), "http://example.test:8080/x", "http://example.test:8080/new"),
         (Redirect(path=b"/new"), "http://[2001:db8::1]:8080/x", "http://[2001:db8::1]:8080/new"),
         (Redirect(path=b"/new"), "http://example.test:80/x", "http://example.test/new"),
@@ -173,7 +173,7 @@ def test_plain_is_what_has_an_upstream_and_no_more() -> None:
         (Redirect(host="other.test", port=8080), "http://example.test:8080/x", "http://other.test:8080/x"),
         # a host is one however it is spelt
         (Redirect(path=b"/new"), "http://Example.TEST./x", "http://example.test/new"),
-        # to itself: case 103
+        # to itself
         (Redirect(scheme="https"), "https://example.test/x?a=1", ""),
         (Redirect(scheme="https"), "https://Example.test.:443/x", ""),
         (Redirect(scheme="https", port=8443), "https://example.test:8443/x", ""),
@@ -195,7 +195,7 @@ def test_where_a_redirect_leads(redirect: Redirect, asked: str, expected: str) -
 )
 @pytest.mark.parametrize("redirect", [Redirect(host="other.test"), Redirect(prefix=b"/")])
 def test_a_path_stays_a_path(target: bytes, redirect: Redirect) -> None:
-    """Case 295: what was encoded stays so, and no path becomes a host."""
+    """What was encoded stays so, and no path becomes a host."""
     to = whither(redirect, target)
     assert "\r" not in to
     assert "\n" not in to
@@ -206,7 +206,6 @@ def test_a_path_stays_a_path(target: bytes, redirect: Redirect) -> None:
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST"])
 def test_a_redirect_is_a_head_and_no_more(status: int, method: bytes) -> None:
-    """Case 100."""
     world = World(Route("old", redirect=Redirect(status, path=b"/new")))
     response = world.ask(b"/old", method=method)
     assert response.status == status
@@ -239,7 +238,7 @@ SITE = Route("site", "u", (Match(prefix="/"),), index=1)
 
 
 def test_a_redirect_to_itself_leaves_the_request_to_the_next_route() -> None:
-    """Case 103: http to https for everything, and what is https already is served."""
+    """Http to https for everything, and what is https already is served."""
     world = World(TO_HTTPS, SITE, u=True)
     assert world.ask(b"/a").status == 301
     assert world.ask(b"/a", scheme="https").status == 200
@@ -371,7 +370,7 @@ THREE = Route("r", "a", fallback=Route("r", "b", fallback=Route("r", "c")))
 
 
 def test_the_first_of_the_fallbacks_with_an_endpoint_stands_in() -> None:
-    """Case 109 with a fallback; the upstreams that had none count it, and the log tells."""
+    """With a fallback: the upstreams that had none count it, and the log tells."""
     world = World(THREE, a=False, b=False, c=True)
     assert world.ask().status == 200
     assert world.sent == [("r", "c")]
@@ -390,7 +389,7 @@ def test_who_has_an_endpoint_needs_no_fallback() -> None:
 
 @pytest.mark.parametrize(("error", "expected"), [("", NoEndpoint), ("timed out", DnsError)])
 def test_when_nobody_has_one_the_error_is_the_first_upstreams(error: str, expected: type[Exception]) -> None:
-    """Case 109 without."""
+    """Without a fallback."""
     world = World(THREE, a=False, b=False, c=False, error=error)
     with pytest.raises(expected, match="upstream a"):
         world.ask()

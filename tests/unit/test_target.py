@@ -23,6 +23,7 @@ from gateway.target import (
     written,
     written_prefix,
 )
+from tests.long import times
 
 PLAIN = Route("plain", "u")
 ENDPOINT = Endpoint("http", "127.0.0.1", 80)
@@ -368,7 +369,7 @@ class TestRead:
             st.sampled_from([b"*", b"http://a/b", b"http://a", b"a", b"", b"/", b"//", b"/a/", b"/a?", b"/?", b"/a?b?c"]),
         )
     )
-    @settings(max_examples=2000, deadline=None)
+    @settings(max_examples=times(2000), deadline=None)
     def test_agrees(self, raw: bytes) -> None:
         def apart(raw: bytes) -> tuple[Target, bytes]:
             asked = parse(raw)

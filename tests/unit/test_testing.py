@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from http import HTTPStatus
 
 import pytest
 
@@ -99,7 +100,7 @@ def test_a_function_decides_before_the_body_came(upstream, client):
 
     upstream.queue(early)
     response = client.request(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
-    assert (response.status, response.reason) == (413, b"Request Entity Too Large")
+    assert (response.status, response.reason) == (413, HTTPStatus(413).phrase.encode())
     assert not upstream.last.complete
     assert client.ended(within=5)
 

@@ -20,6 +20,7 @@ from gateway.model import Balance, Eject, Endpoint, StaticSource, Upstream
 from gateway.retry import Budget
 from gateway.snapshot import Known, group
 from gateway.testing import FakeClock
+from tests.long import times
 from tests.unit.balancers.picking import ask, likelihood, number, others
 
 ALL = {
@@ -90,7 +91,7 @@ class World:
 
 
 @every
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=times(40), deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=10), st.data())
 def test_nobody_that_is_out_is_picked_unless_all_are_tried(policy: str, weights: list[int], data: st.DataObject) -> None:
     world = World(policy, *weights, seed=data.draw(st.integers(0, 99)), slow_start=data.draw(st.sampled_from([0.0, 5.0])))
@@ -110,7 +111,7 @@ def test_nobody_that_is_out_is_picked_unless_all_are_tried(policy: str, weights:
 
 @every
 def test_weight_0_gets_nothing(policy: str) -> None:
-    """Case 308: what is to drain is no candidate; where all are, there is nobody to ask."""
+    """What is to drain is no candidate; where all are, there is nobody to ask."""
     world = World(policy, 1, 0, 3)
     got = Counter(which for user in range(400) for which in world.send(user))
     assert got[1] == 0
@@ -137,7 +138,7 @@ def shares(policy: str, got: Counter[int]) -> None:
 @every
 @pytest.mark.parametrize("slow_start", [0.0, 5.0])
 def test_who_comes_back_gets_its_share_again(policy: str, slow_start: float) -> None:
-    """Case 310: down, then up: the split is even as before."""
+    """Down, then up: the split is even as before."""
     world = World(policy, 1, 1, 1, 1, 1, slow_start=slow_start)
     shares(policy, Counter(which for user in range(2000) for which in world.send(user)))
     for user in range(200):

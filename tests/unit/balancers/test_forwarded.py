@@ -30,7 +30,7 @@ def world(balancer, *pools: Pool, **how) -> World:  # type: ignore[no-untyped-de
 
 @pytest.mark.parametrize("end", ["stream", "tunnel"])
 def test_who_is_still_sending_gets_nothing_until_that_ends(end: str) -> None:
-    """Case 320: at the end of a body, when the client is gone (the body is closed) and at the end of a tunnel."""
+    """At the end of a body, when the client is gone (the body is closed) and at the end of a tunnel."""
     held = [Response(200 if end == "stream" else 101, b"", [], **{end: Body()}) for _ in range(3)]
     found = world(LeastRequests(lambda: 0.0), Pool(*held), Pool())
     sent = []
@@ -47,7 +47,6 @@ def test_who_is_still_sending_gets_nothing_until_that_ends(end: str) -> None:
 
 
 def test_a_client_that_leaves_before_the_head_leaves_nothing_behind() -> None:
-    """Case 320."""
     found = world(LeastRequests(lambda: 0.0), Pool(*[ClientClosed()] * 5), Pool(*[ClientClosed()] * 5))
     for _ in range(10):
         with pytest.raises(ClientClosed):

@@ -18,6 +18,7 @@ from gateway.balancers.hash import Hash
 from gateway.balancers.keys import key
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.model import Balance, Endpoint
+from tests.long import times
 from tests.unit.balancers.picking import NOW, ask, candidates, likelihood, number, others
 
 KEYS = 20_000
@@ -81,7 +82,6 @@ def test_keys(by: str, name: str, request_, expected: bytes) -> None:  # type: i
     ],
 )
 def test_the_same_key_is_the_same_endpoint(by, name, one, other, another_key) -> None:  # type: ignore[no-untyped-def]
-    """Case 322."""
     among = candidates(*[1] * 50)
     balancer = hashing(by, name)
     assert balancer.pick(among, one) is balancer.pick(among, other)
@@ -99,7 +99,7 @@ def test_the_same_key_is_the_same_endpoint(by, name, one, other, another_key) ->
     ],
 )
 def test_without_the_key_they_take_turns(by, name, keyless) -> None:  # type: ignore[no-untyped-def]
-    """Case 322: a request without its key goes wherever it is next, by weight."""
+    """A request without its key goes wherever it is next, by weight."""
     among = candidates(1, 2, 1)
     balancer = hashing(by, name)
     got = Counter(number(balancer.pick(among, keyless)) for _ in range(40))
@@ -116,7 +116,7 @@ def test_keys_are_spread_by_weight(weights: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1, 1), tuple([1] * 20), (1, 2, 3, 4)])
 def test_when_one_leaves_its_keys_alone_move_and_to_all_others(weights: tuple[int, ...]) -> None:
-    """Case 322; fewer than 1/n + ε of the keys."""
+    """Fewer than 1/n + ε of the keys."""
     among = candidates(*weights)
     before = homes(among)
     for leaving in (0, len(weights) - 1):
@@ -131,7 +131,7 @@ def test_when_one_leaves_its_keys_alone_move_and_to_all_others(weights: tuple[in
         assert homes(among, 500) == before[:500]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=times(30), deadline=None)
 @given(
     st.lists(st.integers(1, 20), min_size=2, max_size=10),
     st.data(),
@@ -224,7 +224,7 @@ def test_a_hot_key_fills_its_endpoints_in_its_order() -> None:
     assert [got.count(which) for which in ranks] == [25, 25, 25, 25, 0]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times(100), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), min_size=1, max_size=12),
     st.text(min_size=1, max_size=8, alphabet="abcdef"),

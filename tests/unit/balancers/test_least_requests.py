@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.balancers.least_requests import LeastRequests
 from gateway.health.candidate import Candidate
+from tests.long import times
 from tests.unit.balancers.picking import NOW, Simulation, ask, candidates, likelihood, number, others, picks
 
 
@@ -84,7 +85,7 @@ def test_above_eight_it_is_the_better_of_two() -> None:
 
 @pytest.mark.parametrize("endpoints", [5, 12])
 def test_a_slow_one_gets_fewer(endpoints: int) -> None:
-    """Case 320: at ten times the latency it gets far less than its share, and the others the same as one another."""
+    """At ten times the latency it gets far less than its share, and the others the same as one another."""
     among = candidates(*[1] * endpoints)
     chance = Random(4)
 
@@ -133,7 +134,7 @@ def test_slow_start_is_a_smaller_weight(endpoints: int) -> None:
     assert 0 not in picks(LeastRequests(Random(1).random), among, 200, ask(now=NOW + 2))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=times(50), deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=12), st.randoms(use_true_random=False))
 def test_a_second_try_is_one_of_the_others(loads: list[int], chance: Random) -> None:
     balancer, among = LeastRequests(chance.random), busy(*loads)

@@ -35,7 +35,7 @@ def test_weights_are_kept_exactly_over_a_round(weights: list[int]) -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 1000), min_size=2, max_size=8), st.randoms(use_true_random=False))
 def test_it_is_smooth_from_the_first_request(weights: list[int], chance: Random) -> None:
-    """Case 307: after any number of requests, the first included, nobody is two ahead or behind."""
+    """After any number of requests, the first included, nobody is two ahead or behind."""
     chosen = picks(RoundRobin(chance.random), candidates(*weights), 200)
     got: Counter[int] = Counter()
     for requests, which in enumerate(chosen, 1):
@@ -53,7 +53,7 @@ def test_the_heavy_one_has_no_run() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_eleven_to_three_wherever_it_begins(seed: int) -> None:
-    """Case 307, Traefik's TestBalancerBias: 11 and 3, of which no two of the light one are neighbours."""
+    """Traefik's TestBalancerBias: 11 and 3, of which no two of the light one are neighbours."""
     chosen = picks(RoundRobin(Random(seed).random), candidates(11, 3), 14)
     assert abs(chosen.count(1) - 3) <= 1
     assert "11" not in "".join(map(str, chosen))

@@ -19,6 +19,7 @@ from gateway.config.whole import Whole
 from gateway.model import Config, Route
 from gateway.overlap import Extent
 from gateway.router import Router
+from tests.long import times
 from tests.unit.config.reading import at, mistake, read, server, with_route, with_upstream
 from tests.unit.test_router import HOSTS, PATHS, some_routes
 
@@ -237,7 +238,7 @@ def test_looking_for_shadows_does_not_take_the_square() -> None:
     assert compared <= 500
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=times(200), deadline=None)
 @given(
     some_routes,
     st.sampled_from([b"GET", b"POST", b"HEAD"]),

@@ -1,4 +1,4 @@
-"""What checks ask, what answers are worth, and how many make a verdict (case 314)."""
+"""What checks ask, what answers are worth, and how many make a verdict."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.outlier import PATIENCE, Outliers
 from gateway.model import Eject, Endpoint, StaticSource, Upstream
+from tests.long import times
 
 
 class World:
@@ -447,7 +448,7 @@ def test_another_snapshot_with_what_is_known() -> None:
     assert world.usable == [0, 2, 3]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=times(300), deadline=None)
 @given(number=st.integers(1, 6), seed=st.integers(0, 2**32), steps=st.integers(1, 300), share=st.sampled_from([0.0, 0.3, 0.5, 1.0]))
 def test_nobody_that_is_out_is_picked_but_in_panic(number: int, seed: int, steps: int, share: float) -> None:
     """Whatever happens: someone can be picked, nobody that is out unless all are tried, and no more are out than may be."""

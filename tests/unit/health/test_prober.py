@@ -172,7 +172,6 @@ class TestOne:
         assert one.states["u"].decisions == {"unhealthy": 1, "healthy": 1}
 
     def test_two_addresses_are_told_apart(self, service: Service, one: Worker) -> None:
-        """Case 319."""
         service.answers["10.0.0.2"] = ConnectRefused("dial tcp 10.0.0.2:80: ECONNREFUSED")
         one.have().start()
         run(service, 5.0, one)
@@ -181,7 +180,6 @@ class TestOne:
         assert why == "the first check failed: dial tcp 10.0.0.2:80: ECONNREFUSED"
 
     def test_a_slow_check_is_not_joined_by_a_second(self, service: Service, one: Worker) -> None:
-        """Case 313."""
         slow = service.answers["10.0.0.0"] = Event()
         one.have(number=2).start()
         run(service, 60.0, one)
@@ -213,7 +211,6 @@ class TestOne:
         assert len(service.asked) == 3 * AT_ONCE
 
     def test_what_the_gateway_itself_cannot_do_is_no_verdict(self, service: Service, one: Worker) -> None:
-        """Case 316."""
         service.answers = {one.host: Overloaded("socket: EMFILE") for one in endpoints(3)}
         one.have().start()
         run(service, 30.0, one)
@@ -333,7 +330,6 @@ class TestChanges:
 
 class TestTwo:
     def test_one_asks_and_both_know(self, service: Service, two: list[Worker]) -> None:
-        """Case 325."""
         service.answers["10.0.0.1"] = 503
         for worker in two:
             worker.have().start()

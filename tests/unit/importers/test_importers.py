@@ -19,6 +19,7 @@ from gateway.importers import order, patterns, writer
 from gateway.importers.draft import Draft, DraftRoute, Names, Note, Ranked
 from gateway.model import Match
 from gateway.router import Router
+from tests.long import times
 
 
 def believed(source: str, data: bytes) -> str | None:
@@ -213,13 +214,13 @@ fabio_documents = st.lists(fabio_lines, max_size=4).map("\n".join)
 
 
 @given(traefik_documents)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=times(60), deadline=None)
 def test_traefik_documents(made: dict[str, Any]) -> None:
     believed("traefik", json.dumps(made).encode())
 
 
 @given(kong_documents)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=times(60), deadline=None)
 @example(
     {"_format_version": "3.0", "services": [{"name": "s", "host": "a", "port": "abc", "routes": [{"paths": ["/a"]}]}]}
 )
@@ -228,20 +229,20 @@ def test_kong_documents(made: dict[str, Any]) -> None:
 
 
 @given(nginx_documents)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=times(60), deadline=None)
 @example('server { server_name "\u2028" "/"; location / { proxy_pass http://a; } }')
 def test_nginx_documents(made: str) -> None:
     believed("nginx", made.encode())
 
 
 @given(fabio_documents)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=times(60), deadline=None)
 def test_fabio_documents(made: str) -> None:
     believed("fabio", made.encode())
 
 
 @given(st.sampled_from(sorted(importers.SOURCES)), st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times(100), deadline=None)
 def test_any_bytes(source: str, data: bytes) -> None:
     believed(source, data)
 
@@ -291,7 +292,7 @@ some_matches = st.builds(
 
 
 @given(st.lists(st.tuples(some_matches, st.integers(0, 5)), min_size=1, max_size=8))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=times(50), deadline=None)
 def test_the_lowest_rank_wins_whatever_our_order_is(given_: list[tuple[Match, int]]) -> None:
     """For every request, the match of the lowest rank among all that it meets is the one that wins."""
     seen: set[Match] = set()
@@ -371,7 +372,7 @@ def test_what_every_match_of_a_pattern_begins_with(source: str, expected: str) -
 @example("a#b")
 @example("'")
 @example("\ufeff")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=times(300), deadline=None)
 def test_scalars_are_read_as_the_text_they_were(text: str) -> None:
     root, mistakes = document.parse(f"a: [{writer.scalar(text)}, {{{writer.scalar(text)}: x}}]\n".encode())
     assert not mistakes

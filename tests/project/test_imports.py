@@ -175,7 +175,7 @@ def faults(name: str, source: str, package: bool = False) -> list[str]:
     """What one module imports against the rules; `name` is without `gateway.`."""
     allowed = rule(name, ALLOWED)
     if allowed is None:
-        return [f"{name}: place it in ALLOWED (tests/unit/test_imports.py)"]
+        return [f"{name}: place it in ALLOWED (tests/project/test_imports.py)"]
     own = name.split(".")[0]
     found = []
     full = "gateway" if name == "__init__" else f"gateway.{name}"

@@ -15,7 +15,7 @@ from gateway.config import schema
 from gateway.config.verdict import section_at
 from tests.unit.config.reading import read
 
-PAGE = (Path(__file__).resolve().parents[3] / "docs" / "configuration.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `([a-z_.\[\]A-Z]+)` \| (.*?) \| .* \|$", re.MULTILINE)
 INHERITED = "as above"
 # `match` is one mapping or a list of them, so that it is written without brackets.
