@@ -368,6 +368,15 @@ class UpstreamStalled(UpstreamError):
     detail = "The upstream's answer stalled."
 
 
+class TunnelFault(GatewayError):
+    """A tunnel ended by a fault of the gateway. `sent`, `received`: bytes from and to the client."""
+
+    def __init__(self, cause: str = "", sent: int = 0, received: int = 0) -> None:
+        super().__init__(cause)
+        self.sent = sent
+        self.received = received
+
+
 def reasons() -> dict[str, type[GatewayError]]:
     """Every reason with the class that gives it (the first in the tree's order)."""
     found: dict[str, type[GatewayError]] = {}

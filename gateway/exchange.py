@@ -90,14 +90,14 @@ class ResponseBody(Protocol):
 
 class Tunnel(Protocol):
     """An upgraded upstream connection, handed to the door that owns the client's socket.
-    `on_end` is called once, at its end. `fault`: one direction ended by a fault of the gateway."""
+    `on_end` is called once, at its end."""
 
-    fault: bool
     on_end: Callable[[], None] | None
 
     def run(self, client: Stream, early: bytes) -> tuple[int, int]:
         """Pump both ways until both sides are done; `early` is what the client had sent
-        behind its handshake. Returns (bytes from the client, bytes to the client)."""
+        behind its handshake. Returns (bytes from the client, bytes to the client); raises
+        TunnelFault with them."""
         ...
 
     def close(self) -> None: ...

@@ -127,11 +127,13 @@ class Deadlines:
 
     def _set(self, slot: int) -> None:
         self._timer.stop()
-        self._set_for = slot
+        # Until the timer runs: if anything fails here, the next stream that is armed sets it again.
+        self._set_for = inf
         # The loop's own clock lags behind by what the current iteration took.
         self._loop.update_now()
         self._timer = self._loop.timer(max(slot * self.tick - monotonic(), 0.0), 0.0)
         self._timer.start(self._run)
+        self._set_for = slot
 
     def _run(self) -> None:
         now = monotonic()

@@ -32,6 +32,7 @@ from gateway.errors import (
     GatewayError,
     HeaderTooLarge,
     RequestTimeout,
+    TunnelFault,
     UpstreamTruncated,
     UriTooLong,
     WriteTimeout,
@@ -563,9 +564,11 @@ class Connection:
             self._stop_half_closed()
             self.stream.on_readable = None
             early, self.pending = self.pending, b""
-            request.bytes_in, self.sent = tunnel.run(self.stream, early)
-            if tunnel.fault:
-                raise GatewayError("one direction of the tunnel ended by a fault of the gateway; see its log")
+            try:
+                request.bytes_in, self.sent = tunnel.run(self.stream, early)
+            except TunnelFault as fault:
+                request.bytes_in, self.sent = fault.sent, fault.received
+                raise
         finally:
             tunnel.close()
 

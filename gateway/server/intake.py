@@ -1,8 +1,8 @@
 """How many client connections one kind of listener has, and which is closed for a new one.
 
 Rule: at `limits.connections` a newcomer takes the place of a connection that does nothing:
-first one that never sent a byte, then one that only lingers after its last answer, then the
-one that has been idle longest, if for IDLE_LONG_ENOUGH. A connection inside a head, a body or
+first one that never sent a byte (for SILENT_LONG_ENOUGH), then one that only lingers after its
+last answer, then the one that has been idle longest, if for IDLE_LONG_ENOUGH. A connection inside a head, a body or
 an answer and a tunnel keep their place. If there is none to close, accepting stops until there
 is: other workers and the kernel's queue take over.
 
@@ -18,8 +18,9 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
 
-# An idle connection this young probably has its next request on the way.
+# An idle connection this young probably has its next request on the way, a new one its first byte.
 IDLE_LONG_ENOUGH = 1.0
+SILENT_LONG_ENOUGH = 0.1
 # Candidates of one kind that are looked at for one newcomer: each one before it was just written to.
 _LOOKED_AT = 8
 # Two connections of one IPv6 /64 are one client's (RFC 6177 §2: the least that a site gets).
@@ -53,14 +54,21 @@ class Places:
         self.idle: dict[Closable, None] = {}
         self.closed: Counter[str] = Counter(silent=0, lingering=0, idle=0, per_client=0, full=0)
 
+    def may_make_room(self, now: float) -> bool:
+        """Whether there is one to close; it may turn out to be busy."""
+        return (
+            bool(self.lingering)
+            or _has(self.silent, now, SILENT_LONG_ENOUGH)
+            or _has(self.idle, now, IDLE_LONG_ENOUGH)
+        )
+
     def make_room(self, now: float) -> bool:
         """Close one connection; False when none may be."""
-        if self._close(self.silent, "silent") or self._close(self.lingering, "lingering"):
-            return True
-        oldest = next(iter(self.idle), None)
-        if oldest is None or oldest.idle_since is None or now - oldest.idle_since < IDLE_LONG_ENOUGH:
-            return False
-        return self._close(self.idle, "idle")
+        return (
+            (_has(self.silent, now, SILENT_LONG_ENOUGH) and self._close(self.silent, "silent"))
+            or self._close(self.lingering, "lingering")
+            or (_has(self.idle, now, IDLE_LONG_ENOUGH) and self._close(self.idle, "idle"))
+        )
 
     def _close(self, kind: dict[Closable, None], name: str) -> bool:
         for _ in range(_LOOKED_AT):
@@ -103,17 +111,18 @@ class Intake:
             start()
 
     def room(self) -> bool:
-        """Whether one more may be accepted; closes another one for it if need be."""
-        if self.open - self._ending < self.most:
-            return True
-        if self.places.make_room(monotonic()):
-            self._ending += 1
+        """Whether one more may be accepted. Closes nothing: perhaps there is none to accept."""
+        if self.open - self._ending < self.most or self.places.may_make_room(monotonic()):
             return True
         self.places.closed["full"] += 1
         return False
 
     def admit(self, peer: str) -> str | None:
-        """Count a new connection; None when its client has too many. Else the word to give to `ended`."""
+        """Count a new connection, and close another one for it if there are too many; None when its client
+        has too many. Else the word to give to `ended`.
+
+        If every candidate has just become busy, there is one more than `most` until one ends.
+        """
         client = ""
         if self._per_client and peer and not self._exempt(peer):
             client = _client(peer)
@@ -122,6 +131,8 @@ class Intake:
                 self.places.closed["per_client"] += 1
                 return None
             self._by_client[client] = number + 1
+        if self.open - self._ending >= self.most and self.places.make_room(monotonic()):
+            self._ending += 1
         self.open += 1
         return client
 
@@ -138,6 +149,13 @@ class Intake:
                 del self._by_client[client]
         if self.open - self._ending == self.most - 1:
             self.start()
+
+
+def _has(kind: dict[Closable, None], now: float, long_enough: float) -> bool:
+    """Whether the oldest of a kind has been idle for so many seconds."""
+    oldest = next(iter(kind), None)
+    since = None if oldest is None else oldest.idle_since
+    return since is not None and now - since >= long_enough
 
 
 def _client(peer: str) -> str:

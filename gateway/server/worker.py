@@ -99,7 +99,7 @@ class _Handshake:
 
     def __init__(self) -> None:
         self._greenlet = getcurrent()
-        self.idle_since: float | None = None
+        self.idle_since: float | None = monotonic()
         self.closed_for_another = False
 
     def make_room(self) -> bool:

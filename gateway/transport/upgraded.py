@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from gateway.errors import TunnelFault
 from gateway.stream import Stream
 from gateway.transport.connection import Connection
 from gateway.tunnel import Pump
@@ -16,14 +17,13 @@ if TYPE_CHECKING:
 class Upgraded:
     """Never goes back to its pool. `on_end` is called once, when the tunnel is over."""
 
-    __slots__ = ("_connection", "_early", "_pool", "_timeout", "fault", "on_end")
+    __slots__ = ("_connection", "_early", "_pool", "_timeout", "on_end")
 
     def __init__(self, pool: EndpointPool, connection: Connection, early: bytes, timeout: float | None) -> None:
         self._pool = pool
         self._connection: Connection | None = connection
         self._early = early
         self._timeout = timeout
-        self.fault = False
         self.on_end: Callable[[], None] | None = None
 
     def run(self, client: Stream, early: bytes) -> tuple[int, int]:
@@ -34,8 +34,10 @@ class Upgraded:
         try:
             pump.run(early, self._early)
         finally:
-            self.fault = pump.fault
             self.close()
+        if pump.fault:
+            cause = "one direction of the tunnel ended by a fault of the gateway; see its log"
+            raise TunnelFault(cause, pump.sent, pump.received)
         return pump.sent, pump.received
 
     def close(self) -> None:

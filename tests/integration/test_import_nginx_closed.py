@@ -45,7 +45,7 @@ CONFIG = """
     location / { proxy_pass http://{a}; }
     location /admin/ { include snippets/deny.conf; proxy_pass http://{b}; }
     location /cookie/ { if ($cookie_token = "") { return 302 /login; } proxy_pass http://{b}; }
-    location /set/ { if ($cookie_token = "") { set $x 1; } proxy_pass http://{b}; }
+    location /kept/ { if ($cookie_token = "") { set $x 1; } proxy_pass http://{b}; }
     location ~ "/(?=secret)s" { deny all; }
     location /post/ { limit_except POST { deny all; } proxy_pass http://{b}; }
     include snippets/more.conf;
@@ -59,7 +59,7 @@ FILES = {
 }
 HOSTS = ("named.example", "certbot.example", "rewrites.example", "unknown.example", "guards.example")
 PATHS = (
-    "/", "/x", "/api/x", "/exact", "/.well-known/acme-challenge/t", "/admin/x", "/old/x", "/cookie/x", "/set/x",
+    "/", "/x", "/api/x", "/exact", "/.well-known/acme-challenge/t", "/admin/x", "/old/x", "/cookie/x", "/kept/x",
     "/secret", "/x/secret", "/post/x", "/more/x",
 )  # fmt: skip
 
@@ -131,4 +131,4 @@ def test_what_nginx_refuses_or_redirects_is_not_forwarded(
 def test_files_that_nginx_includes_hold_here_too(ours: Imported) -> None:
     assert ours.route("more").timeouts.response == 7
     assert ours.ask("/cookie/x", "guards.example").to == "closed"
-    assert ours.ask("/set/x", "guards.example").to != "closed"
+    assert ours.ask("/kept/x", "guards.example").to != "closed"

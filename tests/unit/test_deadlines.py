@@ -7,6 +7,7 @@ from math import inf
 import gevent
 import pytest
 
+from gateway import stream as streams
 from gateway.stream import Deadlines, monotonic
 
 
@@ -89,3 +90,16 @@ def test_a_fault_at_one_stream_leaves_the_limits_of_all_others(caplog: pytest.Lo
         gevent.sleep(0.005)
     assert [len(waiter.expired) for waiter in waiters] == [1, 1, 1, 1]
     assert caplog.text.count("a time limit could not be enforced") == 2
+
+
+def test_a_fault_while_the_timer_is_set_is_mended_by_the_next_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    deadlines = Deadlines()
+    first, second = Waiter(), Waiter()
+    real, times = streams.monotonic, iter([streams.monotonic()])
+    with monkeypatch.context() as broken:
+        broken.setattr(streams, "monotonic", lambda: next(times))
+        with pytest.raises(StopIteration):
+            deadlines.arm(first, real() + 0.02)  # type: ignore[arg-type]
+    deadlines.arm(second, real() + 0.03)  # type: ignore[arg-type]
+    while not (first.expired and second.expired):
+        gevent.sleep(0.005)

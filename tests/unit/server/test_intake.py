@@ -7,13 +7,13 @@ from time import monotonic
 import pytest
 
 from gateway.server import intake as module
-from gateway.server.intake import IDLE_LONG_ENOUGH, Intake, Places
+from gateway.server.intake import IDLE_LONG_ENOUGH, SILENT_LONG_ENOUGH, Intake, Places
 
 
 class Fake:
     """A connection that may be closed; `busy`: it is not idle any more when it comes to that."""
 
-    def __init__(self, name: str, idle_for: float = 0.0, busy: bool = False) -> None:
+    def __init__(self, name: str, idle_for: float = 0.5, busy: bool = False) -> None:
         self.name = name
         self.idle_since: float | None = monotonic() - idle_for
         self.busy = busy
@@ -53,7 +53,7 @@ def test_silent_ones_first_then_lingering_ones_then_the_one_idle_longest() -> No
     intake = full(made)
     for _ in range(5):
         assert intake.room()
-        intake.open += 1
+        assert intake.admit("192.0.2.1") == ""
     assert closed == ["silent-old", "silent-new", "lingering", "idle-old", "idle-new"]
     assert not intake.room()
     assert dict(made.closed) == {"silent": 2, "lingering": 1, "idle": 2, "per_client": 0, "full": 1}
@@ -61,19 +61,38 @@ def test_silent_ones_first_then_lingering_ones_then_the_one_idle_longest() -> No
 
 @pytest.mark.parametrize(("idle_for", "closes"), [(IDLE_LONG_ENOUGH - 0.1, False), (IDLE_LONG_ENOUGH + 0.1, True)])
 def test_an_idle_one_only_after_a_while(idle_for: float, closes: bool) -> None:
-    assert full(places(idle=(Fake("idle", idle_for), Fake("other", 0.0)))).room() is closes
+    assert full(places(idle=(Fake("idle", idle_for), Fake("other")))).room() is closes
+
+
+@pytest.mark.parametrize(
+    ("silent_for", "closes"), [(SILENT_LONG_ENOUGH - 0.05, False), (SILENT_LONG_ENOUGH + 0.05, True)]
+)
+def test_a_silent_one_only_when_its_first_byte_should_be_there(silent_for: float, closes: bool) -> None:
+    assert full(places(silent=(Fake("silent", silent_for),))).room() is closes
+
+
+def test_nobody_is_closed_before_there_is_a_newcomer() -> None:
+    assert full(places(silent=(Fake("silent"),))).room()
+    assert closed == []
 
 
 def test_one_whose_request_has_just_come_keeps_its_place() -> None:
     made = places(silent=(Fake("busy", busy=True), Fake("silent")))
-    assert full(made).room()
+    assert full(made).admit("192.0.2.1") == ""
     assert closed == ["silent"]
+
+
+def test_where_all_have_just_become_busy_there_is_one_more() -> None:
+    intake = full(places(silent=(Fake("busy", busy=True),)))
+    assert intake.room()
+    assert intake.admit("192.0.2.1") == ""
+    assert (intake.open, intake.room(), closed) == (3, False, [])
 
 
 def test_a_bounded_number_is_looked_at() -> None:
     """An attacker who makes them all busy at once must not make accepting slow."""
     made = places(silent=tuple(Fake(str(number), busy=True) for number in range(1000)))
-    full(made).room()
+    full(made).admit("192.0.2.1")
     assert len(made.silent) == 1000 - module._LOOKED_AT
 
 
