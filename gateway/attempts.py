@@ -59,23 +59,11 @@ class Attempts:
     authority that the client asked for. `deadline`: monotonic seconds that end every attempt.
     """
 
-    __slots__ = (
-        "_asked_host",
-        "_buffer",
-        "_candidates",
-        "_deadline",
-        "_kept",
-        "_left",
-        "_normal",
-        "_replayable",
-        "_request",
-        "_retries",
-        "_route",
-        "_state",
-        "_target",
-        "_tools",
-        "_usable",
-    )
+    # What only some requests need. No __slots__: these defaults cost nothing to set.
+    _buffer: ReplayBuffer | None = None
+    _retries: Retries | None = None
+    # The last real answer, read whole.
+    _kept: tuple[Response, Candidate] | None = None
 
     def __init__(
         self,
@@ -98,27 +86,30 @@ class Attempts:
         self._deadline = deadline
         policy = route.retry
         self._replayable = replayable(request, policy)
-        self._buffer: ReplayBuffer | None = None
         if request.body is not None and self._replayable and policy.attempts > 1:
             self._buffer = ReplayBuffer(request.body)
             request.body = self._buffer.reader()
-        # All of the request's own snapshot, and those that may be used. Candidates for the next
-        # attempt; what failed so far; the last real answer, read whole.
-        self._candidates: tuple[Candidate, ...] = ()
-        self._usable: Sequence[Candidate] = ()
-        self._left: Sequence[Candidate] = ()
-        self._retries: Retries | None = None
-        self._kept: tuple[Response, Candidate] | None = None
 
     def run(self, candidates: tuple[Candidate, ...]) -> tuple[Response, Candidate]:
-        """Raises GatewayError when no attempt had an answer."""
-        trial = self._choose_from(candidates)
-        statuses = self._route.retry.statuses
+        """`candidates`: those of the request's snapshot. Raises GatewayError when no attempt had an answer."""
+        request, outliers = self._request, self._state.outliers
+        if candidates is not outliers.of or request.started >= outliers.recheck:
+            outliers.look(candidates, monotonic())
+        self._candidates = candidates
+        self._left: Sequence[Candidate] = outliers.usable
+        # An ejected candidate that this request is to probe.
+        trial = outliers.trial(self._replayable, monotonic()) if outliers.due else None
+        policy = self._route.retry
+        hedged = policy.hedge and trial is None and _may_hedge(request, policy, self._left)
+        fresh = False
         try:
             while True:
-                candidate = trial or self._state.balancer.pick(self._left, self._request)
+                candidate = trial or self._state.balancer.pick(self._left, request)
                 try:
-                    response, candidate = self._send(candidate, trial is not None)
+                    if hedged:
+                        response, candidate = self._hedged(candidate)
+                    else:
+                        response = self._attempt(request, candidate, fresh, trial is not None)
                 except GatewayError as error:
                     if not self._retries_after(error, candidate):
                         kept = self._fall_back(error)
@@ -126,32 +117,14 @@ class Attempts:
                             raise self._verdict(error)  # noqa: B904  # an error is not its own cause
                         return kept
                 else:
-                    if not statuses or not self._retries_answer(response, candidate):
+                    if not policy.statuses or not self._retries_answer(response, candidate):
                         return response, candidate
-                trial = None
-                self._prepare_next(candidate)
+                trial, hedged = None, False
+                fresh = self._prepare_next(candidate)
         finally:
             if self._retries is not None:
                 # Its traceback leads to this object: only the collector would find the two.
                 self._retries.first = None
-
-    def _choose_from(self, candidates: tuple[Candidate, ...]) -> Candidate | None:
-        """Settle what is picked from; an ejected candidate that this request is to probe, if any."""
-        outliers = self._state.outliers
-        if candidates is not outliers.of or self._request.started >= outliers.recheck:
-            outliers.look(candidates, monotonic())
-        self._candidates = candidates
-        self._left = self._usable = outliers.usable
-        return outliers.trial(self._replayable, monotonic()) if outliers.due else None
-
-    def _send(self, candidate: Candidate, trial: bool) -> tuple[Response, Candidate]:
-        """One attempt (hedged: one or two) and the candidate whose answer it is."""
-        retries, request = self._retries, self._request
-        if retries is not None:
-            return self._attempt(request, candidate, retries.fresh, trial), candidate
-        if self._route.retry.hedge and not trial and _may_hedge(request, self._route.retry, self._left):
-            return self._hedged(candidate)
-        return self._attempt(request, candidate, False, trial), candidate
 
     # -- one attempt --------------------------------------------------------------------
 
@@ -180,7 +153,16 @@ class Attempts:
                 rest.on_end = state.end
             now = monotonic()
             request.first_byte_s = now - request.started
-            self._learn(request, candidate, response, began, now, trial)
+            if response.status >= 500:
+                upstream.answered_badly(candidate, response.status, began, now, trial)
+            else:
+                state.answered += 1
+                if upstream.breaker is not None:
+                    upstream.breaker.answered(began, now)
+                if trial:
+                    upstream.outliers.answered(candidate, now)
+            for watch in upstream.watchers:
+                watch(candidate, request, response, now - began)
         except GatewayError as error:
             now = monotonic()
             if error.blames and (deadline is None or _had_time(error, route.timeouts, deadline, began, now, arriving)):
@@ -196,22 +178,6 @@ class Attempts:
             if trial:
                 upstream.outliers.undecided(candidate)
         return response
-
-    def _learn(
-        self, request: Request, candidate: Candidate, response: Response, began: float, now: float, trial: bool
-    ) -> None:
-        """An answer's head has arrived: count it where something depends on it."""
-        upstream = self._state
-        if response.status >= 500:
-            upstream.answered_badly(candidate, response.status, began, now, trial)
-        else:
-            candidate.state.answered += 1
-            if upstream.breaker is not None:
-                upstream.breaker.answered(began, now)
-            if trial:
-                upstream.outliers.answered(candidate, now)
-        for watch in upstream.watchers:
-            watch(candidate, request, response, now - began)
 
     def _head(self, request: Request, endpoint: Endpoint) -> Head:
         """The request's head for `endpoint`."""
@@ -331,13 +297,13 @@ class Attempts:
         left: Sequence[Candidate] = _others(self._left, tried)
         if not left:
             outliers = self._state.outliers
-            left = outliers.usable if outliers.of is self._candidates else self._usable
+            left = outliers.usable if outliers.of is self._candidates else self._candidates
         self._left = left
         return left
 
-    def _prepare_next(self, tried: Candidate) -> None:
+    def _prepare_next(self, tried: Candidate) -> bool:
         """Before the next attempt: a body reader of its own, and a pause if it goes where the
-        last one went, so that not all clients come back at once."""
+        last one went, so that not all clients come back at once. Whether it needs a new connection."""
         request, retries, deadline = self._request, self._retries, self._deadline
         assert retries is not None, "an attempt was made"
         retries.again()
@@ -345,12 +311,13 @@ class Attempts:
         if self._buffer is not None:
             request.body = self._buffer.reader()
         if tried not in self._left or retries.stale:
-            return
+            return retries.fresh
         seconds = pause(retries.policy, retries.made, self._tools.jitter())
         if deadline is not None:
             seconds = min(seconds, max(deadline - monotonic(), 0.0))
         if seconds > 0.0:
             self._tools.sleep(seconds)
+        return retries.fresh
 
     def _fall_back(self, error: GatewayError) -> tuple[Response, Candidate] | None:
         """The last real answer, which is worth more to the client than `error`; None without one."""

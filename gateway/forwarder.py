@@ -17,7 +17,6 @@ from gateway.attempts import Attempts, Race, Tools
 from gateway.exchange import Request, Response
 from gateway.headers import Outbound
 from gateway.health.candidate import Candidate, Stay
-from gateway.health.gate import Gate
 from gateway.health.state import UpstreamState
 from gateway.model import Route
 from gateway.snapshot import Group
@@ -66,20 +65,16 @@ class Forwarder:
             raise
         # Earlier attempts stay in the cause, but the request did not fail.
         request.reason = ""
-        _complete(response, candidate, gate)
+        rest = response.stream
+        if rest is None or _listens(response):
+            # A tunnel or an event stream may last for hours: it takes nobody's place.
+            gate.leave()
+        else:
+            # The request ends when its answer's body ends, and leaves the gate then.
+            stay = Stay(candidate.state)
+            rest.on_end = stay.end
+            rest.on_wait = stay.outlast
         return response
-
-
-def _complete(response: Response, candidate: Candidate, gate: Gate) -> None:
-    """The request ends when its answer's body ends, and leaves the gate then."""
-    rest = response.stream
-    if rest is None or _listens(response):
-        # A tunnel or an event stream may last for hours: it takes nobody's place.
-        gate.leave()
-        return
-    stay = Stay(candidate.state)
-    rest.on_end = stay.end
-    rest.on_wait = stay.outlast
 
 
 def _listens(response: Response) -> bool:

@@ -403,10 +403,11 @@ class Outbound:
                 kind = learn(name)
             if kind == _PASS:
                 add(name + b": " + value)
-            elif kind in (_DROP, _NEVER):
+            elif kind == _DROP:
                 pass
-            elif kind == _UNDERSCORE:
-                self._tell_underscore(name)
+            elif kind < 0:
+                if kind == _UNDERSCORE:
+                    self._tell_underscore(name)
             elif kind == _TRUSTED_ONLY:
                 if self._trust.trusts(request.peer):
                     add(name + b": " + value)
