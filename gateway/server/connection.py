@@ -43,7 +43,7 @@ from gateway.portions import TOLD_PIECE, Portions
 from gateway.server import proxy_protocol as preamble
 from gateway.server import writer
 from gateway.server.body import ArrivingBody, of_chunks, of_length
-from gateway.server.intake import Places
+from gateway.server.intake import Closable, Places
 from gateway.server.pace import Pace
 from gateway.server.parser import Before, HeadParser
 from gateway.stream import Stream
@@ -135,6 +135,7 @@ class Connection:
         "_delimited",
         "_greenlet",
         "_half_closed",
+        "_idle",
         "_keep",
         "_lingers",
         "_opens_ahead",
@@ -181,8 +182,9 @@ class Connection:
         self.proxy_protocol = proxy_protocol
         # The peer may open connections before it has requests for them.
         self._opens_ahead = opens_ahead
-        # Not one byte has come.
+        # It has not waited for its first byte yet.
         self._silent = True
+        self._idle = shared.places.idle
         # The last answer is out; what still comes is read and dropped.
         self._lingers = False
         # It was closed so that another one could be accepted.
@@ -293,10 +295,18 @@ class Connection:
         refused is left in `pending`."""
         data = self.pending
         if not data:
+            idle, limit = self._idle, self.settings.timeouts.keepalive
+            if self._silent:
+                idle, limit = self._first_wait()
+            self.idle_since = monotonic()
+            idle[self] = None
             try:
-                data = self._first_of_head()
+                data = self.stream.recv(_READ, limit)
             except TimeoutError:
                 return None
+            finally:
+                self.idle_since = None
+                idle.pop(self, None)
             # A client that floods us with requests gets one buffer of them a turn.
             self.stream.eager = False
             if not data:
@@ -318,23 +328,11 @@ class Connection:
         self.pending = data[end:]
         return data[:end]
 
-    def _first_of_head(self) -> bytes:
-        """The first bytes of a head, waited for while the connection is idle. Raises TimeoutError."""
-        places, timeouts = self.shared.places, self.settings.timeouts
-        limit = timeouts.keepalive
-        kind = places.idle
-        if self._silent:
-            kind = places.silent
-            if not self._opens_ahead:
-                limit = timeouts.header
-        self.idle_since = monotonic()
-        kind[self] = None
-        try:
-            return self.stream.recv(_READ, limit)
-        finally:
-            self.idle_since = None
-            self._silent = False
-            kind.pop(self, None)
+    def _first_wait(self) -> tuple[dict[Closable, None], float | None]:
+        """Among which connections it waits for its first byte, and how long."""
+        self._silent = False
+        timeouts = self.settings.timeouts
+        return self.shared.places.silent, timeouts.keepalive if self._opens_ahead else timeouts.header
 
     def _head_in_pieces(self, buffer: bytearray) -> bytes | None:
         """A head that did not come at once, or has empty lines before it. `buffer`: what is here of it."""
@@ -446,7 +444,9 @@ class Connection:
                 error = thrown.with_traceback(None)
             except Exception as failure:
                 error = self.failed(failure)
-            if response is None and error is None:
+            if response is not None and not request.reason and self.gone is None:
+                error = self.write(request, response, body)
+            elif response is None and error is None:
                 logs_itself = True
                 self.shared.application.serve(self, request, body)
             else:
@@ -497,17 +497,6 @@ class Connection:
 
     def write(self, request: Request, response: Response, body: ArrivingBody | None) -> GatewayError | None:
         """Write a whole answer and release what it comes from; what went wrong, if something did."""
-        try:
-            return self._write(request, response, body)
-        finally:
-            self._passing = None
-            if response.stream is not None:
-                # This may wait for the end of an upload. The client's leaving changes nothing any
-                # more, so it is not thrown in here.
-                self.busy = False
-                response.stream.close()
-
-    def _write(self, request: Request, response: Response, body: ArrivingBody | None) -> GatewayError | None:
         stream = response.stream
         try:
             if response.tunnel is not None:
@@ -531,6 +520,13 @@ class Connection:
             else:
                 self.write(request, self.shared.door.answer(fault, request), body)
             return fault
+        finally:
+            if stream is not None:
+                self._passing = None
+                # This may wait for the end of an upload. The client's leaving changes nothing any
+                # more, so it is not thrown in here.
+                self.busy = False
+                stream.close()
         return None
 
     def _pass_on(self, stream: ResponseBody) -> None:
