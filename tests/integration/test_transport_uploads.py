@@ -23,6 +23,7 @@ from gateway.exchange import BufferedBody
 from gateway.model import Timeouts
 from gateway.testing import Act, FakeUpstream, Truncated, answer, head
 from gateway.transport import pool as pools
+from gateway.transport.upload import WrongLength
 from tests.exchanges import Line, Pieces, finish, greenlets, request, soon, whole
 
 MEGABYTE = b"x" * 65536 * 16
@@ -394,3 +395,48 @@ class TestExpect:
         line.timeouts = Timeouts(response=None)
         upstream.answer([answer(b"ok")])
         assert line.ask(post(b"body", chunked=True), total=5.0).body == b"ok"
+
+
+class TestCounted:
+    """A body that is not as long as its head announces never looks like a whole one to the upstream."""
+
+    @pytest.mark.parametrize("pieces", [(b"abc",), (b"abc", b"def")])
+    def test_shorter_than_announced(self, upstream, line, pieces):
+        with pytest.raises(WrongLength, match="shorter"):
+            line.ask(post(*pieces, chunked=False, length=10))
+        upstream.wait_aborted()
+        assert not upstream.last.complete
+        assert line.counts == (0, 0, 0)
+
+    def test_longer_than_announced(self, upstream, line):
+        """What is too much is never sent: the upstream would read it as the next request."""
+        upstream.answer(lambda exchange: exchange.hang())
+        with pytest.raises(WrongLength, match="longer"):
+            line.ask(post(b"abc", b"GET /smuggled", chunked=False, length=5))
+        upstream.wait_aborted()
+        assert b"GET" not in upstream.last.body
+        assert line.counts == (0, 0, 0)
+
+    @pytest.mark.parametrize("length", [2, 4])
+    def test_one_that_is_here_already(self, upstream, line, length):
+        with pytest.raises(WrongLength):
+            line.ask(request(b"POST", BufferedBody(b"abc"), length=length))
+        assert upstream.requests == []
+        assert line.counts == (0, 0, 0)
+
+    @BOTH
+    def test_a_connection_comes_back_only_when_both_directions_are_complete(self, upstream, line, chunked):
+        """The answer is whole, the request is not: another request on this connection would be read as its rest."""
+        go = event.Event()
+
+        def early(exchange):
+            exchange.read_piece()
+            exchange.send(answer(b"early"))
+            exchange.hang()
+
+        upstream.queue(early)
+        got = line.ask(post(b"first", go, b"second", chunked=chunked, length=11))
+        assert got.body == b"early"
+        assert line.counts == (0, 0, 0)
+        upstream.wait_aborted()
+        assert not line.ask().reused
