@@ -65,46 +65,43 @@ class Attempts:
     # The last real answer, read whole.
     _kept: tuple[Response, Candidate] | None = None
 
-    def __init__(
+    def run(
         self,
         tools: Tools,
         request: Request,
         route: Route,
         state: UpstreamState,
+        candidates: tuple[Candidate, ...],
         target: Target,
         normal: bytes,
         asked_host: bytes,
         deadline: float | None,
-    ) -> None:
+    ) -> tuple[Response, Candidate]:
+        """`candidates`: those of the request's snapshot. Raises GatewayError when no attempt had an answer."""
         self._tools = tools
         self._request = request
         self._route = route
         self._state = state
+        self._candidates = candidates
         self._target = target
         self._normal = normal
         self._asked_host = asked_host
         self._deadline = deadline
-        policy = route.retry
-        self._replayable = replayable(request, policy)
-        if request.body is not None and self._replayable and policy.attempts > 1:
+        policy, outliers = route.retry, state.outliers
+        again = self._replayable = replayable(request, policy)
+        if again and request.body is not None and policy.attempts > 1:
             self._buffer = ReplayBuffer(request.body)
             request.body = self._buffer.reader()
-
-    def run(self, candidates: tuple[Candidate, ...]) -> tuple[Response, Candidate]:
-        """`candidates`: those of the request's snapshot. Raises GatewayError when no attempt had an answer."""
-        request, outliers = self._request, self._state.outliers
         if candidates is not outliers.of or request.started >= outliers.recheck:
             outliers.look(candidates, monotonic())
-        self._candidates = candidates
         self._left: Sequence[Candidate] = outliers.usable
         # An ejected candidate that this request is to probe.
-        trial = outliers.trial(self._replayable, monotonic()) if outliers.due else None
-        policy = self._route.retry
+        trial = outliers.trial(again, monotonic()) if outliers.due else None
         hedged = policy.hedge and trial is None and _may_hedge(request, policy, self._left)
         fresh = False
         try:
             while True:
-                candidate = trial or self._state.balancer.pick(self._left, request)
+                candidate = trial or state.balancer.pick(self._left, request)
                 try:
                     if hedged:
                         response, candidate = self._hedged(candidate)

@@ -58,8 +58,9 @@ class Forwarder:
         try:
             state.budget.requests += 1
             request.attempts = 1
-            attempts = Attempts(self._tools, request, route, state, target, normal, asked_host, deadline)
-            response, candidate = attempts.run(group.candidates)
+            response, candidate = Attempts().run(
+                self._tools, request, route, state, group.candidates, target, normal, asked_host, deadline
+            )
         except BaseException:
             gate.leave()
             raise
