@@ -275,6 +275,7 @@ class Attempts:
             return False
         outcome = keep(response)
         if outcome is Kept.TOO_LONG:
+            self._state.budget.give_back()
             return False
         address = tried.endpoint.address
         if outcome is Kept.WHOLE:

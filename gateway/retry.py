@@ -123,3 +123,8 @@ class Budget:
         self._tokens -= 1.0
         self.spent += 1
         return True
+
+    def give_back(self) -> None:
+        """A retry that was taken is not made after all."""
+        self._tokens += 1.0
+        self.spent -= 1

@@ -365,8 +365,9 @@ class TestWhatEndsIt:
         world = World(Pool(Response(503, b"", [], stream=body, content_length=length)), Pool(), policy=TestStatuses.POLICY)
         response = world.forward()
         if size == MOST_KEPT:
-            assert (response.status, world.sent) == (200, [1, 1])
+            assert (response.status, world.sent, world.state.budget.spent) == (200, [1, 1], 1)
             return
+        assert world.state.budget.spent == 0, "no retry was made"
         assert (response.status, world.sent, body.ended, world.in_flight) == (503, [1, 0], 0, [1, 0])
         rest = b"".join(iter(response.stream.read, b""))
         assert response.data + rest == b"x" * (size - 1) + b"y"
