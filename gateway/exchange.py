@@ -166,8 +166,8 @@ class Request:
         self.method = method
         self.target = target
         self.headers = headers
-        # The header fields that routes and balancers read. As they came, unless some of them read what
-        # only a trusted peer may say: then as they will be forwarded (headers.Outbound.view).
+        # The header fields that routes and balancers read: those of the client, or, if one of them reads
+        # a field that only a trusted peer may set, those that will be forwarded (headers.Outbound.view).
         self.fields = headers
         self.http11 = http11
         # Framing, already judged by the door: at most one of the two is set. With neither

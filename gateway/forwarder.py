@@ -68,7 +68,7 @@ class Forwarder:
         request.reason = ""
         rest = response.stream
         if rest is None or _listens(response):
-            # A tunnel or an event stream may last for hours: it takes nobody's place.
+            # A tunnel or an event stream may last for hours: meanwhile it does not count as in flight.
             gate.leave()
         else:
             # The request ends when its answer's body ends, and leaves the gate then.

@@ -1,7 +1,7 @@
 """Configurations of other gateways as ours: one module for each, a table of them here.
 
-Rule: an importer reads one document and gives a `Draft`. It asks nobody, and opens no file but
-those that nginx's configuration includes, where the document is a file itself.
+Rule: an importer reads one document and gives a `Draft`. It opens no connection, and no file
+except those that an nginx configuration includes, if that is a file itself.
 Input is bounded (bytes, depth, alternatives) and never believed: what comes out passes our
 own check, what could not be carried over stands in it as a comment.
 """

@@ -281,7 +281,7 @@ class _Import:
 
     def _ranked(self, fields: Fields, guarded: bool) -> list[Ranked]:
         """The matches of a route. Where it is `guarded`, a condition that cannot be expressed is
-        left out of them, not they for it: the route is closed, and may shut more than it did."""
+        left out and the match stays: the route is closed, and may refuse more than Kong's did."""
         hosts, given, methods = fields.texts("hosts"), fields.texts("paths"), fields.texts("methods")
         headers = fields.fields("headers")
         choices = _header_choices(headers, guarded) if headers is not None else [{}]

@@ -1,6 +1,6 @@
 """A pattern without look-around that matches at least what the original matches.
 
-Rule: for closed routes only, which may shut more than the source did, never less. Look-around,
+Rule: for closed routes only. They may refuse more than the source did, never less. Look-around,
 atomic groups, possessive quantifiers and back-references only restrict a pattern, so removing
 them widens it.
 """

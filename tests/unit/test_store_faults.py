@@ -359,10 +359,9 @@ def test_a_burst_of_updates_of_which_some_cannot_be_built(
         until(lambda name=name: addresses(running.store, name) == ["10.0.0.2"])  # type: ignore[misc]
 
 
-def test_updates_that_are_late_do_not_wait_for_one_that_fails(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A steady stream of updates of one upstream, and another that fails each time."""
-    monkeypatch.setattr(store, "FIRST_RETRY", 3600.0)
-    real, broken = store.group, ["gone"]
+def refuse(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
+    """No group can be made of the upstreams in the list, which starts with `name`."""
+    real, broken = store.group, [name]
 
     def group(upstream: Upstream, *given: Any) -> Any:
         if upstream.name in broken:
@@ -370,6 +369,13 @@ def test_updates_that_are_late_do_not_wait_for_one_that_fails(running: Running, 
         return real(upstream, *given)
 
     monkeypatch.setattr(store, "group", group)
+    return broken
+
+
+def test_updates_that_are_late_do_not_wait_for_one_that_fails(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A steady stream of updates of one upstream, and another that fails each time."""
+    monkeypatch.setattr(store, "FIRST_RETRY", 3600.0)
+    refuse(monkeypatch, "gone")
     running.store.emit(Update("gone", (TWO,)))
     until(lambda: running.store._failed)
     due = running.store._retry_at
@@ -382,14 +388,7 @@ def test_updates_that_are_late_do_not_wait_for_one_that_fails(running: Running, 
 
 def test_a_reload_builds_what_failed_before(running: Running, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "FIRST_RETRY", 3600.0)
-    real, broken = store.group, ["gone"]
-
-    def group(upstream: Upstream, *given: Any) -> Any:
-        if upstream.name in broken:
-            raise RuntimeError("no")
-        return real(upstream, *given)
-
-    monkeypatch.setattr(store, "group", group)
+    broken = refuse(monkeypatch, "gone")
     running.store.emit(Update("gone", (TWO,)))
     until(lambda: running.store._failed)
     broken.clear()
