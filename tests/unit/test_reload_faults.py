@@ -138,10 +138,8 @@ def test_endpoints_of_a_snapshot_to_come_are_not_forgotten(
         assert candidate.state is state.endpoints[candidate.endpoint.key]
 
 
-def test_endpoints_of_a_snapshot_that_never_came_are_forgotten(
-    start: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gateway = start(config("v1", static("x", ONE)))
+def refuse_z(gateway: Gateway) -> list[bool]:
+    """No candidates can be made for the upstream z. The list starts with one entry and grows by one each time."""
     join, broken = gateway.store._join, [True]
 
     def refuse(upstream: Upstream, endpoints: tuple[Endpoint, ...]) -> Any:
@@ -151,6 +149,14 @@ def test_endpoints_of_a_snapshot_that_never_came_are_forgotten(
         return join(upstream, endpoints)
 
     gateway.store._join = refuse
+    return broken
+
+
+def test_endpoints_of_a_snapshot_that_never_came_are_forgotten(
+    start: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = start(config("v1", static("x", ONE)))
+    broken = refuse_z(gateway)
     gateway.reconfigure(config("v2", static("x", ONE, TWO), static("new", THREE), static("z", THREE)))
     until(lambda: len(broken) > 2)
     assert set(gateway._states["x"].endpoints) == {ONE.key, TWO.key}
@@ -240,15 +246,7 @@ def test_changes_of_a_swap_that_failed_are_not_taken_over_by_a_later_one(
     start: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway = start(config("v1", LEARNT))
-    join, broken = gateway.store._join, [True]
-
-    def refuse(upstream: Upstream, endpoints: tuple[Endpoint, ...]) -> Any:
-        if upstream.name == "z":
-            broken.append(True)
-            raise RuntimeError("no")
-        return join(upstream, endpoints)
-
-    gateway.store._join = refuse
+    broken = refuse_z(gateway)
     gateway.reconfigure(config("v2", OTHER, static("z", THREE)))
     until(lambda: len(broken) > 2)
     gateway.reconfigure(config("v3", replace(LEARNT, source=StaticSource((ONE, TWO)))))
