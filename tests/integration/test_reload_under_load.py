@@ -167,7 +167,8 @@ def test_nothing_fails_and_nothing_is_left_over(tmp_path: Path, consul: Consul) 
         assert before.keys() == after.keys()
         for pid, (had, held) in before.items():
             now, holds = after[pid]
-            # An idle connection or two to either instance.
-            assert now <= had + 4, (before, after)
+            # All clients may be at one worker, each with a request in progress, so that each of the two upstreams
+            # keeps up to CLIENTS idle connections. One socket lost by each reload would be more.
+            assert now <= had + 2 * CLIENTS < had + number, (before, after)
             assert holds <= held + 15 * 1024, (before, after)
     services.close()
