@@ -2,7 +2,7 @@
 
 Rule: pick, send, decide, until an answer counts. Each attempt has its own reader of the
 client's body, and nothing of it is left when the next one starts: its upload has ended and
-its connection was released. What was counted up is counted down however an attempt ends.
+its connection was released.
 """
 
 from __future__ import annotations
@@ -10,202 +10,180 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any, NamedTuple, Protocol
 
-from gateway import target as targets
-from gateway.errors import ClientError, ConnectTimeout, DeadlineExceeded, GatewayError, PoolFull
+from gateway.attempt import Tools, attempt
+from gateway.errors import ClientError, GatewayError, PoolFull
 from gateway.exchange import Request, Response
-from gateway.headers import Head, Outbound, with_field
 from gateway.health.candidate import Candidate
 from gateway.health.state import UpstreamState
 from gateway.kept import Kept, keep
-from gateway.model import Endpoint, RetryPolicy, Route, Timeouts
+from gateway.model import RetryPolicy, Route
 from gateway.replay import ReplayBuffer
 from gateway.retry import Retries, pause, replayable
 from gateway.target import Target
 
-
-class Race(Protocol):
-    """hedge.race: two attempts at once."""
-
-    def __call__(
-        self,
-        first: Callable[[], Response],
-        second: Callable[[], Callable[[], Response] | None],
-        after: float,
-        discard: Callable[[Response], None],
-    ) -> tuple[bool, Response]: ...
+Answered = tuple[Response, Candidate]
 
 
-class Tools(NamedTuple):
-    """What attempts work with, the same for all requests of a worker.
+def run(
+    tools: Tools,
+    request: Request,
+    route: Route,
+    state: UpstreamState,
+    candidates: tuple[Candidate, ...],
+    target: Target,
+    normal: bytes,
+    asked_host: bytes,
+    deadline: float | None,
+) -> Answered:
+    """The answer that counts and the candidate that gave it. Raises GatewayError when no attempt had an answer.
 
-    `race` runs two attempts at once; `sleep` waits that many seconds and lets others run;
-    `jitter` is a number from 0.0 to 1.0. `pool_of`: the pool to send by, where that is not
-    the candidate's own.
+    `candidates`: those of the request's snapshot. `target`, `normal`: the request's target and its path in normal
+    form. `asked_host`: the authority that the client asked for. `deadline`: monotonic seconds that end every attempt.
     """
-
-    outbound: Outbound
-    race: Race
-    sleep: Callable[[float], object]
-    jitter: Callable[[], float]
-    pool_of: Callable[[UpstreamState, Candidate], Any] | None = None
+    policy, outliers = route.retry, state.outliers
+    again = replayable(request, policy)
+    buffer: ReplayBuffer | None = None
+    if again and request.body is not None and policy.attempts > 1:
+        buffer = ReplayBuffer(request.body)
+        request.body = buffer.reader()
+    if candidates is not outliers.of or request.started >= outliers.recheck:
+        outliers.look(candidates, monotonic())
+    usable = outliers.usable
+    # An ejected candidate that this request is to probe.
+    trial = outliers.trial(again, monotonic()) if outliers.due else None
+    candidate = trial or state.balancer.pick(usable, request)
+    hedged = policy.hedge and trial is None and _may_hedge(request, policy, usable)
+    response: Response | None = None
+    failure: GatewayError | None = None
+    if not hedged:
+        try:
+            response = attempt(
+                request,
+                candidate,
+                tools,
+                route,
+                state,
+                target,
+                normal,
+                asked_host,
+                deadline,
+                again,
+                False,
+                trial is not None,
+            )
+            if not policy.statuses:
+                return response, candidate
+        except GatewayError as error:
+            failure = error
+    # Few requests come here.
+    asked = (tools, route, state, target, normal, asked_host, deadline, again)
+    try:
+        attempts = Attempts(request, candidates, usable, buffer, *asked)
+        return attempts.hedged(candidate) if hedged else attempts.settle(response, failure, candidate)
+    finally:
+        # Its traceback leads to this frame: only the collector would find the two.
+        failure = None
 
 
 class Attempts:
-    """`run` gives the answer that counts and the candidate that gave it.
+    """What comes after the first attempt of one request, or in place of it."""
 
-    `target`, `normal`: the request's target and its path in normal form. `asked_host`: the
-    authority that the client asked for. `deadline`: monotonic seconds that end every attempt.
-    """
-
-    # What only some requests need. No __slots__: these defaults cost nothing to set.
-    _buffer: ReplayBuffer | None = None
-    _retries: Retries | None = None
-    # The last real answer, read whole.
-    _kept: tuple[Response, Candidate] | None = None
-
-    def run(
+    def __init__(
         self,
-        tools: Tools,
         request: Request,
+        candidates: tuple[Candidate, ...],
+        usable: Sequence[Candidate],
+        buffer: ReplayBuffer | None,
+        tools: Tools,
         route: Route,
         state: UpstreamState,
-        candidates: tuple[Candidate, ...],
         target: Target,
         normal: bytes,
         asked_host: bytes,
         deadline: float | None,
-    ) -> tuple[Response, Candidate]:
-        """`candidates`: those of the request's snapshot. Raises GatewayError when no attempt had an answer."""
-        self._tools = tools
+        replayable: bool,
+    ) -> None:
+        """`usable`: those of the candidates that no attempt was made at. The others are those of `run`."""
         self._request = request
+        self._candidates = candidates
+        self._left = usable
+        self._buffer = buffer
+        self._tools = tools
         self._route = route
         self._state = state
-        self._candidates = candidates
         self._target = target
         self._normal = normal
         self._asked_host = asked_host
         self._deadline = deadline
-        policy, outliers = route.retry, state.outliers
-        again = self._replayable = replayable(request, policy)
-        if again and request.body is not None and policy.attempts > 1:
-            self._buffer = ReplayBuffer(request.body)
-            request.body = self._buffer.reader()
-        if candidates is not outliers.of or request.started >= outliers.recheck:
-            outliers.look(candidates, monotonic())
-        self._left: Sequence[Candidate] = outliers.usable
-        # An ejected candidate that this request is to probe.
-        trial = outliers.trial(again, monotonic()) if outliers.due else None
-        hedged = policy.hedge and trial is None and _may_hedge(request, policy, self._left)
-        fresh = False
+        self._replayable = replayable
+        self._retries = Retries(route.retry, replayable, request.attempts)
+        # The last real answer, read whole.
+        self._kept: Answered | None = None
+
+    def settle(self, response: Response | None, failure: GatewayError | None, tried: Candidate) -> Answered:
+        """What the request ends with after an attempt at `tried` that had an answer or a failure, and as many more
+        attempts as it takes. Raises GatewayError."""
         try:
             while True:
-                candidate = trial or state.balancer.pick(self._left, request)
+                if response is not None:
+                    if not self._retries_answer(response, tried):
+                        return response, tried
+                elif failure is not None and not self._retries_after(failure, tried):
+                    kept = self._fall_back(failure)
+                    if kept is None:
+                        raise self._verdict(failure)
+                    return kept
+                fresh = self._prepare_next(tried)
+                tried = self._state.balancer.pick(self._left, self._request)
+                response = failure = None
                 try:
-                    if hedged:
-                        response, candidate = self._hedged(candidate)
-                    else:
-                        response = self._attempt(request, candidate, fresh, trial is not None)
+                    response = self._attempt(self._request, tried, fresh)
                 except GatewayError as error:
-                    if not self._retries_after(error, candidate):
-                        kept = self._fall_back(error)
-                        if kept is None:
-                            raise self._verdict(error)  # noqa: B904  # an error is not its own cause
-                        return kept
-                else:
-                    if not policy.statuses or not self._retries_answer(response, candidate):
-                        return response, candidate
-                trial, hedged = None, False
-                fresh = self._prepare_next(candidate)
+                    failure = error
         finally:
-            if self._retries is not None:
-                # Its traceback leads to this object: only the collector would find the two.
-                self._retries.first = None
+            # Tracebacks lead to this frame and object: only the collector would find them.
+            failure = self._retries.first = None
 
-    # -- one attempt --------------------------------------------------------------------
-
-    def _attempt(self, request: Request, candidate: Candidate, fresh: bool, trial: bool) -> Response:
-        """One attempt, counted in flight until its body ends. `fresh`: only a new connection will
-        do. `trial`: it probes an ejected endpoint."""
-        route, upstream, state, deadline = self._route, self._state, candidate.state, self._deadline
-        state.in_flight += 1
-        began = request.started
-        if upstream.watchers or upstream.breaker is not None or deadline is not None:
-            # The request's own start is close enough unless durations or an order are needed.
-            began = monotonic()
-        # From here on the client decides how long it takes.
-        arriving = deadline is not None and request.body is not None and not request.body.complete
-        rest: Any = None
-        try:
-            request.endpoint = candidate.endpoint
-            pool_of = self._tools.pool_of
-            pool = candidate.pool if pool_of is None else pool_of(upstream, candidate)
-            # The head has no name here, so that the pool can drop it once it is sent.
-            response: Response = pool.send(
-                request, self._head(request, candidate.endpoint), route.timeouts, self._replayable, fresh, deadline
-            )
-            rest = response.stream or response.tunnel
-            if rest is not None:
-                rest.on_end = state.end
-            now = monotonic()
-            request.first_byte_s = now - request.started
-            if response.status >= 500:
-                upstream.answered_badly(candidate, response.status, began, now, trial)
-            else:
-                state.answered += 1
-                if upstream.breaker is not None:
-                    upstream.breaker.answered(began, now)
-                if trial:
-                    upstream.outliers.answered(candidate, now)
-            for watch in upstream.watchers:
-                watch(candidate, request, response, now - began)
-        except GatewayError as error:
-            now = monotonic()
-            if error.blames and (deadline is None or _had_time(error, route.timeouts, deadline, began, now, arriving)):
-                upstream.failed(candidate, error, request, began, now, trial)
-            raise
-        except BaseException:
-            if rest is not None:
-                rest.close()
-            raise
-        finally:
-            if rest is None:
-                state.in_flight -= 1
-            if trial:
-                upstream.outliers.undecided(candidate)
-        return response
-
-    def _head(self, request: Request, endpoint: Endpoint) -> Head:
-        """The request's head for `endpoint`."""
-        route = self._route
-        head = self._tools.outbound.head(
+    def _attempt(self, request: Request, candidate: Candidate, fresh: bool = False) -> Response:
+        return attempt(
             request,
-            targets.outbound(route, endpoint, self._target, self._normal),
+            candidate,
+            self._tools,
+            self._route,
+            self._state,
+            self._target,
+            self._normal,
             self._asked_host,
-            _host(route, endpoint, self._asked_host),
-            targets.stripped(route, self._normal) if route.strip_prefix else b"",
-            request.upgrade if request.upgrade is not None and request.upgrade in route.upgrade else None,
-            self._used,
+            self._deadline,
+            self._replayable,
+            fresh,
         )
-        if route.deadline_header is not None:
-            head = _with_deadline(head, route.deadline_header, route.timeouts, self._deadline)
-        return head
-
-    def _used(self) -> set[bytes]:
-        """The fields, in lower case, that this request was routed by."""
-        route = self._request.route or self._route
-        return {name.encode("latin-1") for name in (*route.fields(), *self._state.upstream.fields())}
 
     # -- two at once --------------------------------------------------------------------
 
-    def _hedged(self, first: Candidate) -> tuple[Response, Candidate]:
-        """The answer of `first`, or of a second candidate that is asked as well when `first` takes
+    def hedged(self, first: Candidate) -> Answered:
+        """What the request ends with when `first` is asked first, and a second candidate as well when that takes
         longer than nearly all answers do."""
+        response: Response | None = None
+        failure: GatewayError | None = None
+        tried = first
+        try:
+            response, tried = self._race(first)
+        except GatewayError as error:
+            failure = error
+        self._retries.made = self._request.attempts
+        try:
+            return self.settle(response, failure, tried)
+        finally:
+            failure = None
+
+    def _race(self, first: Candidate) -> Answered:
+        """One or two attempts at once: the first answer."""
         request, state, policy = self._request, self._state, self._route.retry
         after = state.usual()
         if after is None:
-            return self._attempt(request, first, False, False), first
+            return self._attempt(request, first), first
         # The copy records the second attempt; interim answers come from the first one only.
         copied, second = copy.copy(request), first
         copied.interim = None
@@ -223,15 +201,13 @@ class Attempts:
 
         def ask_second() -> Response:
             try:
-                return self._attempt(copied, second, False, False)
+                return self._attempt(copied, second)
             except GatewayError as error:
                 copied.fail(error)
                 raise
 
         try:
-            is_second, response = self._tools.race(
-                lambda: self._attempt(request, first, False, False), another, after, _close
-            )
+            is_second, response = self._tools.race(lambda: self._attempt(request, first), another, after, _close)
         except GatewayError as error:
             if copied.cause:
                 error.cause = f"{error.cause or error.detail}; then {copied.cause}"
@@ -247,9 +223,7 @@ class Attempts:
 
     def _retries_after(self, error: GatewayError, tried: Candidate) -> bool:
         """Whether there is another attempt after `error`."""
-        retries = self._retries = self._retries or Retries(
-            self._route.retry, self._replayable, self._request.attempts
-        )
+        retries = self._retries
         left = self._leave_out(tried)
         if self._deadline is not None and monotonic() >= self._deadline:
             return False
@@ -268,9 +242,7 @@ class Attempts:
     def _retries_answer(self, response: Response, tried: Candidate) -> bool:
         """Whether there is another attempt although an answer came, because of its status. The
         answer has been read whole then, and its connection released."""
-        retries = self._retries = self._retries or Retries(
-            self._route.retry, self._replayable, self._request.attempts
-        )
+        retries = self._retries
         if not retries.after_status(response.status) or not self._state.take_retry(retries.policy):
             return False
         outcome = keep(response)
@@ -303,7 +275,6 @@ class Attempts:
         """Before the next attempt: a body reader of its own, and a pause if it goes where the
         last one went, so that not all clients come back at once. Whether it needs a new connection."""
         request, retries, deadline = self._request, self._retries, self._deadline
-        assert retries is not None, "an attempt was made"
         retries.again()
         request.attempts = retries.made
         if self._buffer is not None:
@@ -317,7 +288,7 @@ class Attempts:
             self._tools.sleep(seconds)
         return retries.fresh
 
-    def _fall_back(self, error: GatewayError) -> tuple[Response, Candidate] | None:
+    def _fall_back(self, error: GatewayError) -> Answered | None:
         """The last real answer, which is worth more to the client than `error`; None without one."""
         if self._kept is None or isinstance(error, ClientError):
             return None
@@ -327,7 +298,6 @@ class Attempts:
 
     def _verdict(self, error: GatewayError) -> GatewayError:
         """What the request ends with."""
-        assert self._retries is not None, "an attempt was made"
         return self._retries.verdict(error, self._request, self._deadline, monotonic())
 
 
@@ -344,36 +314,6 @@ def _may_hedge(request: Request, policy: RetryPolicy, left: Sequence[Candidate])
     return request.method == b"GET" and request.body is None and request.upgrade is None
 
 
-def _had_time(
-    error: GatewayError, timeouts: Timeouts, deadline: float, began: float, now: float, arriving: bool
-) -> bool:
-    """Whether an attempt that began at `began` failed by more than the deadline. The deadline speaks
-    against an endpoint that had the whole request and half of all the time: otherwise a queue, other
-    attempts or the client used it up."""
-    cut = isinstance(error, DeadlineExceeded) or (
-        isinstance(error, ConnectTimeout) and (timeouts.connect is None or deadline - began < timeouts.connect)
-    )
-    return not cut or (not arriving and timeouts.total is not None and now - began >= timeouts.total / 2)
-
-
 def _close(response: Response) -> None:
     if response.stream is not None:
         response.stream.close()
-
-
-def _with_deadline(head: Head, name: str, timeouts: Timeouts, deadline: float | None) -> Head:
-    """Tell the upstream how many milliseconds it has to begin its answer."""
-    left = timeouts.response
-    if deadline is not None:
-        until = max(deadline - monotonic(), 0.0)
-        left = until if left is None else min(left, until)
-    return with_field(head, name.encode("latin-1"), None if left is None else b"%d" % (left * 1000.0))
-
-
-def _host(route: Route, endpoint: Endpoint, asked_host: bytes) -> bytes:
-    """What goes into Host: as asked, the endpoint's own, or a literal."""
-    if route.host == "preserve":
-        return asked_host or endpoint.authority or endpoint.address.encode("latin-1")
-    if route.host == "upstream":
-        return endpoint.authority or endpoint.address.encode("latin-1")
-    return route.host.encode("latin-1")

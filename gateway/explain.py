@@ -339,7 +339,9 @@ class _Found:
         candidate = Candidate(endpoint, EndpointState(), listener)
         group = Group(upstream, (endpoint,), "", (candidate,), _state(upstream))
         forwarder = Forwarder(self._outbound, _one_try, sleep=lambda seconds: None)
-        forwarder.forward(self.request(), route, group, seen.target, seen.path, seen.authority)
+        request = self.request()
+        request.route, request.upstream = route, upstream
+        forwarder.forward(request, route, group, seen.target, seen.path, seen.authority)
 
     # -- shares, fallbacks, mirrors -----------------------------------------------------
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from gateway.attempts import Attempts, Race, Tools
+from gateway import attempts
+from gateway.attempt import Race, Tools
 from gateway.exchange import Request, Response
 from gateway.headers import Outbound
 from gateway.health.candidate import Candidate, Stay
@@ -25,7 +26,7 @@ from gateway.target import Target
 
 class Forwarder:
     """Sends requests where routes say. One per worker; keeps nothing of a request. The
-    arguments are those of `attempts.Tools`."""
+    arguments are those of `attempt.Tools`."""
 
     __slots__ = ("_tools",)
 
@@ -58,7 +59,7 @@ class Forwarder:
         try:
             state.budget.requests += 1
             request.attempts = 1
-            response, candidate = Attempts().run(
+            response, candidate = attempts.run(
                 self._tools, request, route, state, group.candidates, target, normal, asked_host, deadline
             )
         except BaseException:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable
+from itertools import filterfalse
 from typing import Generic, NamedTuple, TypeVar
 
 from gateway.errors import BadRequest, BadResponse, LoopDetected
@@ -382,13 +383,11 @@ class Outbound:
         host: bytes,
         prefix: bytes = b"",
         upgrade: bytes | None = None,
-        used: Callable[[], Collection[bytes]] = frozenset,
     ) -> Head:
         """The head for an upstream, ended by an empty line.
 
         `asked_host`: the authority that the client asked for, as it came. `host`: what goes
-        into Host. `prefix`: what strip_prefix cut off. `used`: lower-case names of fields that a
-        client's Connection cannot take away, asked only when it names one. Raises LoopDetected and BadRequest.
+        into Host. `prefix`: what strip_prefix cut off. Raises LoopDetected and BadRequest.
         """
         kinds = self._kinds.table
         learn = self._kinds.learn
@@ -431,7 +430,7 @@ class Outbound:
             peer = request.peer.encode("latin-1")
             named = [token for value in seen.get(_CONNECTION, ()) for token in tokens(value)]
             if named:
-                self._drop_named(lines, named, used())
+                self._drop_named(lines, named, _routed_by(request))
             self._add_forwarding(add, request, self._trust.trusts(request.peer), seen, asked_host, peer)
             self._add_via(add, request, seen)
             add(self._id_name + b": " + request.request_id)
@@ -516,6 +515,16 @@ class Outbound:
             add(b"Forwarded: " + b", ".join([*chain, forwarded_element(peer, asked_host, scheme)]))
 
 
+def _routed_by(request: Request) -> set[bytes]:
+    """The fields, in lower case, that decided where the request goes: its Connection cannot take them away."""
+    used: set[str] = set()
+    if request.route is not None:
+        used.update(request.route.fields())
+    if request.upstream is not None:
+        used.update(request.upstream.fields())
+    return {name.encode("latin-1") for name in used}
+
+
 def _join_cookies(lines: list[bytes]) -> None:
     """Put all cookies in the first Cookie line, joined by "; " (RFC 9113 §8.2.3, RFC 6265 §5.4).
     One pass, because a client chooses how many lines there are."""
@@ -572,47 +581,71 @@ _answer_kinds = _Kinds(lambda key: _ANSWER_KINDS.get(key, _PASS))
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:^|,)\s*timeout\s*=\s*(\d{1,9})", re.IGNORECASE)
 
 
-_answer_lines = FieldLines(lambda key: _ANSWER_KINDS.get(key, _PASS))
+class _AnswerLines(FieldLines[int]):
+    """Field lines of answers. `passing`: those that go on as they came, so that most lines of a head are judged by
+    one look-up in C."""
+
+    __slots__ = ("passing",)
+
+    def __init__(self, mean: Callable[[bytes], int]) -> None:
+        super().__init__(mean)
+        self.passing: set[bytes] = set()
+
+    def learn(self, line: bytes) -> tuple[int, Header] | None:
+        entry = super().learn(line)
+        if entry is not None and entry[0] == _PASS and line in self.table:
+            if len(self.passing) >= _MAX_LINES:
+                self.passing.clear()
+            self.passing.add(line)
+        return entry
+
+
+_answer_lines = _AnswerLines(lambda key: _ANSWER_KINDS.get(key, _PASS))
 
 
 def usual(lines: list[bytes], hop: bytes) -> Inbound | None:
     """`inbound` for the field lines of an answer that is framed by its length and says
     nothing unusual, the fields left as lines; None for any other."""
-    known = _answer_lines.table.get
-    kept: list[bytes] = []
-    keep = kept.append
+    known, passes = _answer_lines.table.get, _answer_lines.passing.__contains__
+    kept = [*filter(passes, lines)]
+    dropped: list[bytes] = []
+    more_kept = False
     shareable = True
     length: int | None = None
     keep_alive: int | None = None
-    for line in lines:
+    for line in filterfalse(passes, lines):
         entry = known(line) or _answer_lines.learn(line)
         if entry is None:
             return None
-        kind = entry[0]
-        if kind == _PASS:
-            keep(line)
-            continue
-        value = entry[1][1]
+        kind, (_, value) = entry
         if kind == _LENGTH:
             if length is not None or not value.isdigit() or len(value) > _MAX_DIGITS:
                 return None
             length = int(value)
+            dropped.append(line)
         elif kind == _CONNECTION:
             if value != b"keep-alive":
                 return None
+            dropped.append(line)
+        elif kind == _PASS:
+            more_kept = True
         elif kind == _KEEP_ALIVE:
             if keep_alive is not None or (found := _KEEP_ALIVE_TIMEOUT.search(value)) is None:
                 return None
             keep_alive = int(found[1])
+            dropped.append(line)
         elif kind == _AUTH:
-            keep(line)
+            more_kept = True
             shareable = shareable and not carries_connection_auth(value)
         else:
             return None
     if length is None:
         return None
+    if more_kept:
+        # In the order in which they came.
+        kept = [line for line in lines if line not in dropped]
     if hop:
-        keep(b"Via: " + hop)
+        kept.append(b"Via: " + hop)
     return _new(Inbound, ([], length, False, True, shareable, keep_alive, None, None, b"\r\n".join(kept)))
 
 

@@ -548,7 +548,7 @@ class TestLearnt:
         """A try that begins when so many seconds are `left` of 10."""
         clock = FakeClock()
         monkeypatch.setattr("gateway.forwarder.monotonic", clock)
-        monkeypatch.setattr("gateway.attempts.monotonic", clock)
+        monkeypatch.setattr("gateway.attempt.monotonic", clock)
         world = World(Pool(error), policy=RetryPolicy(attempts=1), total=10.0)
         world.route = replace(world.route, timeouts=replace(world.route.timeouts, connect=connect))
         fails = world.pools[0].send
