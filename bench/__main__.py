@@ -131,13 +131,14 @@ def paired(options: argparse.Namespace, place: Place, core: int, seconds: float)
             program, port = scenario.upstream(place)
             try:
                 run = Run(place, core, seconds, min(2.0, seconds / 2), port)
-                found = []
-                for ours, theirs in pairs.compare(run, scenario, other, options.pairs):
-                    found.append((ours, theirs))
-                    say(f"{name} {len(found)}/{options.pairs}: {ours:.1f}, {theirs:.1f}: {ours / theirs:.3f}")
+                for entry in pairs.ours(scenario):
+                    found = []
+                    for ours, theirs in pairs.compare(run, scenario, entry, other, options.pairs):
+                        found.append((ours, theirs))
+                        say(f"{entry.key} {len(found)}/{options.pairs}: {ours:.1f}, {theirs:.1f}: {ours / theirs:.3f}")
+                    print(pairs.summary(f"{name}, {entry.title}", options.against, found), flush=True)
             finally:
                 program.stop()
-            print(pairs.summary(name, options.against, found), flush=True)
 
 
 def write(tables: Sequence[report.Table]) -> None:

@@ -18,7 +18,6 @@ from statistics import median
 
 from bench.proc import BenchError
 from bench.scenarios import Entry, Run, Scenario
-from bench.systems import ROUTES, SYSTEMS
 
 
 def interval(values: Sequence[float], coverage: float = 0.95) -> tuple[float, float]:
@@ -51,9 +50,13 @@ def checkout(root: Path, revision: str, folder: Path) -> Iterator[Path]:
         subprocess.run(["git", "-C", str(root), "worktree", "remove", "--force", str(target)], check=False)
 
 
-def compare(run: Run, scenario: Scenario, other: Path, pairs: int) -> Iterator[tuple[float, float]]:
+def ours(scenario: Scenario) -> list[Entry]:
+    """The scenario's rows that are the gateway in its own worker."""
+    return [entry for entry in scenario.entries() if entry.system.name == "gateway"]
+
+
+def compare(run: Run, scenario: Scenario, entry: Entry, other: Path, pairs: int) -> Iterator[tuple[float, float]]:
     """The scenario's first figure of this checkout and of the other one, pair by pair."""
-    entry = Entry("gateway", "this checkout", SYSTEMS["gateway"], ROUTES)
     place = replace(run.place, root=other, env={**run.place.env, "PYTHONPATH": str(other)})
     theirs = replace(run, place=place)
     key = scenario.columns[0].key

@@ -13,13 +13,13 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import events, paced, wrk
 from bench.answer import ask, request
 from bench.proc import BenchError, Program
-from bench.systems import ROUTES, SYSTEMS, Running, System, route_path
+from bench.systems import ROUTES, SYSTEMS, Running, System, by_pattern, gateway, route_path
 from bench.upstream import FILES, JSON, Place, content, start_nginx, start_registry, start_streaming, told
 
 Figures = dict[str, float]
@@ -242,6 +242,13 @@ def route_counts() -> list[Entry]:
     return [Entry(f"gateway-{count}", f"{ours.title}, {count:,} routes", ours, count) for count in (10, 1_000, 10_000)]
 
 
+def pattern_counts() -> list[Entry]:
+    """Ours with patterns in place of prefixes, of which the one in the middle is asked for."""
+    ours = replace(SYSTEMS["gateway"], prepare=gateway(match=by_pattern))
+    counts = ((1, "1 pattern"), (10, "10 patterns"), (1_000, "1,000 patterns"))
+    return [Entry(f"gateway-regex-{count}", f"{ours.title}, {told}", ours, count) for count, told in counts]
+
+
 CPU = Column("cpu_us", "CPU µs/request")
 RATE = Column("rate", "requests/s", ",.0f")
 P50 = Column("p50_ms", "p50 ms", ",.2f")
@@ -258,6 +265,16 @@ SCENARIOS: dict[str, Scenario] = {
     for scenario in (
         Scenario("small", "Small JSON, 64 keep-alive connections", start_nginx, SMALL, LOAD, everything),
         Scenario("routes", "The same, more routes", start_nginx, SMALL, LOAD, route_counts, "gateway-10", ranked=False),
+        Scenario(
+            "regex",
+            "The same, routes by pattern",
+            start_nginx,
+            SMALL,
+            LOAD,
+            pattern_counts,
+            "gateway-regex-1",
+            ranked=False,
+        ),
         Scenario(
             "post",
             "POST of 1 KiB",

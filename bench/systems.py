@@ -67,27 +67,37 @@ def route_path(index: int) -> str:
     return f"/svc{index:05d}"
 
 
-def gateway_config(upstream: str, routes: int, log: Path) -> str:
-    """Our own configuration: every default on, as many prefix routes as asked for, the access log to a file."""
+def by_prefix(index: int) -> str:
+    """What a route matches."""
+    return f"prefix: {route_path(index)}"
+
+
+def by_pattern(index: int) -> str:
+    """The same by a pattern, which takes the paths of all scenarios."""
+    return f"regex: '{route_path(index)}/[a-z0-9.]+'"
+
+
+def gateway_config(upstream: str, routes: int, log: Path, match: Callable[[int], str]) -> str:
+    """Our own configuration: every default on, as many routes as asked for, the access log to a file."""
     lines = [
         "version: 1",
         f'access_log: {{path: "{log}", format: json}}',
         f'upstreams: {{items: {{endpoints: ["http://{upstream}"]}}}}',
         "routes:",
         *(
-            f"  - {{name: r{index:05d}, match: {{prefix: {route_path(index)}}}, upstream: items}}"
+            f"  - {{name: r{index:05d}, match: {{{match(index)}}}, upstream: items}}"
             for index in range(routes)
         ),
     ]
     return "\n".join(lines) + "\n"
 
 
-def gateway(*options: str) -> Callable[[Place, int, str, int], Command]:
+def gateway(*options: str, match: Callable[[int], str] = by_prefix) -> Callable[[Place, int, str, int], Command]:
     """Ours, started as the documentation says."""
 
     def prepare(place: Place, port: int, upstream: str, routes: int) -> Command:
         config = place.directory / "gateway.yaml"
-        config.write_text(gateway_config(upstream, routes, place.directory / "access.log"))
+        config.write_text(gateway_config(upstream, routes, place.directory / "access.log", match))
         command = [sys.executable, "-m", "gunicorn", "-c", str(place.root / "conf" / "gunicorn.conf.py")]
         command += ["-b", f"127.0.0.1:{port}", "-w", "1", *options, "gateway:create_app()"]
         return command, {"GATEWAY_CONFIG": str(config)}

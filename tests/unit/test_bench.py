@@ -11,6 +11,7 @@ import time
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 from xml.etree import ElementTree
@@ -22,6 +23,7 @@ from bench import __main__ as command
 from bench import answer, chart, events, machine, paced, pairs, proc, report, scenarios, systems, upstream, wrk
 from bench.proc import BenchError
 from gateway import config
+from gateway.router import Router
 
 ROOT = Path(__file__).resolve().parents[2]
 Starter = Callable[..., proc.Program]
@@ -266,11 +268,26 @@ def test_the_upstream_tells_what_it_received() -> None:
 
 
 def test_our_configuration_is_valid_and_has_every_route() -> None:
-    text = systems.gateway_config("127.0.0.1:9", 1_000, Path("/tmp/log"))
+    text = systems.gateway_config("127.0.0.1:9", 1_000, Path("/tmp/log"), systems.by_prefix)
     read = config.loads(text.encode(), "gateway.yaml", {})
     assert len(read.routes) == 1_000
     assert {route.matches[0].prefix for route in read.routes} >= {systems.route_path(0), systems.route_path(999)}
     assert read.access_log is not None
+
+
+def test_our_patterns_take_the_path_that_is_asked_for() -> None:
+    text = systems.gateway_config("127.0.0.1:9", 10, Path("/tmp/log"), systems.by_pattern)
+    routes = Router(config.loads(text.encode(), "gateway.yaml", {}).routes)
+    for entry in scenarios.pattern_counts():
+        found = routes.match(b"GET", b"a", scenarios.middle(replace(entry, routes=10)).encode() + b"/item", None, [])
+        assert found is not None
+        assert found.name == "r00005"
+
+
+def test_pairs_are_made_of_our_own_rows() -> None:
+    names = {name: [entry.key for entry in pairs.ours(each)] for name, each in scenarios.SCENARIOS.items()}
+    assert names["small"] == ["gateway"]
+    assert names["regex"] == ["gateway-regex-1", "gateway-regex-10", "gateway-regex-1000"]
 
 
 def place(directory: Path) -> upstream.Place:
