@@ -26,21 +26,21 @@ class Bin:
     patterns: tuple[str, ...]
 
 
-REST = Bin("rest", 200, ())
+REST = Bin("rest", 250, ())
 # The scenes of the conformance tests are started once in each bin: no scene is in both.
 _OTHER_SCENES = ("explain", "limits", "retries", "routing", "shaping", "slow_clients", "staying_up", "trusted")
 _REGISTRIES = ("consul", "etcd", "dns", "outages", "registration", "discovered", "main_job")
 _TRANSPORT = ("transport", "bodies", "websocket", "stream", "mirror", "tls")
 BINS = (
-    Bin("scenes", 140, tuple(f"conformance/test_{name}.py" for name in _OTHER_SCENES)),
-    Bin("conformance", 250, ("conformance/*",)),
-    Bin("unit", 160, ("unit/*",)),
-    Bin("chaos", 70, ("chaos/*",)),
+    Bin("scenes", 150, tuple(f"conformance/test_{name}.py" for name in _OTHER_SCENES)),
+    Bin("conformance", 240, ("conformance/*",)),
+    Bin("unit", 130, ("unit/*",)),
+    Bin("chaos", 80, ("chaos/*",)),
     Bin("project", 50, ("project/*",)),
     Bin("worker", 90, ("integration/test_worker*.py",)),
-    Bin("hosting", 130, ("integration/test_hosting.py", "integration/test_reload*.py")),
+    Bin("hosting", 180, ("integration/test_hosting.py", "integration/test_reload*.py")),
     Bin("registries", 210, tuple(f"integration/test_{name}*.py" for name in _REGISTRIES)),
-    Bin("transport", 110, tuple(f"integration/test_{name}*.py" for name in _TRANSPORT)),
+    Bin("transport", 140, tuple(f"integration/test_{name}*.py" for name in _TRANSPORT)),
     REST,
 )
 
