@@ -25,10 +25,18 @@ patterns.record_re2()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also what takes hours: 1 GiB bodies, the long fuzz and soak")
+    parser.addoption(
+        "--again",
+        action="store_true",
+        help="these tests run on another interpreter as well: fewer examples, nothing marked one_interpreter",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "last: runs behind all other tests, whose traces it looks at")
+    config.addinivalue_line("markers", "one_interpreter(reason): not again on other interpreters")
+    if config.getoption("again"):
+        long.begin_again()
     if config.getoption("long"):
         long.begin()
     # In CI hypothesis has a profile of its own, with the same examples each time.
@@ -44,7 +52,11 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("tests")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("again"):
+        dropped = [item for item in items if item.get_closest_marker("one_interpreter")]
+        items[:] = [item for item in items if item not in set(dropped)]
+        config.hook.pytest_deselected(items=dropped)
     items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 

@@ -36,6 +36,7 @@ PAUSE = 0.1
 
 CONFIG = """\
 version: 1
+server: {{overload: 0}}
 discovery: {{consul: {{address: "{consul}", poll: {poll}s}}}}
 access_log: {{path: "{log}"}}
 upstreams:

@@ -43,7 +43,7 @@ _DIRECT = next(door for door in doors() if door.name == "direct")
 
 CONFIG = """
 version: 1
-server: {{name: gw}}
+server: {{name: gw, overload: 0}}
 admin: null
 upstreams:
   main: {{endpoints: ["http://127.0.0.1:{port}"]}}

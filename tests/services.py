@@ -17,6 +17,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -144,6 +145,26 @@ def wait_until(ready: Callable[[], bool], what: str, timeout: float = 30.0) -> N
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout:.0f} s: {what}")
         time.sleep(0.02)
+
+
+def wait_until_read(connection: socket.socket) -> None:
+    """Wait until the process at the other end has read everything that was sent on a loopback connection (IPv4)."""
+    here, there = _as_in_proc(connection.getsockname()), _as_in_proc(connection.getpeername())
+
+    def read() -> bool:
+        waiting = {}
+        for row in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, local, remote, _, queues, *_ = row.split()
+            waiting[local, remote] = queues
+        sent, received = waiting.get((here, there), "0:0"), waiting.get((there, here), "0:0")
+        return int(sent.split(":")[0], 16) == int(received.split(":")[1], 16) == 0
+
+    wait_until(read, f"what was sent to {connection.getpeername()} is read")
+
+
+def _as_in_proc(address: tuple[str, int]) -> str:
+    """An IPv4 address and its port as /proc/net/tcp has them."""
+    return f"{int.from_bytes(socket.inet_aton(address[0]), sys.byteorder):08X}:{address[1]:04X}"
 
 
 def accepts(port: int, host: str = "127.0.0.1") -> bool:

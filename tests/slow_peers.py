@@ -59,7 +59,7 @@ _DIRECT = next(door for door in doors() if door.name == "direct")
 
 CONFIG = """
 version: 1
-server: {{name: gw, limits: {{connections: {connections}}}}}
+server: {{name: gw, overload: 0, limits: {{connections: {connections}}}}}
 admin: null
 upstreams:
   main: {{endpoints: ["http://127.0.0.1:{port}"]}}

@@ -50,7 +50,7 @@ _DIRECT = Door("direct", "gateway.server.worker.GatewayWorker", own=True, app="t
 
 CONFIG = """
 version: 1
-server: {{name: gw, timeouts: {{header: 1s, body: 500ms, half_close: 200ms}}}}
+server: {{name: gw, overload: 0, timeouts: {{header: 1s, body: 500ms, half_close: 200ms}}}}
 upstreams:
   main:
     endpoints: ["http://127.0.0.1:{port}"]

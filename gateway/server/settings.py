@@ -10,6 +10,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import gc
+import importlib
 import os
 import secrets
 import signal
@@ -72,6 +73,8 @@ def on_starting(server: Any) -> None:
 
 def when_ready(server: Any) -> None:
     """The master, with its sockets open and no worker yet."""
+    # Once here and not in each worker: they start sooner and share its memory.
+    importlib.import_module("gateway.app")
     if _inherited_admin is not None:
         # gunicorn has taken it for one of its own.
         _admin.adopt(server.LISTENERS.pop(_inherited_admin), server.log)

@@ -1,14 +1,15 @@
 """The configurations that the conformance tests run against.
 
 `$main` and the like are replaced by the harness. A route tells which it was by the Host that it gives to the
-upstream, where that matters. Limits are short only where a test is about them.
+upstream, where that matters. Limits are short only where a test is about them. `overload` is off: it measures how
+busy the machine is.
 """
 
 from __future__ import annotations
 
 STANDARD = """
 version: 1
-server: {name: gw}
+server: {name: gw, overload: 0}
 upstreams:
   main: {endpoints: ["$main"]}
   refused: {endpoints: ["$refused"]}
@@ -40,7 +41,7 @@ routes:
 
 TRUSTED = """
 version: 1
-server: {name: gw, trusted_proxies: [loopback, 10.0.0.0/8], forwarded: false}
+server: {name: gw, overload: 0, trusted_proxies: [loopback, 10.0.0.0/8], forwarded: false}
 upstreams:
   main: {endpoints: ["$main"]}
 routes:
@@ -49,7 +50,7 @@ routes:
 
 ROUTING = """
 version: 1
-server: {name: gw}
+server: {name: gw, overload: 0}
 upstreams:
   main: {endpoints: ["$main"]}
 routes:
@@ -102,7 +103,7 @@ routes:
 
 RETRIES = """
 version: 1
-server: {name: gw}
+server: {name: gw, overload: 0}
 upstreams:
   main: {endpoints: ["$main"]}
   half: {endpoints: ["$refused", "$main"], retry: {budget: 100%}}
@@ -126,7 +127,7 @@ routes:
 # Retries on a status of requests that have a body. An upstream for each purpose.
 EARLY = """
 version: 1
-server: {name: gw}
+server: {name: gw, overload: 0}
 defaults:
   eject: null
   retry: {attempts: 3, statuses: [503], methods: [GET, PUT], backoff: 1ms, budget: 100%}
@@ -146,6 +147,7 @@ LIMITS = """
 version: 1
 server:
   name: gw
+  overload: 0
   limits: {body: 16KiB}
 upstreams:
   main: {endpoints: ["$main"], limits: {header: 8KiB, headers: 20}}
@@ -157,6 +159,7 @@ IMPATIENT = """
 version: 1
 server:
   name: gw
+  overload: 0
   timeouts: {header: 700ms, body: 700ms, write: 700ms, keepalive: 700ms, half_close: 500ms}
 upstreams:
   main: {endpoints: ["$main"]}
@@ -167,7 +170,7 @@ routes:
 # An upstream for each test: what one has learnt of its endpoints, another would meet.
 STAYING_UP = """
 version: 1
-server: {name: gw}
+server: {name: gw, overload: 0}
 defaults: {retry: {attempts: 1}}
 upstreams:
   outlier: {endpoints: ["$refused", "$main"], eject: {consecutive: 2, error_rate: 0%, for: 1h, max_for: 1h}}
@@ -196,7 +199,7 @@ routes:
 
 SHAPING = """
 version: 1
-server: {name: gw}
+server: {name: gw, overload: 0}
 upstreams:
   main: {endpoints: ["$main"]}
   other: {endpoints: ["$other"]}

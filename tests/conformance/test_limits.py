@@ -64,7 +64,9 @@ class TestBody:
     def test_just_long_enough(self, scene, upstream):
         assert scene.ask(request(b"/", method=b"POST", body=b"x" * LIMIT)).status == 200
         assert scene.ask(request(b"/", CHUNKED, method=b"POST") + chunked(b"x" * 384, *[b"x" * 1000] * 16)).status == 200
-        assert [len(body) for body in upstream.bodies] == [LIMIT, LIMIT]
+        # The head of a request that an earlier test cut off may arrive only now.
+        whole = [len(seen.body) for seen in upstream.requests if seen.complete]
+        assert whole == [LIMIT, LIMIT]
 
 
 class TestAnswers:

@@ -13,6 +13,7 @@ from tests.services import wait_until
 
 CONFIG = """
 version: 1
+server: {{overload: 0}}
 upstreams:
   hashed: {{endpoints: {endpoints}, balance: {{hash: {{by: "header:X-User"}}}}}}
   pinned: {{endpoints: {endpoints}, balance: {{sticky: {{cookie: gw}}}}}}

@@ -16,6 +16,7 @@ from gateway.model import ConsulSettings, ConsulSource
 from gateway.registries import RefusedError, RegistryError
 from gateway.registries.consul import ConsulApi, _room
 from gateway.testing import Act, Exchange, FakeUpstream, answer, head
+from tests.exchanges import soon
 from tests.integration.test_consul import Running, Start, places, start
 from tests.services import Consul, free_port
 
@@ -128,10 +129,10 @@ def test_an_answer_that_is_late_by_consul_s_sixteenth_is_no_error(
 def test_an_index_that_is_none_makes_no_busy_loop(catalogue: Catalogue, start: Start, index: bytes) -> None:
     catalogue.answer(answer(entries(80), b"X-Consul-Index: " + index))
     running = start(catalogue.url, "s", poll=0.3)
+    began = time.monotonic()
     running.next()
-    gevent.sleep(1.0)
-    asked = len(catalogue.requests)
-    assert 3 <= asked <= 6
+    catalogue.wait(4)
+    assert time.monotonic() - began > 2 * 0.3 * 0.9
     assert all("index=0" not in target for target in catalogue.targets())
     catalogue.answer(answer(entries(81), b"X-Consul-Index: " + index))
     assert places(running.next()) == at(81)
@@ -216,7 +217,7 @@ def test_flapping_leaves_nothing_behind(catalogue: Catalogue, start: Start) -> N
         gevent.sleep(0.02)
     catalogue.put(99)
     settled(running, 99)
-    assert len(os.listdir("/proc/self/fd")) <= before
+    soon(lambda: len(os.listdir("/proc/self/fd")) <= before)
     assert len(catalogue.connections) == 1
 
 
@@ -230,14 +231,13 @@ def test_what_is_waited_for_is_given_up_at_once(
     running = start(catalogue.url, "s", poll=30.0)
     running.next()
     catalogue.wait(2)
-    began = time.monotonic()
     if how == "stop":
         running.stop.set()
     else:
         running.greenlet.kill()
-    running.greenlet.join(10)
+    # The question would take 30 s.
+    running.greenlet.join(20)
     assert running.greenlet.successful()
-    assert time.monotonic() - began < 5
     with gevent.Timeout(5):
         assert catalogue.connections[0].ended()
     assert caplog.records == []

@@ -529,10 +529,9 @@ def test_a_stream_that_is_cut_in_the_middle_of_a_message(registry: FakeUpstream,
     running.until_at(A)
     registry.until(lambda: asked(registry, WATCH) == 1)
     # Cut each time: no endless fast loop.
-    before, used = len(registry.requests), time.process_time()
+    before, began = len(registry.requests), time.monotonic()
     gevent.sleep(2)
-    assert len(registry.requests) - before <= 8
-    assert time.process_time() - used < 1.0
+    assert len(registry.requests) - before <= 4 * (time.monotonic() - began)
     assert [places(update) for update in running.told] == [[A]]
     registry.serve(WATCH, [OPEN, CREATED, event, Act.HANG])
     running.until_at(A, B)

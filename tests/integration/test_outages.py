@@ -27,6 +27,7 @@ from tests.traffic import Traffic
 
 CONFIG = """\
 version: 1
+server: {{overload: 0}}
 discovery: {discovery}
 access_log: null
 upstreams:

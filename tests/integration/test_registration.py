@@ -17,7 +17,7 @@ CONFIG = """\
 version: 1
 admin: null
 access_log: null
-server: {{drain: {drain}}}
+server: {{drain: {drain}, overload: 0}}
 discovery:
   consul:
     address: {consul}

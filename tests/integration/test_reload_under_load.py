@@ -99,6 +99,7 @@ class Load:
 def document(number: int, port: int, consul: Consul) -> str:
     return f"""\
 version: 1
+server: {{overload: 0}}
 access_log: null
 discovery: {{consul: {{address: '{consul.address}'}}}}
 upstreams:

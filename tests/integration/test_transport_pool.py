@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 
 import gevent
@@ -400,9 +399,7 @@ class TestNothingIsLost:
             line.pool._settings = PoolSettings(max_connections=1, queue_timeout=0.002)
             busy = gevent.spawn(line.ask)
             soon(lambda: line.counts == (1, 0, 0))
-            began = time.monotonic()
             for _ in range(50):
                 assert {type(error) for error in finish(gevent.spawn(line.ask) for _ in range(20))} == {PoolFull}
             assert line.counts == (1, 0, 0)
-            assert time.monotonic() - began < 30
             busy.kill()

@@ -254,10 +254,10 @@ class TestPump:
             ends.upstream.recv(1)
 
     def test_one_side_that_speaks_keeps_it(self, upstream, line):
-        line.timeouts = Timeouts(tunnel=0.15)
+        line.timeouts = Timeouts(tunnel=1.0)
         ends = Ends(line, upstream)
         for _ in range(10):
-            gevent.sleep(0.04)
+            gevent.sleep(0.15)
             ends.upstream.sendall(b"x")
             assert ends.client.recv(10) == b"x"
         assert not ends.running.dead

@@ -73,7 +73,7 @@ def echo_server(certificate: Path | None = None) -> Iterator[EchoServer]:
 def gateway(folder: Path, port: int, *, secure: int = 0, ca: Path | None = None, graceful: str = "25s") -> Iterator[GatewayProcess]:
     config = f"""
 version: 1
-server: {{name: gw, graceful: {graceful}}}
+server: {{name: gw, overload: 0, graceful: {graceful}}}
 upstreams:
   plain: {{endpoints: ["http://127.0.0.1:{port}"]}}
   brief: {{endpoints: ["http://127.0.0.1:{port}"], timeouts: {{tunnel: 1s}}}}

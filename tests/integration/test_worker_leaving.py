@@ -12,6 +12,7 @@ import pytest
 
 from gateway.testing import RawClient, Truncated
 from tests.integration.worker_process import Load, WorkerProcess, get
+from tests.services import wait_until_read
 
 
 def leaving(worker: WorkerProcess) -> None:
@@ -71,7 +72,7 @@ class TestTermination:
         with WorkerProcess(tmp_path) as worker, worker.client() as client:
             raw = get("/hello")
             client.send(raw[:10])
-            time.sleep(0.2)
+            wait_until_read(client.sock)
             leaving(worker)
             time.sleep(1.5)
             client.send(raw[10:])
@@ -130,7 +131,7 @@ class TestTermination:
     def test_quit_is_at_once(self, tmp_path: Path) -> None:
         with WorkerProcess(tmp_path) as worker, worker.client() as client:
             client.send(get("/hold?60"))
-            time.sleep(0.2)
+            wait_until_read(client.sock)
             worker.send_signal(signal.SIGQUIT)
             worker.wait()
             assert client.ended()

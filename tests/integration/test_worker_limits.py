@@ -14,6 +14,7 @@ import pytest
 
 from gateway.testing import RawClient
 from tests.integration.worker_process import WorkerProcess, get
+from tests.services import wait_until_read
 
 SETTINGS = {
     "timeouts": {"header": 0.5, "body": 0.5, "write": 0.5, "keepalive": 0.5, "half_close": 0.3},
@@ -132,7 +133,7 @@ class TestClientsThatLeave:
     def test_a_reset_ends_the_exchange_at_once(self, worker: WorkerProcess) -> None:
         client = worker.client()
         client.send(get("/hold?60"))
-        time.sleep(0.1)
+        wait_until_read(client.sock)
         client.reset()
         ended = worker.ended("/hold?60")
         assert (ended["status"], ended["error"], ended["bytes_out"]) == (None, "client_closed", 0)
@@ -184,9 +185,9 @@ class TestClientsThatLeave:
         head = f"POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode()
         client.send(head + b"x" * size if together else head)
         if not together:
-            time.sleep(0.05)
+            wait_until_read(client.sock)
             client.send(b"x" * size)
-        time.sleep(0.2)
+        wait_until_read(client.sock)
         client.reset()
         ended = worker.ended(target)
         assert (ended["status"], ended["error"], ended["bytes_in"]) == (None, "client_closed", size)
@@ -196,9 +197,9 @@ class TestClientsThatLeave:
         target = f"/hold?{62 + len(end.__name__)}"
         with worker.client() as client:
             client.send(get(target))
-            time.sleep(0.05)
+            wait_until_read(client.sock)
             client.send(get("/hello"))
-            time.sleep(0.05)
+            time.sleep(0.05)  # nobody reads them: they wait behind the first
             end(client)
             assert worker.ended(target)["error"] == "client_closed"
 

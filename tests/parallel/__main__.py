@@ -26,8 +26,8 @@ from tests.parallel.bins import TESTS, all_files, divide
 from tests.parallel.results import TAIL, Results, clock, events, summary
 
 # Most tests wait for processes and timers, so two cores bear more than two bins.
-BINS_PER_CORE = 2.5
-# Seconds until a run is stopped and what hangs is named. CI stops a job after 20 minutes, and scripts/lint comes first.
+BINS_PER_CORE = 3.0
+# Seconds until a run is stopped and what hangs is named. CI stops a job after 20 minutes, and the environment comes first.
 LIMIT = 17 * 60
 LONG_LIMIT = 6 * 3600
 # Seconds that one test may take before its bin is given up; the slowest takes 40 on a busy machine.
@@ -150,6 +150,8 @@ def planned(options: list[str]) -> tuple[list[Job], dict[str, str]]:
     unit = next(job for job in jobs if job.name == "unit")
     for each in others:
         command = [sys.executable, "-m", "tests.parallel.interpreters", str(each.path), each.version, *options]
+        if "--long" not in options:
+            command.append("--again")
         seconds = unit.seconds + (0 if interpreters.ready(each) else INSTALL)
         jobs.append(Job(f"unit-{each.version}", seconds, unit.files, command, again=True))
     return jobs, interpreters.missing(others)

@@ -263,6 +263,21 @@ def test_the_shipped_settings_name_nothing_of_gunicorns_by_accident(
     assert settings_of(settings) == expected
 
 
+def test_the_master_imports_the_application_for_its_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = tmp_path / "gateway.yaml"
+    document.write_text("version: 1\nadmin: null\nupstreams: {}\nroutes: []\n")
+    monkeypatch.setenv("GATEWAY_CONFIG", str(document))
+    from gateway.server import settings
+
+    imported: list[str] = []
+    monkeypatch.setattr(settings, "importlib", SimpleNamespace(import_module=imported.append))
+    monkeypatch.setattr(settings, "_open_admin", lambda server: None)
+    settings.when_ready(SimpleNamespace())
+    assert imported == ["gateway.app"]
+
+
 def test_workers_and_the_next_master_share_a_key_for_cookies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,14 @@ import gateway
 from gateway import target
 from gateway.server import chunked
 from gateway.telemetry import redact
-from tests import patterns
+from tests import long, patterns
+
+pytestmark = pytest.mark.one_interpreter(
+    "the text of the patterns is the same, and what makes one slow is the same in every version of re"
+)
+
+# So many patterns of configurations are tried; with --long all.
+RE2_SAMPLE = 60
 
 SOURCES = sorted(Path(gateway.__file__).parent.rglob("*.py"))
 _GROUP = re.compile(r"\)(?:[*+?]|\{[0-9,]+\})\+")
@@ -84,7 +91,9 @@ def test_every_pattern_of_this_run_is_linear() -> None:
         wrong = patterns.slow_string(pattern, flags, patterns.methods(place))
         if wrong:
             slow.append(f"{place}: {pattern!r}: {wrong}")
-    for source, place in patterns.compiled_re2.items():
+    configured = list(patterns.compiled_re2.items())
+    # All are run by one line of the gateway, and re2 promises linear time: some of 860 show that it keeps the promise.
+    for source, place in configured[:: long.either(max(1, len(configured) // RE2_SAMPLE), 1)]:
         wrong = patterns.slow_re2(source)
         if wrong:
             slow.append(f"{place}: {source!r}: {wrong}")
