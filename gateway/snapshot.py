@@ -44,8 +44,8 @@ class Group:
         """Why there is no endpoint: 502 when a name could not be looked up, else 503."""
         if self.error and isinstance(self.upstream.source, StaticSource | DnsSrvSource):
             return DnsError(f"upstream {self.upstream.name}: {self.error}")
-        why = f": {self.error or self.refused}" if self.error or self.refused else ""
-        return NoEndpoint(f"upstream {self.upstream.name} has no endpoint{why}")
+        why = "; ".join(filter(None, (self.refused, self.error)))
+        return NoEndpoint(f"upstream {self.upstream.name} has no endpoint{f': {why}' if why else ''}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -383,6 +383,9 @@ def test_an_empty_group_says_what_was_refused() -> None:
     kept.emit(Update("users", (ONE,)))
     kept.apply()
     assert kept.current.groups["users"].absence().cause == "upstream users has no endpoint: it is our own"
+    kept.emit(Update("users", None, "refused"))
+    kept.apply()
+    assert kept.current.groups["users"].absence().cause == "upstream users has no endpoint: it is our own; refused"
     kept.emit(Update("users", ()))
     kept.apply()
     assert kept.current.groups["users"].absence().cause == "upstream users has no endpoint"
