@@ -171,6 +171,8 @@ class Gateway(Flask):
         self._access_log = AccessLog(logged, worker, observer=observer, background=self.background)
         self._access_log.start()
         self._bind = bind
+        own = self.admin.listens() if self.admin is not None else ()
+        self.store.refuse(Listeners([*bind.split(","), *own]).refusal)
         began = time.monotonic()
         if self._where is not None:
             self._watch = Watch(
@@ -179,8 +181,6 @@ class Gateway(Flask):
             )  # fmt: skip
             self._watch.begin()
             self._greenlets.append(self.background.start("configuration", self._watch.run))
-        own = self.admin.listens() if self.admin is not None else ()
-        self.store.refusal = Listeners([*bind.split(","), *own]).refusal
         if self.settings.version:
             self.store.restore(self._saved(self.settings))
         self._greenlets.append(self.background.start("endpoints file", self._save))

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import click
 
-from gateway import config, router, wording
+from gateway import config, listeners, router, wording
 from gateway.config import environment, exposure, source
 from gateway.config.document import LIMIT
 from gateway.config.schema import json_schema
@@ -49,6 +49,10 @@ _header = click.option(
     help="A header of the request; may be repeated.",
 )
 
+_bound = click.option(
+    "-b", "--bind", metavar="HOST:PORT", callback=lambda *given: _bind(given[2]), help="Where to listen."
+)
+
 Headers = tuple[tuple[str, str], ...]
 
 
@@ -61,21 +65,42 @@ def main() -> None:
 @main.command()
 @_file
 @click.option("--live", is_flag=True, help="Ask registries and endpoints whether they are there.")
-def check(file: str, live: bool) -> None:
+@_bound
+def check(file: str, live: bool, bind: str | None) -> None:
     """Tell every mistake in FILE at once."""
     if live:
         _patch()
     found = _loaded(file)
+    own = listeners.planned(found, _binds(bind))
+    _warn_of(own, found)
     if os.geteuid() == 0 and exposure.is_served_beyond(found, os.environ):
         click.echo(f"warning: {hosting.AS_ROOT}", err=True)
     click.echo(f"ok: {_count(found.routes, 'route')}, {_count(found.upstreams, 'upstream')}")
     if live:
         from gateway import live_check
 
-        checked = live_check.check(found)
+        checked = live_check.check(found, refusal=own.refusal)
         for line in live_check.told(checked):
             click.echo(wording.printable(line))
         raise SystemExit(1 if any(one.wrong for one in checked) else 0)
+
+
+def _binds(bind: str | None) -> list[str]:
+    """Where `gateway run` with the same flag and environment listens for clients."""
+    try:
+        return [bind] if bind is not None else hosting.bind(os.environ)
+    except ConfigError as error:
+        _fail(str(error))
+
+
+def _warn_of(own: listeners.Listeners, found: Config) -> None:
+    """Print the endpoints of the file that are listeners of the gateway."""
+    warnings = list(listeners.warnings(found, own))
+    if not warnings:
+        return
+    origins = config.origins(found)
+    for path, message in warnings:
+        click.echo(f"warning: {origins.told(path, message)}", err=True)
 
 
 def _patch() -> None:
@@ -174,7 +199,7 @@ def schema() -> None:
 
 @main.command()
 @_config
-@click.option("-b", "--bind", metavar="HOST:PORT", callback=lambda *given: _bind(given[2]), help="Where to listen.")
+@_bound
 @click.option("-w", "--workers", type=click.IntRange(min=1), metavar="N", help="Number of worker processes.")
 @click.option(
     "--admin",

@@ -1,58 +1,88 @@
-"""Where this gateway itself listens: such an address is never an endpoint that a registry
-names, because requests to it would go round and round.
+"""Where this gateway itself listens: such an address is never an endpoint, whatever names it,
+because requests to it would go round and round.
 
-Rule: the kernel is asked whether an address is this machine's, as every table of our own
-would be out of date some day.
+Rule: an endpoint is judged by its port, then by each form of its address and by the name that
+it was written with. What cannot be told apart from a listener counts as one.
 """
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from gateway.model import Endpoint
-from gateway.providers.addresses import address
+from gateway import machine
+from gateway.ip import Address, address, forms
+from gateway.model import Config, Endpoint, StaticSource
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """`host` None: every address of this machine, of both families."""
+
+    shown: str
+    host: Address | None
+    port: int
+
+    def covers(self, found: Address) -> bool:
+        """Whether what is sent to an address at this port arrives here."""
+        if found.is_unspecified:
+            # The kernel takes it for a loopback address; which one depends on the socket.
+            return True
+        if self.host is None or (self.host.is_unspecified and self.host.version == 6):
+            return machine.has_address(found)
+        if self.host.is_unspecified:
+            return found.version == 4 and machine.has_address(found)
+        return found == self.host
 
 
 class Listeners:
-    """The addresses listened on, as gunicorn writes them: `http://127.0.0.1:8000`, `unix:…`."""
+    """The addresses listened on: `http://127.0.0.1:8000`, `0.0.0.0:8000`, `:8000`; `unix:…` and `fd://…` have no port
+    that an endpoint could name. Raises ValueError for a text that is none of these."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._places = frozenset(place for place in map(_place, names) if place is not None)
-        self._ports = frozenset(port for _, port in self._places)
+        places = (_place(name) for name in names if name)
+        self._places = tuple(place for place in places if place is not None)
+        self._ports = frozenset(place.port for place in self._places)
 
     def refusal(self, endpoint: Endpoint) -> str:
-        """Why an endpoint may not be one; "" when it may."""
+        """The reason why an endpoint may not be one; "" if it may."""
         if endpoint.port not in self._ports:
             return ""
-        host = address(endpoint.host)
-        for listened, port in self._places:
-            if port == endpoint.port and host is not None:
-                here = address(listened)
-                if here == host or (here is not None and here.is_unspecified and _reaches(here.version, str(host))):
-                    return f"{endpoint.address} is this gateway itself, which listens on {listened}"
+        found = address(endpoint.host)
+        addresses = forms(found) if found is not None else ()
+        is_ours = any(map(machine.has_name, _names(endpoint)))
+        for place in self._places:
+            if place.port == endpoint.port and (is_ours or any(map(place.covers, addresses))):
+                return f"{endpoint.address} is this gateway itself, which listens on {place.shown}"
         return ""
 
 
-def _place(name: str) -> tuple[str, int] | None:
-    try:
-        url = urlsplit(name if "://" in name else f"http://{name}")
-        host, port = url.hostname, url.port
-    except ValueError:
+def _place(name: str) -> _Place | None:
+    """None without a port."""
+    url = urlsplit(name if "://" in name else f"http://{name}")
+    if not url.port:
         return None
-    return (host, port) if host and port else None
+    # A name may have any address: all of them count.
+    return _Place(url.netloc, address(url.hostname or ""), url.port)
 
 
-def _reaches(version: int, host: str) -> bool:
-    """Whether a listener on every address (0.0.0.0, or :: which is both families') has it."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    if version == 4 and family == socket.AF_INET6:
-        return False
-    # Only an address of this machine can be bound; a datagram socket disturbs nobody.
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((host, 0))
-        except OSError:
-            return False
-    return True
+def _names(endpoint: Endpoint) -> tuple[str, str]:
+    """What an endpoint was written as, and what it is dialled as."""
+    written = endpoint.authority.decode("latin-1")
+    return written.rpartition(":")[0] or written, endpoint.host
+
+
+def planned(config: Config, bind: Iterable[str]) -> Listeners:
+    """Where a gateway of this configuration will listen. `bind`: the addresses for clients."""
+    return Listeners([*bind, *([config.admin.bind] if config.admin is not None else [])])
+
+
+def warnings(config: Config, listeners: Listeners) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """The endpoints of the file that will not be used, each as its path in the file and the reason."""
+    for upstream in config.upstreams.values():
+        if not isinstance(upstream.source, StaticSource):
+            continue
+        for number, endpoint in enumerate(upstream.source.endpoints):
+            if reason := listeners.refusal(endpoint):
+                yield ("upstreams", upstream.name, "endpoints", number, "url"), f"is not used: {reason}"

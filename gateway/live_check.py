@@ -8,7 +8,7 @@ bounded, and runs at once as far as `AT_ONCE` allows; what is not known in time 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -57,11 +57,18 @@ class Checked:
         return any(finding.verdict == WRONG for finding in self.findings)
 
 
-def check(config: Config, whole: float = WHOLE) -> list[Checked]:
-    """Ask for every upstream of a configuration, within `whole` seconds."""
+# Why an endpoint may not be one; "" when it may.
+Refusal = Callable[[Endpoint], str]
+
+
+def check(config: Config, whole: float = WHOLE, refusal: Refusal = lambda endpoint: "") -> list[Checked]:
+    """Ask for every upstream of a configuration, within `whole` seconds. Endpoints that `refusal` refuses are not
+    connected to, as the gateway would not use them."""
     pool = Pool(AT_ONCE)
     transport = Transport(b"")
-    groups = {upstream.name: _Group(upstream, config.discovery, transport) for upstream in config.upstreams.values()}
+    groups = {
+        upstream.name: _Group(upstream, config.discovery, transport, refusal) for upstream in config.upstreams.values()
+    }
     late = gevent.Timeout(whole)
     try:
         with late:
@@ -81,8 +88,11 @@ def check(config: Config, whole: float = WHOLE) -> list[Checked]:
 class _Group:
     """One upstream while it is looked at."""
 
-    def __init__(self, upstream: Upstream, discovery: DiscoverySettings, transport: Transport) -> None:
+    def __init__(
+        self, upstream: Upstream, discovery: DiscoverySettings, transport: Transport, refusal: Refusal
+    ) -> None:
         self.upstream = upstream
+        self._refusal = refusal
         self._discovery = discovery
         self.transport = transport
         self.tasks: list[_Task] = []
@@ -93,17 +103,23 @@ class _Group:
         update = _first_update(self.upstream, self._discovery)
         self._looked_up = True
         # What takes no traffic may well be down.
-        endpoints = [endpoint for endpoint in update.endpoints or () if endpoint.weight]
+        endpoints = self._judged([endpoint for endpoint in update.endpoints or () if endpoint.weight])
         if update.error:
             self._findings.append(Finding(WRONG, "", update.error))
         elif not endpoints:
-            self._findings.append(Finding(WRONG, "", "has no endpoint"))
+            self._findings.append(Finding(WRONG, "", "; ".join(("has no endpoint", *update.refused))))
         try:
             self.transport.prepare(self.upstream)
         except ConfigError as error:
             self._findings.append(Finding(WRONG, "", str(error)))
             return
         self.tasks = [_Task(self, endpoint) for endpoint in endpoints]
+
+    def _judged(self, endpoints: list[Endpoint]) -> list[Endpoint]:
+        """The endpoints that would be used; the others are findings."""
+        reasons = {endpoint: reason for endpoint in endpoints if (reason := self._refusal(endpoint))}
+        self._findings += [Finding(WARNING, one.address, f"is not used: {why}") for one, why in reasons.items()]
+        return [endpoint for endpoint in endpoints if endpoint not in reasons]
 
     def checked(self, whole: float) -> Checked:
         """What is known by now."""

@@ -536,13 +536,18 @@ class EtcdSettings:
     poll: float = 5.0
 
 
+# Where clouds answer with a machine's own credentials: link-local (AWS, Azure, Google and most others), AWS over IPv6,
+# Alibaba Cloud.
+NEVER_ENDPOINTS = ("169.254.0.0/16", "fd00:ec2::254", "100.100.100.200")
+
+
 @dataclass(frozen=True, slots=True)
 class DiscoverySettings:
     consul: ConsulSettings = ConsulSettings()
     etcd: EtcdSettings = EtcdSettings()
     dns: DnsSettings = DnsSettings()
     wait: float = 3.0
-    deny: tuple[str, ...] = ("169.254.0.0/16",)
+    deny: tuple[str, ...] = NEVER_ENDPOINTS
     snapshot: str | None = None
 
 

@@ -19,8 +19,9 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+from gateway.ip import address, networks
 from gateway.model import Endpoint, StaticSource, Upstream
-from gateway.providers.addresses import address, allowed, networks
+from gateway.providers.addresses import allowed
 from gateway.snapshot import Group, Snapshot
 
 log = logging.getLogger("gateway.saved")
@@ -199,7 +200,10 @@ def load(path: str, upstreams: Mapping[str, Upstream], deny: Iterable[str]) -> d
         log.warning("the saved endpoints in %s are not used: %s", path, error)
         return {}
     denied = networks(deny)
-    found = {name: allowed(endpoints, denied)[0] for name, endpoints in found.items()}
+    for name, endpoints in found.items():
+        found[name], refused = allowed(endpoints, denied)
+        for reason in refused:
+            log.warning("upstream %s: not an endpoint any more: %s", name, reason)
     if found:
         age = max(0, round(time.time() - saved_at))
         number = sum(map(len, found.values()))

@@ -21,11 +21,12 @@ LINES = 50
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What providers said of one upstream: the last good group (None: there was never one)
-    and what is wrong now."""
+    """What providers said of one upstream: the last good group (None: there was never one),
+    what is wrong now, and why an empty group has none of the endpoints that were named."""
 
     endpoints: tuple[Endpoint, ...] | None = None
     error: str = ""
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +38,14 @@ class Group:
     error: str
     candidates: tuple[Candidate, ...] = field(compare=False)
     state: UpstreamState = field(compare=False)
+    refused: str = ""
 
     def absence(self) -> GatewayError:
         """Why there is no endpoint: 502 when a name could not be looked up, else 503."""
         if self.error and isinstance(self.upstream.source, StaticSource | DnsSrvSource):
             return DnsError(f"upstream {self.upstream.name}: {self.error}")
-        why = f": {self.error}" if self.error else ""
-        return NoEndpoint(f"upstream {self.upstream.name} has no endpoint{why}")
+        why = "; ".join(filter(None, (self.refused, self.error)))
+        return NoEndpoint(f"upstream {self.upstream.name} has no endpoint{f': {why}' if why else ''}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +63,13 @@ Join = Callable[[Upstream, tuple[Endpoint, ...]], tuple[tuple[Candidate, ...], U
 
 def group(upstream: Upstream, known: Known, before: Group | None, join: Join) -> Group:
     """The group of one upstream. `before`, when nothing is different; its candidates, when
-    only the error is. `join` gives endpoints what is learnt about them and the way to them."""
+    only the texts are. `join` gives endpoints what is learnt about them and the way to them."""
     endpoints = known.endpoints or ()
     if before is not None and before.upstream == upstream and before.endpoints == endpoints:
-        return before if before.error == known.error else replace(before, error=known.error)
+        same = (before.error, before.refused) == (known.error, known.refused)
+        return before if same else replace(before, error=known.error, refused=known.refused)
     candidates, state = join(upstream, tuple(one for one in endpoints if one.weight > 0))
-    return Group(upstream, endpoints, known.error, candidates, state)
+    return Group(upstream, endpoints, known.error, candidates, state, known.refused)
 
 
 def build(config: Config, router: Router, known: Mapping[str, Known], join: Join) -> Snapshot:

@@ -25,8 +25,10 @@ from gevent.event import Event
 
 from gateway.background import Background, Task
 from gateway.health.state import Key
+from gateway.ip import networks
 from gateway.model import Config, DiscoverySettings, Endpoint, StaticSource, Upstream
 from gateway.providers import Provider, Remembering, Update, depends_on, make, one_line
+from gateway.providers.addresses import allowed
 from gateway.router import Router
 from gateway.snapshot import Group, Join, Known, Snapshot, differences, group
 from gateway.turns import breathe
@@ -42,7 +44,7 @@ FIRST_RETRY, LONGEST_RETRY = 0.1, 5.0
 
 # The snapshot before (None: there was none), the new one, and the upstreams that differ.
 OnSwap = Callable[["Snapshot | None", Snapshot, Collection[str]], None]
-# Why a discovered endpoint may not be one; "" when it may.
+# Why an endpoint may not be one; "" when it may.
 Refusal = Callable[[Endpoint], str]
 # Why the newest configuration is not in force; "" once it is, or when a newer one has replaced it.
 OnTrouble = Callable[[str], None]
@@ -100,10 +102,9 @@ class _Coming:
 class Store:
     """`current` is the snapshot in force: take it once a request.
 
-    `on_swap` is told of each new snapshot, right after it came into force. `refusal` judges
-    every endpoint that a provider finds. `ready`: every upstream has had a good answer once;
-    that is never taken back. `building`: the groups of the snapshot that is being built, by upstream.
-    `adopted_at`: when the configuration came into force, in seconds since 1970.
+    `on_swap` is told of each new snapshot, right after it came into force. `ready`: every
+    upstream has had a good answer once; that is never taken back. `building`: the groups of the snapshot that is being
+    built, by upstream. `adopted_at`: when the configuration came into force, in seconds since 1970.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class Store:
         self._on_swap = on_swap
         self._on_trouble = on_trouble
         self._background = background or Background()
-        self.refusal: Refusal = lambda endpoint: ""
+        self._refusal: Refusal = lambda endpoint: ""
         self.ready = False
         self.adopted_at = 0.0
         self.building: Mapping[str, Group] = {}
@@ -183,10 +184,10 @@ class Store:
             self._take(feed, update)
 
     def _take(self, feed: Feed, update: Update) -> None:
-        endpoints = feed.known.endpoints
-        if update.endpoints is not None:
-            endpoints = self._allowed(feed, update.endpoints)
-        feed.known = Known(endpoints, update.error)
+        if update.endpoints is None:
+            feed.known = replace(feed.known, error=update.error)
+        else:
+            feed.known = replace(self._judged(feed, update.endpoints, update.refused), error=update.error)
         self._mark(feed)
 
     def _mark(self, feed: Feed) -> None:
@@ -195,8 +196,25 @@ class Store:
             self._dirty.add(feed.upstream.name)
         self._changed.set()
 
+    def refuse(self, refusal: Refusal) -> None:
+        """Judge every endpoint by `refusal` from now on, and those of the file at once."""
+        self._refusal = refusal
+        for feed in self._feeds.values():
+            if isinstance(feed.upstream.source, StaticSource) and feed.provider is None:
+                known = self._judged(feed, feed.upstream.source.endpoints)
+                if known != feed.known:
+                    feed.known = known
+                    self._mark(feed)
+        while self._dirty:
+            self._step()
+
+    def _judged(self, feed: Feed, endpoints: tuple[Endpoint, ...], refused: tuple[str, ...] = ()) -> Known:
+        """The endpoints without those that are refused. `refused`: why there were more."""
+        kept = self._allowed(feed, endpoints)
+        return Known(kept, refused="" if kept else _reasons((*refused, *feed.refused)))
+
     def _allowed(self, feed: Feed, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
-        reasons = {endpoint: reason for endpoint in endpoints if (reason := self.refusal(endpoint))}
+        reasons = {endpoint: reason for endpoint in endpoints if (reason := self._refusal(endpoint))}
         refused = frozenset(reasons.values())
         for reason in sorted(refused - feed.refused):
             log.warning("upstream %s: not an endpoint: %s", feed.upstream.name, reason)
@@ -324,7 +342,7 @@ class Store:
             feeds = self._gather(config)
             for name, endpoints in (saved or {}).items():
                 if feeds[name].waiting:
-                    feeds[name].known = Known(self._allowed(feeds[name], endpoints))
+                    feeds[name].known = self._judged(feeds[name], endpoints)
                     feeds[name].remember()
             if self._follower is not None:
                 for feed in feeds.values():
@@ -383,11 +401,15 @@ class Store:
         provider = make(upstream, settings)
         if provider is None:
             assert isinstance(upstream.source, StaticSource)
-            return Feed(upstream, made_of, None, Known(upstream.source.endpoints))
+            feed = Feed(upstream, made_of, None, Known())
+            feed.known = self._judged(feed, upstream.source.endpoints)
+            return feed
         before = self._feeds.get(upstream.name)
-        if before is not None and _same_group(before.upstream, upstream):
-            # Asked in another way, or by another registry: what is known stays until it answers.
-            feed = Feed(upstream, made_of, provider, Known(before.known.endpoints))
+        if before is not None and before.known.endpoints is not None and _same_group(before.upstream, upstream):
+            # Asked in another way, or by another registry: what is known stays until it answers, except what
+            # `discovery.deny` excludes by now.
+            feed = Feed(upstream, made_of, provider, Known())
+            feed.known = self._judged(feed, *allowed(before.known.endpoints, networks(settings.deny)))
             feed.remember()
             return feed
         return Feed(upstream, made_of, provider, Known())
@@ -533,6 +555,12 @@ def _pause(faults: int) -> float:
 def _same_group(one: Upstream, other: Upstream) -> bool:
     """Whether both find the same endpoints, wherever they are looked up."""
     return (one.source, one.scheme, one.tls) == (other.source, other.scheme, other.tls)
+
+
+def _reasons(refused: Collection[str]) -> str:
+    """Why endpoints are refused, fit for one line."""
+    shown = sorted(refused)[:3]
+    return "; ".join(shown) + (f"; and {len(refused) - len(shown)} more" if len(refused) > len(shown) else "")
 
 
 def _some(names: Collection[str]) -> str:

@@ -123,7 +123,7 @@ class Admin:
         return self._private.name if self._private is not None else ""
 
     def listens(self) -> tuple[str, ...]:
-        """Where the admin listener is, which no registry may name as an endpoint."""
+        """Where the admin listener is, which is never an endpoint."""
         if not isinstance(self._name, tuple):
             return ()
         host, port = self._name[:2]

@@ -615,6 +615,8 @@ def network(value: object) -> str:
         ipaddress.ip_network(got)
     except ValueError as error:
         raise wrong(f"must be a network: {error} (such as 169.254.0.0/16)") from None
+    if "%" in got:
+        raise wrong("must be a network without a zone (such as fe80::/10)")
     return got
 
 

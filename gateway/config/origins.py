@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gateway.config.document import Node, locate, parse
-from gateway.config.verdict import Path
+from gateway.config.verdict import Path, mistake_at
 
 
 class Origins:
@@ -35,6 +35,10 @@ class Origins:
         """`FILE:LINE` of a key; "" when the document does not hold it."""
         line = self.line(path)
         return f"{self._name}:{line}" if line else ""
+
+    def told(self, path: Path, message: str) -> str:
+        """A message about a value, with its place as far as the document holds it."""
+        return message if self._root is None else mistake_at(self._root, path, message).told(self._name)
 
     def nearest(self, paths: Iterable[Path]) -> str:
         """The place of the first of these keys that is written; "" for none."""

@@ -7,18 +7,16 @@ names are taken from the raw data, because a broken route still has its name.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gateway import model, patterns, target
+from gateway import ip, model, patterns, target
 from gateway.config import build, kinds
 from gateway.config.document import Node, locate
 from gateway.config.environment import Overrides
 from gateway.config.schema import Balance, Defaults, Document, Match, Rewrite, Route, StaticEndpoint, Upstream
-from gateway.config.urls import is_address
 from gateway.config.verdict import Path
 
 
@@ -243,19 +241,15 @@ def unique_endpoints(draft: Draft) -> Breaches:
 
 
 def allowed_endpoints(draft: Draft) -> Breaches:
-    """No endpoint is in `discovery.deny`."""
+    """No address among the endpoints is in `discovery.deny`. (Names are judged once they are looked up.)"""
     if "discovery" not in draft.whole:
         return
-    networks = [ipaddress.ip_network(network) for network in draft.document.discovery.deny]
+    deny = ip.networks(draft.document.discovery.deny)
     for path, upstream in draft.upstreams():
         for at, endpoint in endpoint_paths(path, upstream):
-            if not is_address(endpoint.url.host):
-                continue
-            address = ipaddress.ip_address(endpoint.url.host)
-            plain = getattr(address, "ipv4_mapped", None) or address
-            denied = next((network for network in networks if plain in network), None)
-            if denied is not None:
-                yield Breach(at, f"{plain} is in {denied}, which discovery.deny forbids")
+            address = ip.address(endpoint.url.host)
+            if address is not None and (reason := ip.never(address) or ip.denied(address, deny)):
+                yield Breach(at, reason)
 
 
 # -- staying up ------------------------------------------------------------------------

@@ -91,7 +91,7 @@ from gateway.config.kinds import (
     UpgradeToken,
     Weight,
 )
-from gateway.model import REDACT
+from gateway.model import NEVER_ENDPOINTS, REDACT
 
 
 class Section(BaseModel):
@@ -263,7 +263,7 @@ class Discovery(Section):
     etcd: Etcd = key({}, "where etcd is and how it is asked")
     dns: Dns = key({}, "which DNS servers are asked, and how long answers are kept")
     wait: DurationOrNone = key("3s", "at start, for first answers")
-    deny: list[Network] = key(["169.254.0.0/16"], "networks that are never an endpoint")
+    deny: list[Network] = key(list(NEVER_ENDPOINTS), "networks that are never an endpoint")
     snapshot: OptionalText = key(None, "a file that keeps the last good endpoints over a restart")
 
 

@@ -36,11 +36,13 @@ class Update:
     `endpoints` is the whole group, or None when the look-up failed: nothing new is known
     then and `error` says why. Both together mean that the group is good as far as it goes
     (one of several names could not be looked up). "There is none" is the empty tuple.
+    `refused`: why endpoints of an empty group may not be dialled.
     """
 
     upstream: str
     endpoints: tuple[Endpoint, ...] | None
     error: str = ""
+    refused: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -180,6 +182,7 @@ class Journal:
     clock: Clock
     status: Status = field(default_factory=Status)
     _refused: frozenset[str] = frozenset()
+    _doubtful: frozenset[str] = frozenset()
 
     def failure(self, error: str) -> None:
         if error != self.status.last_error:
@@ -205,3 +208,10 @@ class Journal:
         for reason in sorted(now - self._refused):
             log.warning("upstream %s: not an endpoint: %s", self.upstream.name, reason)
         self._refused = now
+
+    def doubtful(self, reasons: Iterable[str]) -> None:
+        """Endpoints that are used but probably wrong: one line each for as long as they stay."""
+        now = frozenset(reasons)
+        for reason in sorted(now - self._doubtful):
+            log.warning("upstream %s: %s", self.upstream.name, reason)
+        self._doubtful = now

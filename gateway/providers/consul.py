@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
 
+from gateway.ip import networks
 from gateway.model import ConsulSource, DiscoverySettings, Endpoint, Upstream
-from gateway.providers.addresses import allowed, host, networks
+from gateway.providers.addresses import allowed, host
 from gateway.providers.base import (
     JITTER,
     QUESTIONS_A_SECOND,
@@ -37,6 +38,7 @@ from gateway.providers.base import (
     spread,
     until_set,
 )
+from gateway.providers.locality import are_here, foreign_loopback
 from gateway.providers.names import Names, expand, is_name
 from gateway.providers.names import make as make_names
 from gateway.registries import RefusedError, RegistryError
@@ -237,6 +239,7 @@ class ConsulProvider:
         self._of = upstream
         self._source = source
         self._registry = registry
+        self._address = settings.consul.address
         self._poll = settings.consul.poll
         self._deny = networks(settings.deny)
         self._names = names
@@ -255,6 +258,7 @@ class ConsulProvider:
         self._bad: tuple[str, ...] = ()
         self._named = False
         self._endpoints: tuple[Endpoint, ...] = ()
+        self._refused: tuple[str, ...] = ()
 
     @property
     def status(self) -> Status:
@@ -294,7 +298,7 @@ class ConsulProvider:
             self._say(Update(self.upstream, None, doubt), emit)
         else:
             self._journal.success()
-            self._say(Update(self.upstream, self._endpoints), emit)
+            self._say(Update(self.upstream, self._endpoints, refused=self._refused), emit)
         self._index = following(asked, answer.index)
         took = self._clock() - began
         if answer.index is None or (answer.index == asked and took < wait):
@@ -355,7 +359,9 @@ class ConsulProvider:
         if errors and not found:
             raise RegistryError("; ".join(errors))
         self._endpoints, refused = allowed(turn.over(found), self._deny)
+        self._refused = () if self._endpoints else refused
         self._journal.refused((*self._bad, *errors, *refused))
+        self._journal.doubtful(foreign_loopback(turn.over(self._endpoints), lambda: are_here([self._address])))
 
 
 def _fingerprint(body: Body, turn: Slices) -> bytes:

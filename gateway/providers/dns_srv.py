@@ -16,8 +16,9 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Protocol
 
+from gateway.ip import Network, networks
 from gateway.model import DiscoverySettings, DnsSrvSource, Endpoint, Upstream
-from gateway.providers.addresses import Network, allowed, host, networks
+from gateway.providers.addresses import allowed, host
 from gateway.providers.base import (
     JITTER,
     Backoff,
@@ -32,6 +33,7 @@ from gateway.providers.base import (
     spread,
     until_set,
 )
+from gateway.providers.locality import dns_is_here, foreign_loopback
 from gateway.providers.names import Names, expand, is_name
 from gateway.registries import RegistryError
 from gateway.registries.dns import LEAST_TTL, Addresses, Service, Srv, shared
@@ -142,6 +144,7 @@ class DnsSrvProvider:
         self._name = name
         self._dns = dns
         self._deny = networks(settings.deny)
+        self._settings = settings.dns
         self._longest = settings.dns.ttl
         self._names = Names(dns.addresses, clock, random, self._longest)
         self._clock = clock
@@ -186,13 +189,16 @@ class DnsSrvProvider:
         breathe()
         endpoints, refused = best(groups, self._names.addresses, self._deny)
         self._journal.refused((*bad, *refused))
+        self._journal.doubtful(foreign_loopback(endpoints, lambda: dns_is_here(self._settings)))
         error = "; ".join(filter(None, (self._error, *errors)))
         if error:
             self._journal.failure(error)
         else:
             self._journal.success()
-        # Records whose targets cannot be looked up are no empty group: what was known stays.
-        return Update(self.upstream, None if errors and not endpoints else endpoints, error)
+        if errors and not endpoints:
+            # Records whose targets cannot be looked up are no empty group: what was known stays.
+            return Update(self.upstream, None, error)
+        return Update(self.upstream, endpoints, error, () if endpoints else refused)
 
     def _records(self) -> dict[str, tuple[str, ...]]:
         """Ask for the records; the addresses that came along. A failure leaves them as they are."""

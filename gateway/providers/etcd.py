@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from gateway.config import urls
+from gateway.ip import networks
 from gateway.model import DiscoverySettings, Endpoint, EtcdSource, Upstream
-from gateway.providers.addresses import allowed, host, networks
+from gateway.providers.addresses import allowed, host
 from gateway.providers.base import (
     Backoff,
     Clock,
@@ -33,6 +34,7 @@ from gateway.providers.base import (
     spread,
     until_set,
 )
+from gateway.providers.locality import are_here, foreign_loopback
 from gateway.providers.names import Names, expand, is_name
 from gateway.providers.names import make as make_names
 from gateway.registries import RegistryError, etcd
@@ -179,6 +181,7 @@ class EtcdProvider:
         self.upstream = upstream.name
         self._prefix = source.prefix
         self._api = api
+        self._members = settings.etcd.endpoints
         self._poll = settings.etcd.poll
         self._deny = networks(settings.deny)
         self._names = names
@@ -288,8 +291,9 @@ class EtcdProvider:
             return
         endpoints, refused = allowed(found, self._deny)
         self._journal.refused((*bad, *errors, *refused))
+        self._journal.doubtful(foreign_loopback(endpoints, lambda: are_here(self._members)))
         self._journal.success()
-        self._say(emit, Update(self.upstream, endpoints))
+        self._say(emit, Update(self.upstream, endpoints, refused=() if endpoints else refused))
 
     def _say(self, emit: Emit, update: Update) -> None:
         if update != self._told:

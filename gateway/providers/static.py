@@ -11,8 +11,9 @@ import random
 import time
 from dataclasses import replace
 
+from gateway.ip import networks
 from gateway.model import DiscoverySettings, Endpoint, Upstream
-from gateway.providers.addresses import allowed, host, networks
+from gateway.providers.addresses import allowed, host
 from gateway.providers.base import (
     JITTER,
     Backoff,
@@ -79,7 +80,7 @@ class StaticProvider:
             return Update(self.upstream, None, error)
         endpoints, refused = allowed(found, self._deny)
         self._journal.refused(refused)
-        return Update(self.upstream, endpoints, error)
+        return Update(self.upstream, endpoints, error, () if endpoints else refused)
 
     def _pause(self) -> float:
         if self._names.paced:

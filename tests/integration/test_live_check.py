@@ -15,6 +15,8 @@ import pytest
 import trustme
 
 from gateway import config, live_check
+from gateway.listeners import Listeners
+from gateway.model import Endpoint
 from gateway.testing import Act, FakeUpstream, answer, head
 from tests import services
 from tests.conformance.harness import refused_port, silent_port
@@ -62,6 +64,26 @@ def test_an_endpoint_that_is_there(script: Any, pool: dict[str, Any], verdict: s
         assert found[2].startswith(told)
         (asked,) = fake.requests
         assert (asked.method, asked.target, asked.header(b"host")) == (b"HEAD", b"/base?k=v", fake.authority.encode())
+
+
+def test_own_listeners_are_not_asked() -> None:
+    with FakeUpstream(answer(b"x")) as own, FakeUpstream(answer(b"x")) as other:
+        text = document({"alone": {"endpoints": [own.url]}, "both": {"endpoints": [f"http://localhost:{own.port}", other.url]}})
+        listeners = Listeners([f"127.0.0.1:{own.port}"])
+        found = live_check.check(config.loads(text.encode(), "f", {}), 20.0, listeners.refusal)
+        assert not own.requests
+        assert len(other.requests) == 1
+        alone, both = found
+        assert [(each.verdict, each.address) for each in alone.findings] == [("warning", own.authority), ("wrong", "")]
+        assert (alone.findings[0].told, alone.wrong) == (f"is not used: {listeners.refusal(Endpoint('http', '127.0.0.1', own.port))}", True)
+        assert [(each.verdict, each.address) for each in both.findings] == [("warning", own.authority), ("ok", other.authority)]
+
+
+def test_denied_addresses_are_named() -> None:
+    with DnsServer() as server:
+        server.zone("meta.test 0 A 169.254.169.254")
+        found = checked({"u": {"endpoints": ["http://meta.test"]}}, discovery={"dns": {"servers": [server.address]}})
+    assert found["u"] == [("wrong", "", "has no endpoint; 169.254.169.254 is in 169.254.0.0/16, which discovery.deny excludes")]
 
 
 @pytest.mark.parametrize(

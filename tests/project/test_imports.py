@@ -22,6 +22,8 @@ EXCHANGE = VALUES | {"exchange"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "patterns": set(),
+    "ip": set(),
+    "machine": {"ip"},
     "model": {"patterns"},
     "log_lines": {"errors"},
     # pure
@@ -64,15 +66,15 @@ ALLOWED: dict[str, set[str]] = {
     "server.settings": {"errors", "model", "server", "config"},
     # what is learnt from elsewhere
     "registries": VALUES | {"turns"},
-    "providers": VALUES | {"registries", "turns"},
+    "providers": VALUES | {"ip", "machine", "registries", "turns"},
     # a key holds a URL, which is read as the file's are
-    "providers.etcd": VALUES | {"registries", "config", "turns"},
+    "providers.etcd": VALUES | {"ip", "registries", "config", "turns"},
     "config": VALUES
-    | {"patterns", "wording", "target", "trust", "router", "readings", "overlap", "registries", "background"},
+    | {"ip", "patterns", "wording", "target", "trust", "router", "readings", "overlap", "registries", "background"},
     "importers": VALUES | {"config", "patterns", "router", "target", "overlap"},
-    "store": VALUES | {"snapshot", "router", "providers", "turns", "background", "health"},
-    "saved": VALUES | {"snapshot", "providers"},
-    "listeners": VALUES | {"providers"},
+    "store": VALUES | {"ip", "snapshot", "router", "providers", "turns", "background", "health"},
+    "saved": VALUES | {"ip", "snapshot", "providers"},
+    "listeners": VALUES | {"ip", "machine"},
     "registration": VALUES | {"registries", "providers", "background"},
     # what hangs on a route or an upstream
     "balancers": EXCHANGE | {"health", "target"},
@@ -90,7 +92,7 @@ ALLOWED: dict[str, set[str]] = {
 
 # They take all they need as arguments: no clock, no socket, no framework.
 PURE = {"errors", "model", "trust", "target", "exchange", "retry", "replay", "headers", "problem", "router", "snapshot"}
-PURE |= {"patterns", "readings", "shaping", "wording", "asking", "explain", "overlap", "diff"}
+PURE |= {"ip", "patterns", "readings", "shaping", "wording", "asking", "explain", "overlap", "diff"}
 BANNED_IN_PURE = {"urllib3", "flask", "gevent", "gunicorn", "os", "socket", "time", "ssl", "threading", "subprocess"}
 
 # It reads the clock, and is otherwise like them: the transport is an argument.

@@ -84,6 +84,50 @@ def test_check_warns_of_root_that_serves_others(
     assert ("warning: root would serve" in found.stderr) is warned
 
 
+OWN = """\
+version: 1
+upstreams:
+  own: {endpoints: ["http://localhost:PORT", {url: "http://[64:ff9b::7f00:1]:9901"}, "http://192.0.2.1:PORT"]}
+routes:
+  - {name: own, match: {prefix: /}, upstream: own}
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "port", "listens"),
+    [
+        ((), {}, "8000", "127.0.0.1:8000"),
+        ((), {"PORT": "5000"}, "5000", "0.0.0.0:5000"),
+        (("-b", "127.0.0.1:7000"), {"PORT": "5000"}, "7000", "127.0.0.1:7000"),
+        (("--bind", ":7000"), {}, "7000", ":7000"),
+    ],
+)
+def test_check_warns_of_own_listeners(
+    tmp_path: Path, arguments: tuple[str, ...], environ: dict[str, str], port: str, listens: str
+) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(OWN.replace("PORT", port))
+    found = gateway("check", path, *arguments, **{"PORT": "", "GATEWAY_ADMIN": "", **environ})
+    assert found.exit_code == 0
+    assert [line for line in found.stderr.splitlines() if "gateway itself" in line] == [
+        f"warning: {path}:3:21: upstreams.own.endpoints[0]: is not used: localhost:{port} is this gateway itself, which listens on {listens}",
+        f"warning: {path}:3:52: upstreams.own.endpoints[1].url: is not used: [64:ff9b::7f00:1]:9901 is this gateway itself, which listens on 127.0.0.1:9901",
+    ]
+
+
+def test_check_warns_of_no_listener_that_is_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(OWN.replace("PORT", "8000"))
+    found = gateway("check", path, "-b", "unix:/run/8000", GATEWAY_ADMIN="off")
+    assert (found.exit_code, found.stderr) == (0, "")
+
+
+def test_check_names_a_port_that_is_none(good: Path) -> None:
+    found = gateway("check", good, PORT="http")
+    assert found.exit_code == 1
+    assert "PORT" in found.stderr
+
+
 def test_check_of_a_file_that_is_not_there(tmp_path: Path) -> None:
     found = gateway("check", tmp_path / "x")
     assert (found.exit_code, found.stderr) == (1, f"{tmp_path}/x: cannot be read: No such file or directory\n")

@@ -72,8 +72,21 @@ def test_another_source_is_another_upstream(written: str) -> None:
     assert list(load(written, {"users": replace(USERS, host="upstream")}, ())) == ["users"]
 
 
-def test_what_is_denied_by_now_is_left_out(written: str) -> None:
+def test_what_is_denied_by_now_is_left_out(written: str, caplog: pytest.LogCaptureFixture) -> None:
     assert load(written, ALL, ["10.0.0.0/8"])["users"] == (TWO,)
+    reason = "not an endpoint any more: 10.0.0.1 is in 10.0.0.0/8, which discovery.deny excludes"
+    assert caplog.messages == [f"upstream users: {reason}", f"upstream named: {reason}"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["fe80::1%eth0", "64:ff9b::a00:1", "2002:a00:1::", "::ffff:10.0.0.1", "::10.0.0.1", "224.0.0.1", "255.255.255.255", "0.0.0.0", "::"],
+)
+def test_what_an_older_version_saved_is_left_out(path: str, host: str) -> None:
+    saver = Saver(path)
+    saver.save(snapshot(users=(replace(ONE, host=host), TWO)), ())
+    saver.close()
+    assert load(path, ALL, ["10.0.0.0/8"])["users"] == (TWO,)
 
 
 def _set(key: str, value: object) -> Callable[[bytes], bytes]:

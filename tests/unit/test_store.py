@@ -320,13 +320,78 @@ def test_a_configuration_that_cannot_be_joined_leaves_the_old_one() -> None:
 
 def test_discovered_endpoints_may_be_refused(caplog: pytest.LogCaptureFixture) -> None:
     kept, _ = store(CONSUL, STATIC)
-    kept.refusal = lambda endpoint: "it is our own" if endpoint == ONE else ""
+    kept.refuse(own)
     for _ in range(3):
         kept.emit(Update("users", (ONE, TWO)))
         kept.apply()
     assert addresses(kept) == ["10.0.0.2"]
-    assert addresses(kept, "legacy") == ["10.0.0.1", "10.0.0.2"]
     assert caplog.text.count("upstream users: not an endpoint: it is our own") == 1
+
+
+def own(endpoint: Endpoint) -> str:
+    return "it is our own" if endpoint == ONE else ""
+
+
+def test_endpoints_of_the_file_may_be_refused(caplog: pytest.LogCaptureFixture) -> None:
+    alone = Upstream("alone", StaticSource((ONE,)))
+    kept, joined = store(STATIC, alone, Upstream("other", StaticSource((TWO,))))
+    joined.joined.clear()
+    kept.refuse(own)
+    assert (addresses(kept, "legacy"), addresses(kept, "alone"), addresses(kept, "other")) == (["10.0.0.2"], [], ["10.0.0.2"])
+    assert sorted(joined.joined) == ["alone", "legacy"]
+    assert kept.ready
+    absence = kept.current.groups["alone"].absence()
+    assert isinstance(absence, NoEndpoint)
+    assert absence.cause == "upstream alone has no endpoint: it is our own"
+    assert caplog.messages == ["upstream legacy: not an endpoint: it is our own", "upstream alone: not an endpoint: it is our own"]
+
+
+def test_a_reload_is_judged_as_well() -> None:
+    kept, _ = store(CONSUL)
+    kept.refuse(own)
+    kept.reconfigure(version("v2", STATIC), saved={})
+    assert addresses(kept, "legacy") == ["10.0.0.2"]
+
+
+def test_saved_endpoints_are_judged_as_well() -> None:
+    kept, _ = store(CONSUL)
+    kept.refuse(own)
+    kept.restore({"users": (ONE,)})
+    assert addresses(kept) == []
+    kept.reconfigure(version("v2", Upstream("fresh", ConsulSource("fresh"))), saved={"fresh": (ONE, TWO)})
+    assert addresses(kept, "fresh") == ["10.0.0.2"]
+
+
+def test_what_is_known_is_judged_by_a_new_deny_while_the_registry_is_away() -> None:
+    kept, _ = store(CONSUL)
+    kept.emit(Update("users", (ONE, TWO)))
+    kept.apply()
+    kept.reconfigure(replace(version("v2", CONSUL), discovery=DiscoverySettings(deny=("10.0.0.1/32",))))
+    assert addresses(kept) == ["10.0.0.2"]
+    kept.reconfigure(replace(version("v3", CONSUL), discovery=DiscoverySettings(deny=("10.0.0.0/8",))))
+    assert addresses(kept) == []
+    assert kept.current.groups["users"].absence().cause == (
+        "upstream users has no endpoint: 10.0.0.2 is in 10.0.0.0/8, which discovery.deny excludes"
+    )
+
+
+def test_an_empty_group_says_what_was_refused() -> None:
+    kept, _ = store(CONSUL)
+    kept.refuse(own)
+    kept.emit(Update("users", (), refused=tuple("dcab")))
+    kept.apply()
+    first = kept.current.groups["users"]
+    assert first.absence().cause == "upstream users has no endpoint: a; b; c; and 1 more"
+    kept.emit(Update("users", (ONE,)))
+    kept.apply()
+    assert kept.current.groups["users"].absence().cause == "upstream users has no endpoint: it is our own"
+    kept.emit(Update("users", None, "refused"))
+    kept.apply()
+    assert kept.current.groups["users"].absence().cause == "upstream users has no endpoint: it is our own; refused"
+    kept.emit(Update("users", ()))
+    kept.apply()
+    assert kept.current.groups["users"].absence().cause == "upstream users has no endpoint"
+    assert kept.current.groups["users"].state is first.state
 
 
 def test_endpoints_from_before_a_restart_serve_until_there_is_an_answer() -> None:

@@ -184,8 +184,26 @@ def test_an_endpoint_stands_in_a_list_once() -> None:
 def test_endpoints_that_discovery_denies(host: str) -> None:
     told = mistake(with_upstream(f"{{endpoints: ['http://{host}/']}}"))
     assert told == (
-        "f:3:19: upstreams.u.endpoints[0]: 169.254.169.254 is in 169.254.0.0/16, which discovery.deny forbids"
+        "f:3:19: upstreams.u.endpoints[0]: 169.254.169.254 is in 169.254.0.0/16, which discovery.deny excludes"
     )
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("[64:ff9b::a9fe:a9fe]", "64:ff9b::a9fe:a9fe (169.254.169.254) is in 169.254.0.0/16, which discovery.deny excludes"),
+        ("[fd00:ec2::254]", "fd00:ec2::254 is in fd00:ec2::254/128, which discovery.deny excludes"),
+        ("224.0.0.1", "224.0.0.1 is not an address of one host"),
+        ("255.255.255.255", "255.255.255.255 is not an address of one host"),
+        ("[ff02::1]", "ff02::1 is not an address of one host"),
+    ],
+)
+def test_endpoints_that_nobody_has_to_deny(host: str, reason: str) -> None:
+    assert mistake(with_upstream(f"{{endpoints: ['http://{host}/']}}")).endswith(f": upstreams.u.endpoints[0]: {reason}")
+
+
+def test_an_endpoint_with_a_zone_is_no_url() -> None:
+    assert "has no IPv6 address in [fe80::1%eth0]" in mistake(with_upstream("{endpoints: ['http://[fe80::1%eth0]']}"))
 
 
 def test_what_is_denied_is_what_the_file_says() -> None:
@@ -195,6 +213,7 @@ def test_what_is_denied_is_what_the_file_says() -> None:
     assert keys(told) == ["upstreams.u.endpoints[1]", "upstreams.u.endpoints[2]"]
     # Names are looked up later; what cannot be read here is not judged by.
     assert keys(mistakes(text + "discovery: {deny: [x]}\n")) == ["discovery.deny[0]"]
+    assert keys(mistakes(text + "discovery: {deny: ['fe80::%eth0/64']}\n")) == ["discovery.deny[0]"]
 
 
 # -- routes ----------------------------------------------------------------------------

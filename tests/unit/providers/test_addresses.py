@@ -2,8 +2,9 @@
 
 import pytest
 
+from gateway.ip import networks
 from gateway.model import Endpoint
-from gateway.providers.addresses import allowed, host, networks
+from gateway.providers.addresses import allowed, host
 
 DENY = networks(["169.254.0.0/16", "fe80::/10", "10.9.0.0/24"])
 
@@ -43,10 +44,14 @@ def test_spelling(text: str, spelt: str | None) -> None:
         "::ffff:169.254.169.254",
         "fe80::1",
         "fe80::1%eth0",
+        "2001:db8::1%eth0",
+        "::ffff:10.0.0.1%eth0",
         "10.9.0.255",
         "0.0.0.0",
         "::",
         "224.0.0.1",
+        "64:ff9b::",
+        "2002::",
     ],
 )
 def test_never_dialled(denied: str) -> None:

@@ -404,6 +404,34 @@ def test_denied_and_bad_targets_are_told_once(caplog: pytest.LogCaptureFixture) 
     ]
 
 
+@pytest.mark.parametrize(
+    ("servers", "warned"), [((), False), (("127.0.0.1:53",), False), (("127.0.0.1:53", "198.51.100.1:53"), True)]
+)
+def test_loopback_from_servers_elsewhere_is_used_and_logged(
+    servers: tuple[str, ...], warned: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.registries.dns_servers.of_system", lambda: ("[::1]:53",))
+    dns = Dns()
+    dns.service = records("a", addresses={"a": ("127.0.0.1",)}, ttl=1.0)
+    _, told, _ = run(dns, None, None, dns=DnsSettings(servers))
+    assert places(told[0].endpoints) == [("127.0.0.1:80", 1)]
+    warning = "upstream orders: 127.0.0.1:80 is a loopback address, but the registry is on another machine"
+    assert caplog.messages == [warning] * warned
+
+
+def test_a_group_of_denied_targets_is_empty_and_says_why() -> None:
+    dns = Dns()
+    dns.service = records("evil", addresses={"evil": ("169.254.169.254", "fd00:ec2::254", "fe80::1%eth0")}, ttl=1.0)
+    _, (told,), _ = run(dns, None)
+    assert told == Update(
+        "orders", (), refused=(
+            "169.254.169.254 is in 169.254.0.0/16, which discovery.deny excludes",
+            "fd00:ec2::254 is in fd00:ec2::254/128, which discovery.deny excludes",
+            "fe80::1%eth0 has a zone",
+        ),
+    )  # fmt: skip
+
+
 def test_a_fault_of_our_own_is_not_the_end(caplog: pytest.LogCaptureFixture) -> None:
     dns = Dns()
     dns.service = KeyError("x")

@@ -205,12 +205,12 @@ def put(key: str, value: str | None, revision: int = 11) -> Event:
 
 
 class Ran:
-    def __init__(self, *script: tuple[Range | Exception, Sequence[Happening]], names: dict[str, tuple[str, ...]] | None = None, poll: float = 5.0, deny: tuple[str, ...] = ()) -> None:
+    def __init__(self, *script: tuple[Range | Exception, Sequence[Happening]], names: dict[str, tuple[str, ...]] | None = None, poll: float = 5.0, deny: tuple[str, ...] = (), members: tuple[str, ...] = ()) -> None:
         self.clock = FakeClock()
         self.registry = Registry(self.clock, *script)
         self.lookups: list[str] = []
         self.known = names or {}
-        settings = DiscoverySettings(etcd=EtcdSettings(poll=poll), deny=deny)
+        settings = DiscoverySettings(etcd=EtcdSettings(endpoints=members, poll=poll), deny=deny)
         look_up = Names(self.look_up, self.clock)
         self.provider = EtcdProvider(STOCK, EtcdSource(PREFIX), self.registry, settings, look_up, self.clock, lambda: 0.5)
         self.told: list[Update] = []
@@ -384,9 +384,29 @@ def test_names_that_cannot_be_looked_up_are_an_error_only_when_nothing_is_left()
     assert ran.registry.lists == 1
 
 
-def test_denied_addresses_are_left_out() -> None:
-    ran = Ran((listing(a="169.254.169.254:80", b=B), [1.0]), deny=("169.254.0.0/16",))
+@pytest.mark.parametrize(
+    "place",
+    ["169.254.169.254:80", "[::ffff:169.254.169.254]:80", "[64:ff9b::a9fe:a9fe]:80", "[2002:a9fe:a9fe::]:80", "0.0.0.0:80", "[::]:80", "[ff02::1]:80", "[fe80::1%eth0]:80"],
+)
+def test_denied_addresses_are_left_out(place: str) -> None:
+    ran = Ran((listing(a=place, b=B), [1.0]), deny=("169.254.0.0/16",))
     assert ran.places == [[B]]
+
+
+@pytest.mark.parametrize(
+    ("members", "warned"), [(("http://127.0.0.1:2379",), False), (("http://127.0.0.1:2379", "http://198.51.100.1:2379"), True)]
+)
+def test_loopback_from_members_elsewhere_is_used_and_logged(members: tuple[str, ...], warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    ran = Ran((listing(a="127.0.0.1:80"), [[put("b", B)], 1.0]), members=members)
+    assert ran.places == [["127.0.0.1:80"], ["10.0.0.2:80", "127.0.0.1:80"]]
+    assert [text for text in caplog.messages if "loopback" in text] == [
+        "upstream stock: 127.0.0.1:80 is a loopback address, but the registry is on another machine"
+    ] * warned
+
+
+def test_a_group_of_denied_addresses_is_empty_and_says_why() -> None:
+    ran = Ran((listing(a="169.254.169.254:80"), [1.0]), deny=("169.254.0.0/16",))
+    assert ran.told == [Update("stock", (), refused=("169.254.169.254 is in 169.254.0.0/16, which discovery.deny excludes",))]
 
 
 def test_the_table_knows_it() -> None:

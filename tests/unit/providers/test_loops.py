@@ -400,6 +400,51 @@ def test_an_empty_answer_that_was_believed_is_believed_again_after_a_failure() -
     assert [u.endpoints for u in told] == [at("10.0.0.1"), (), None, ()]
 
 
+@pytest.mark.parametrize(
+    "denied",
+    [
+        "169.254.169.254", "::ffff:169.254.169.254", "::169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1",
+        "fd00:ec2::254", "100.100.100.200", "::ffff:100.100.100.200", "255.255.255.255", "239.0.0.1", "ff02::1",
+        "fe80::1%eth0", "0.0.0.0", "::", "::ffff:0.0.0.0",
+    ],
+)  # fmt: skip
+def test_addresses_that_no_registry_may_name(denied: str, caplog: pytest.LogCaptureFixture) -> None:
+    _, told, _ = consul(good(instance(denied), instance()), good(instance(denied), index=8))
+    assert [update.endpoints for update in told] == [at("10.0.0.1"), ()]
+    (reason,) = told[1].refused
+    assert caplog.messages == [f"upstream users: not an endpoint: {reason}"]
+
+
+def test_a_name_in_consul_is_judged_by_what_it_is_resolved_to() -> None:
+    _, told, _ = consul(good(instance("meta.internal")), look_up=lambda name: ("169.254.169.254",))
+    assert told == [Update("users", (), refused=("169.254.169.254 is in 169.254.0.0/16, which discovery.deny excludes",))]
+
+
+LOOPBACK = "upstream users: {}:80 is a loopback address, but the registry is on another machine"
+
+
+@pytest.mark.parametrize(
+    ("address", "place"), [("127.0.0.1", "127.0.0.1"), ("127.9.9.9", "127.9.9.9"), ("::1", "[::1]"), ("64:ff9b::7f00:1", "[64:ff9b::7f00:1]")]
+)
+def test_loopback_from_another_machine_is_used_and_logged_once(address: str, place: str, caplog: pytest.LogCaptureFixture) -> None:
+    answers = [good(instance(address)), good(instance(address), instance(), index=8), good(instance(address), index=9)]
+    _, told, _ = consul(*answers, consul=ConsulSettings(address="http://198.51.100.1:8500"))
+    assert [len(update.endpoints or ()) for update in told] == [1, 2, 1]
+    assert caplog.messages == [LOOPBACK.format(place)]
+
+
+def test_loopback_from_this_machine_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    for here in ("http://127.0.0.1:8500", "http://localhost:8500", "http://[::1]:8500"):
+        consul(good(instance("127.0.0.1")), consul=ConsulSettings(address=here))
+    assert caplog.messages == []
+
+
+def test_loopback_that_comes_again_is_logged_again(caplog: pytest.LogCaptureFixture) -> None:
+    local = instance("127.0.0.1")
+    consul(good(local), good(instance(), index=8), good(local, index=9), consul=ConsulSettings(address="http://consul.internal:8500"))
+    assert caplog.messages == [LOOPBACK.format("127.0.0.1")] * 2
+
+
 # -- static -----------------------------------------------------------------------------
 
 
@@ -413,6 +458,19 @@ def static(
     stop = Rounds(rounds, clock)
     provider.run(told.append, stop)
     return provider, told, stop.waits
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "64:ff9b::a9fe:a9fe", "fe80::1%eth0", "0.0.0.0", "::"])
+def test_a_name_of_the_file_is_judged_by_what_it_is_resolved_to(address: str) -> None:
+    _, told, _ = static(NAME, LITERAL, rounds=1, look_up=lambda name: (address,))
+    assert [update.endpoints for update in told] == [(LITERAL,)]
+    _, (alone,), _ = static(NAME, rounds=1, look_up=lambda name: (address,))
+    assert (alone.endpoints, alone.error, len(alone.refused)) == ((), "", 1)
+
+
+def test_loopback_by_a_name_of_the_file_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    _, told, _ = static(NAME, rounds=1, look_up=lambda name: ("127.0.0.1",))
+    assert (len(told[0].endpoints or ()), caplog.messages) == (1, [])
 
 
 NAME = Endpoint("http", "api.internal", 80, authority=b"api.internal:80")
