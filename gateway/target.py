@@ -204,14 +204,14 @@ def _settle(found: re.Match[bytes]) -> bytes:
 _unsendable = re.compile(rb"[^!-~]").sub
 
 
-@lru_cache(16384)
+@lru_cache(1024)
 def written(path: str) -> bytes:
     """The normal form of a path as written in the file, where anything may stand that a
     request must percent-encode: `/café` is `/caf%C3%A9`."""
     return normal(_unsendable(lambda found: b"%%%02X" % found[0][0], path.encode()))
 
 
-@lru_cache(16384)
+@lru_cache(1024)
 def written_prefix(path: str) -> bytes:
     """The same for a prefix, whose trailing slash means nothing; `/` becomes empty."""
     return written(path).removesuffix(b"/")

@@ -56,6 +56,8 @@ _LAST = 1.0
 
 # Pieces of lines that are made once: so many of a kind, none of a host and method longer than this.
 _MOST_KEPT = 4096
+# Versions of the configuration whose pieces are kept: the one in force, and those that long requests began with.
+_MOST_VERSIONS = 4
 _LONGEST_ASKED = 256
 
 _allocate_lock = monkey.get_original("_thread", "allocate_lock")
@@ -404,19 +406,21 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.3f}"
 
 
-def _formatter(settings: AccessLogSettings, worker: int | str) -> Callable[[Record], str]:
-    """A function that makes the line of a record; what seldom changes is made once."""
-    mask, mask_cause = masking(settings.redact), masking_causes(settings.redact)
-    number = worker if isinstance(worker, int) else _quote(worker)
-    # By identity, as to hash a route is dear; what it is the identity of is kept with the text.
-    places: dict[tuple[int, int, int], tuple[str, object, object, object]] = {}
-    askers: dict[tuple[str, bytes, bytes], str] = {}
-    endings: dict[tuple[int, bool, str], str] = {}
-    stamp_of = -1
-    stamp = ""
+class _Version:
+    """Pieces of the lines of one version of the configuration, made once. They hold its routes and upstreams."""
 
-    def place(route: Route | None, upstream: Upstream | None, endpoint: Endpoint | None) -> str:
+    __slots__ = ("_end", "endings", "places")
+
+    def __init__(self, version: str, worker: int | str) -> None:
+        number = worker if isinstance(worker, int) else _quote(worker)
+        self._end = f',"worker":{number},"config_version":{_quote(version)}}}\n'
+        # By identity, as to hash a route is dear; what it is the identity of is kept with the text.
+        self.places: dict[tuple[int, int, int], tuple[str, object, object, object]] = {}
+        self.endings: dict[tuple[int, bool], str] = {}
+
+    def place(self, route: Route | None, upstream: Upstream | None, endpoint: Endpoint | None) -> str:
         """Where a request went. There are as many as the configuration and the registries make."""
+        places = self.places
         if len(places) >= _MOST_KEPT:
             places.clear()
         text = (
@@ -427,16 +431,28 @@ def _formatter(settings: AccessLogSettings, worker: int | str) -> Callable[[Reco
         places[id(route), id(upstream), id(endpoint)] = (text, route, upstream, endpoint)
         return text
 
-    def end(key: tuple[int, bool, str]) -> str:
-        """How a line ends: there are as many ways as versions of the configuration."""
-        attempts, reused, version = key
-        if len(endings) >= _MOST_KEPT:
-            endings.clear()
-        text = endings[key] = (
-            f',"attempts":{attempts},"reused":{"true" if reused else "false"}'
-            f',"worker":{number},"config_version":{_quote(version)}}}\n'
-        )
+    def end(self, key: tuple[int, bool]) -> str:
+        """How a line ends after so many attempts, the last on a reused connection or not."""
+        attempts, reused = key
+        text = self.endings[key] = f',"attempts":{attempts},"reused":{"true" if reused else "false"}{self._end}'
         return text
+
+
+def _formatter(settings: AccessLogSettings, worker: int | str) -> Callable[[Record], str]:
+    """A function that makes the line of a record; what seldom changes is made once."""
+    mask, mask_cause = masking(settings.redact), masking_causes(settings.redact)
+    # The versions that requests were served by lately, the newest last.
+    versions: dict[str, _Version] = {}
+    askers: dict[tuple[str, bytes, bytes], str] = {}
+    stamp_of = -1
+    stamp = ""
+
+    def begin(name: str) -> _Version:
+        """A version that has had no line, or none for long."""
+        if len(versions) >= _MOST_VERSIONS:
+            del versions[next(iter(versions))]
+        version = versions[name] = _Version(name, worker)
+        return version
 
     def ask(key: tuple[str, bytes, bytes]) -> str:
         """Who asked whom. Clients choose hosts and methods, so long ones are not remembered."""
@@ -485,12 +501,14 @@ def _formatter(settings: AccessLogSettings, worker: int | str) -> Callable[[Reco
             shown = mask(shown)
         key = (client, method, host)
         asker = askers.get(key) or ask(key)
-        known = places.get((id(route), id(upstream), id(endpoint)))
-        where = known[0] if known else place(route, upstream, endpoint)
+        version = versions.get(config_version) or begin(config_version)
+        known = version.places.get((id(route), id(upstream), id(endpoint)))
+        where = known[0] if known else version.place(route, upstream, endpoint)
         failed = f'{_text(reason)},"cause":{_text(mask_cause(cause))}' if reason or cause else 'null,"cause":null'
         # Milliseconds with three digits. Python's own formatting of a float takes twice as long.
         took, first = int(duration * 1_000_000 + 0.5), int(first_byte * 1_000_000 + 0.5)
-        ending = (attempts, reused, config_version)
+        way = (attempts, reused)
+        ending = version.endings.get(way) or version.end(way)
         return (
             f'{stamp}{_MILLIS[int((now - second) * 1000)]}","request_id":'
             f'{_quote(request_id.decode("latin-1")) if request_id else "null"}'
@@ -498,7 +516,7 @@ def _formatter(settings: AccessLogSettings, worker: int | str) -> Callable[[Reco
             f'{status},"reason":{failed},"bytes_in":{bytes_in},"bytes_out":{bytes_out}'
             f',"duration_ms":{took // 1000}.{_THREE[took % 1000]}'
             f',"queue_ms":{_ms(queue) if queue else 0},"connect_ms":{_ms(connect) if connect else 0}'
-            f',"first_byte_ms":{first // 1000}.{_THREE[first % 1000]}{endings.get(ending) or end(ending)}'
+            f',"first_byte_ms":{first // 1000}.{_THREE[first % 1000]}{ending}'
         )
 
     return line

@@ -191,6 +191,25 @@ def test_places_are_kept_apart(written: Callable[..., list[dict[str, Any]]]) -> 
     ]
 
 
+def test_routes_of_versions_that_are_over_are_let_go(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    log = AccessLog(AccessLogSettings(str(path)), 1)
+    routes = [Route(f"route {number}", "users-up") for number in range(10)]
+    for number in (*range(10), 8):
+        request = forwarded()
+        request.route = routes[number]
+        log.record(request, 200, 0, 0.1, f"v{number}")
+        del request
+    log.start()
+    log.stop()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["route"], line["config_version"]) for line in lines] == [
+        (f"route {number}", f"v{number}") for number in (*range(10), 8)
+    ]
+    held = [sys.getrefcount(route) for route in routes]
+    assert held == [held[0]] * 6 + [held[0] + 1] * 4
+
+
 def test_a_line_is_what_was_known_when_the_request_ended(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     log = AccessLog(AccessLogSettings(str(path)), 1)
