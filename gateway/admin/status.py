@@ -136,7 +136,7 @@ def _endpoints(group: Group) -> Iterator[list[Any]]:
     for endpoint in group.endpoints:
         row = found.setdefault(endpoint.address, [endpoint.address, 0, 0, "drained", "weight 0", None])
         row[1] += endpoint.weight
-        if not endpoint.weight and (drained := group.state.endpoints.get(endpoint.key)) is not None:
+        if not endpoint.weight and (drained := group.state.find(endpoint.key)) is not None:
             row[2] += drained.in_flight
     for candidate in group.candidates:
         row, state = found[candidate.endpoint.address], candidate.state

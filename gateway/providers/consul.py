@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
 
+from gateway import garbage, turns
 from gateway.model import ConsulSource, DiscoverySettings, Endpoint, Upstream
 from gateway.providers.addresses import allowed, host, networks
 from gateway.providers.base import (
@@ -334,9 +335,8 @@ class ConsulProvider:
         digest = _fingerprint(answer.body, turn)
         news = digest != self._digest
         if news:
-            before = {(one.host, one.port): one for one in turn.over(self._told)}
-            self._told, self._bad = decode(answer.payload(turn), self._of, turn, before)
-            self._named = any(map(is_name, turn.over(self._told)))
+            with garbage.spared():
+                self._decode(answer, turn)
         hidden = answer.filtered and not self._told
         doubt = "" if hidden else self._belief.doubt(answer, not self._told, self._clock())
         if news or self._named:
@@ -347,14 +347,22 @@ class ConsulProvider:
             raise RefusedError("there are instances, but the token may not read them")
         return doubt
 
+    def _decode(self, answer: Answer, turn: Slices) -> None:
+        before = {(one.host, one.port): one for one in turns.parts(self._told, turn)}
+        self._told, self._bad = decode(answer.payload(turn), self._of, turn, before)
+        fresh = [one for one in turns.parts(self._told, turn) if before.get((one.host, one.port)) is not one]
+        garbage.settle(len(fresh))
+        self._named = any(map(is_name, turns.parts(self._told, turn)))
+
     def _judge(self, turn: Slices) -> None:
         """From what the registry said to what may be dialled."""
         # An agent may be told a name in the place of an address.
-        errors = self._names.refresh(e.host for e in turn.over(self._told) if self._named and is_name(e))
+        told = self._told if self._named else ()
+        errors = self._names.refresh(e.host for e in turns.parts(told, turn) if is_name(e))
         found = expand(self._told, self._names.addresses) if self._named else self._told
         if errors and not found:
             raise RegistryError("; ".join(errors))
-        self._endpoints, refused = allowed(turn.over(found), self._deny)
+        self._endpoints, refused = allowed(turns.parts(found, turn), self._deny)
         self._journal.refused((*self._bad, *errors, *refused))
 
 
