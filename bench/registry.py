@@ -14,7 +14,6 @@ import sys
 from collections import defaultdict
 from urllib.parse import parse_qs, urlsplit
 
-
 ITEM = b'{"id": 4711}'
 
 

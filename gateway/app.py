@@ -202,7 +202,12 @@ class Gateway(Flask):
     def _saved(self, config: Config) -> dict[str, tuple[Endpoint, ...]]:
         """The endpoints that were known before a restart."""
         path = config.discovery.snapshot
-        return saved.load(path, config.upstreams, config.discovery.deny) if path is not None else {}
+        if path is None:
+            return {}
+        with garbage.spared():
+            found = saved.load(path, config.upstreams, config.discovery.deny, Slices())
+            garbage.settle(sum(map(len, found.values())))
+        return found
 
     def _save(self) -> None:
         while True:
@@ -317,7 +322,7 @@ class Gateway(Flask):
     # -- snapshots ----------------------------------------------------------------------
 
     def _join(
-        self, upstream: Upstream, endpoints: tuple[Endpoint, ...], before: Group | None = None, turn: Turn = lambda: None
+        self, upstream: Upstream, endpoints: tuple[Endpoint, ...], before: Group | None, turn: Turn
     ) -> tuple[tuple[Candidate, ...], UpstreamState]:
         """Candidates and state for an upstream of the snapshot that is being built. Changes nothing that the
         snapshot in force uses: new settings are applied after the swap. What did not change since the group

@@ -28,6 +28,7 @@ from gateway.config.source import Where
 from gateway.errors import ConfigError
 from gateway.model import Config, DiscoverySettings
 from gateway.registries import one_line
+from gateway.turns import beside
 
 log = logging.getLogger("gateway.config")
 
@@ -59,7 +60,8 @@ def off_hub(call: Callable[[], Result]) -> Result:
             return None, error
 
     result: Result
-    result, error = gevent.get_hub().threadpool.apply(guarded)
+    with beside():
+        result, error = gevent.get_hub().threadpool.apply(guarded)
     if error is not None:
         raise error
     return result

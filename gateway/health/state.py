@@ -158,8 +158,10 @@ class UpstreamState:
     @property
     def in_flight(self) -> int:
         """Requests that its endpoints have, those that are gone included."""
+        if not self.passing and not self.others:
+            return sum([candidate.state.in_flight for candidate in self.members.values()])
         states = {candidate.state for members in (self.members, *self.passing) for candidate in members.values()}
-        return sum(state.in_flight for state in states.union(self.others.values()))
+        return sum([state.in_flight for state in states.union(self.others.values())])
 
     # -- what becomes of tries ----------------------------------------------------------
 

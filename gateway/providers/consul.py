@@ -12,10 +12,9 @@ does not wait, or gives nothing to wait with, is asked every `poll` seconds.
 from __future__ import annotations
 
 import hashlib
-import heapq
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
 
@@ -92,26 +91,7 @@ def decode(
         if other is None or other.weight < endpoint.weight:
             same = known.get(place)
             found[place] = same if same is not None and same == endpoint else endpoint
-    return tuple(found[place] for place in _sorted(found, turn)), tuple(reasons)
-
-
-# Places that are sorted at once.
-_SORTED = 2000
-
-
-def _sorted(places: Iterable[tuple[str, int]], turn: Callable[[], object]) -> Iterator[tuple[str, int]]:
-    """The same in order, with a turn between two parts of the work."""
-    unsorted = list(places)
-    parts = []
-    for at in range(0, len(unsorted), _SORTED):
-        turn()
-        parts.append(sorted(unsorted[at : at + _SORTED]))
-    if len(parts) < 2:
-        yield from parts[0] if parts else ()
-        return
-    for place in heapq.merge(*parts):
-        turn()
-        yield place
+    return tuple(found[place] for place in turns.in_order(found, turn)), tuple(reasons)
 
 
 def _endpoint(entry: object, upstream: Upstream) -> Endpoint:
