@@ -36,6 +36,7 @@ from gateway import garbage, log_lines, problem, readings, registration, saved, 
 from gateway.admin import Admin
 from gateway.background import Background, Task
 from gateway.balancers import Balancer, balancer
+from gateway.config.alike import alike
 from gateway.config.source import Where, parse
 from gateway.config.watch import ConfigStatus, Watch, off_hub
 from gateway.errors import BadRequest, GatewayError, NoRoute, NotReady, Overloaded, UnsupportedMethod
@@ -49,7 +50,7 @@ from gateway.health.state import Key, UpstreamState
 from gateway.hedge import race
 from gateway.listeners import Listeners
 from gateway.mirror import Copies
-from gateway.model import AccessLogSettings, Config, ConsulSettings, Endpoint, Upstream
+from gateway.model import AccessLogSettings, Config, ConsulSettings, Endpoint, StaticSource, Upstream
 from gateway.retry import Budget
 from gateway.router import Router
 from gateway.shaping import Shaper
@@ -279,11 +280,13 @@ class Gateway(Flask):
         self._preparing.append(config)
         try:
             known = self.transport.known_contexts
-            router, contexts = off_hub(lambda: self._ready_for(config, known))
+            usable, router, contexts = off_hub(lambda: self._ready_for(config, known))
             self.transport.adopt(contexts)
             saved_before = None if self.store.current.version else self._saved(config)
-            fixed = {name: getattr(self.settings, name) for name in FIXED}
-            self.store.reconfigure(replace(config, **fixed), router, saved_before)
+            before = self.store.config.upstreams
+            self.store.reconfigure(usable, router, saved_before)
+            new = (one.source for name, one in usable.upstreams.items() if before.get(name) is not one)
+            garbage.settle(sum(len(source.endpoints) for source in new if isinstance(source, StaticSource)))
         finally:
             self._preparing.remove(config)
             self._prune()
@@ -294,9 +297,12 @@ class Gateway(Flask):
             log.warning("changed and in force after the next SIGHUP or restart: %s", ", ".join(later))
         self._later = later
 
-    def _ready_for(self, config: Config, known: Collection[ContextKey]) -> tuple[Router, Contexts]:
-        """Build the router and the missing TLS contexts. Runs on a thread and therefore changes nothing."""
-        return Router(config.routes), self.transport.contexts(config.upstreams.values(), known)
+    def _ready_for(self, config: Config, known: Collection[ContextKey]) -> tuple[Config, Router, Contexts]:
+        """Prepare a configuration: what can come into force of it, the router and the missing TLS contexts. Runs on
+        a thread and therefore changes nothing."""
+        fixed = {name: getattr(self.settings, name) for name in FIXED}
+        usable = replace(alike(config, self.store.config), **fixed)
+        return usable, Router(config.routes), self.transport.contexts(config.upstreams.values(), known)
 
     def _prune(self) -> None:
         """Drop the TLS contexts that neither the configuration in force nor a coming one uses."""
