@@ -166,6 +166,7 @@ class Gateway(Flask):
     def start(self, worker: int | str = 0, bind: str = "") -> None:
         """Start the greenlets of this worker and wait, bounded, for first answers. `bind`:
         the addresses that are listened on, which tell gateways of one host apart."""
+        garbage.seldom()
         name = _name(self.server.name, bind)
         self._outbound.rename(name)
         self.transport.rename(self._hop(name))

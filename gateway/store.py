@@ -18,7 +18,6 @@ swap itself is one assignment and costs the same for any number.
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -527,9 +526,6 @@ class Store:
                     self._turn()
             if not self._failed:
                 self._faults = 0
-            # What a group is made of gathers where the collector looks seldom, until one
-            # look takes tens of milliseconds: a little each time holds nobody up.
-            gc.collect(1)
 
     def _turn(self) -> None:
         try:
