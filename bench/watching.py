@@ -87,7 +87,7 @@ def measure(port: int, services: int, changes: int, seconds: float) -> dict[str,
     empty = status_kib(os.getpid(), "VmRSS")
     began = time.monotonic()
     gateway = create_app(loads(text, "bench", {}))
-    lag = Lag(cpu=True)
+    lag = Lag()
     gateway.start()
     first = time.monotonic() - began
     # As a worker does (gateway/server/settings.py, post_worker_init).

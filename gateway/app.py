@@ -34,9 +34,9 @@ from werkzeug.routing import RequestRedirect
 from gateway import config as files
 from gateway import garbage, log_lines, problem, readings, registration, saved, target, wsgi
 from gateway.admin import Admin
+from gateway.alike import alike
 from gateway.background import Background, Task
 from gateway.balancers import Balancer, balancer
-from gateway.config.alike import alike
 from gateway.config.source import Where, parse
 from gateway.config.watch import ConfigStatus, Watch, off_hub
 from gateway.errors import BadRequest, GatewayError, NoRoute, NotReady, Overloaded, UnsupportedMethod

@@ -51,9 +51,7 @@ class Weights:
             if candidate.state.warm_until > now:
                 return
             weights.append(candidate.endpoint.weight)
-        turn()
-        shares, sums, equal = _worked_out(weights)
-        turn()
+        shares, sums, equal = _worked_out(weights, turn)
         self._ready = (candidates, shares, sums, equal)
 
     def look(self, candidates: Sequence[Candidate], now: float) -> None:
@@ -106,9 +104,16 @@ class Weights:
         return best
 
 
-def _worked_out(weights: list[float]) -> tuple[list[float], list[float], bool]:
+def _worked_out(
+    weights: list[float], turn: Callable[[], object] = lambda: None
+) -> tuple[list[float], list[float], bool]:
     """Shares, their sums up to each, and whether all are equal."""
     total = sum(weights)
+    turn()
     equal = len(set(weights)) == 1
-    shares = [weights[0] / total] * len(weights) if equal else [weight / total for weight in weights]
-    return shares, list(accumulate(shares)), equal
+    turn()
+    if equal:
+        shares = [weights[0] / total] * len(weights)
+    else:
+        shares = [weight / total for weight in parts(weights, turn)]
+    return shares, list(accumulate(parts(shares, turn))), equal

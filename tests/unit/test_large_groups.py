@@ -15,9 +15,9 @@ import pytest
 from gateway import app as app_module
 from gateway import background, garbage, store, turns
 from gateway.admin import status
+from gateway.alike import alike
 from gateway.app import Gateway
 from gateway.balancers import balancer
-from gateway.config.alike import alike
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.outlier import Outliers
 from gateway.model import (
