@@ -26,6 +26,7 @@ Figures = dict[str, float]
 STREAMS = 2_000
 IDLE = 5_000
 SERVICES, INSTANCES, CHANGES = 1_000, 50, 100
+CROWD = 50_000
 # The whole of it takes well under a minute; a hang may not.
 _WATCHING = 120.0
 LARGE = 16 * 1024
@@ -211,7 +212,17 @@ def idle_connections(run: Run, entry: Entry) -> Figures:
 def discovery(run: Run, entry: Entry) -> Figures:
     """What one worker pays to know 1,000 services of 50 instances, by watching each."""
     command = [sys.executable, "-m", "bench.watching", str(run.upstream), str(SERVICES), str(CHANGES), str(run.seconds)]
-    program = run.place.start("watching", command, run.core)
+    return _worker(run, "watching", command)
+
+
+def crowd(run: Run, entry: Entry) -> Figures:
+    """How long one worker's hub is held when one service has 50,000 instances and they change."""
+    return _worker(run, "crowd", [sys.executable, "-m", "bench.crowd", str(run.upstream), str(CROWD)])
+
+
+def _worker(run: Run, name: str, command: list[str]) -> Figures:
+    """The figures that a program prints as its last line."""
+    program = run.place.start(name, command, run.core)
     try:
         program.wait(_WATCHING)
         return {key: float(value) for key, value in json.loads(program.tail().splitlines()[-1]).items()}
@@ -344,6 +355,25 @@ SCENARIOS: dict[str, Scenario] = {
                 CPU,
             ),
             proxies,
+        ),
+        Scenario(
+            "crowd",
+            f"One Consul service of {CROWD:,} instances, watched by one worker with traffic",
+            lambda place: start_registry(place, 1, CROWD),
+            crowd,
+            (
+                Column("first_hold_ms", "hub held at most ms: first snapshot"),
+                Column("one_hold_ms", "one weight changed"),
+                Column("all_hold_ms", "all weights"),
+                Column("half_hold_ms", "half gone"),
+                Column("back_hold_ms", "all back"),
+                Column("first_s", "first snapshot s", ",.2f"),
+                Column("one_s", "one change seen after s", ",.2f"),
+                Column("one_cpu_s", "its CPU s, requests included", ",.2f"),
+                Column("kib", "KiB/endpoint", ",.2f"),
+                PEAK,
+            ),
+            ours,
         ),
         Scenario(
             "discovery",

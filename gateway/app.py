@@ -17,7 +17,7 @@ import random
 import socket
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,8 +32,9 @@ from werkzeug.exceptions import BadHost, HTTPException
 from werkzeug.routing import RequestRedirect
 
 from gateway import config as files
-from gateway import log_lines, problem, readings, registration, saved, target, wsgi
+from gateway import garbage, log_lines, problem, readings, registration, saved, target, wsgi
 from gateway.admin import Admin
+from gateway.alike import alike
 from gateway.background import Background, Task
 from gateway.balancers import Balancer, balancer
 from gateway.config.source import Where, parse
@@ -42,24 +43,25 @@ from gateway.errors import BadRequest, GatewayError, NoRoute, NotReady, Overload
 from gateway.exchange import BufferedBody, Request, Response
 from gateway.forwarder import Forwarder
 from gateway.headers import Outbound, check_max_forwards
-from gateway.health.candidate import Candidate
+from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.overload import RETRY_AFTER, Overload
 from gateway.health.prober import Prober
-from gateway.health.state import UpstreamState
+from gateway.health.state import Key, UpstreamState
 from gateway.hedge import race
 from gateway.listeners import Listeners
 from gateway.mirror import Copies
-from gateway.model import AccessLogSettings, Config, ConsulSettings, Endpoint, Upstream
+from gateway.model import AccessLogSettings, Config, ConsulSettings, Endpoint, StaticSource, Upstream
 from gateway.retry import Budget
 from gateway.router import Router
 from gateway.shaping import Shaper
-from gateway.snapshot import Group, Snapshot
+from gateway.snapshot import Difference, Group, Snapshot, Turn
 from gateway.store import Store
 from gateway.telemetry.access_log import AccessLog
 from gateway.transport import Transport, probe
 from gateway.transport.pool import EndpointPool
-from gateway.transport.transport import ContextKey, Contexts, PoolKey, pool_key
+from gateway.transport.transport import ContextKey, Contexts, pool_key
 from gateway.trust import Trust
+from gateway.turns import Slices, parts
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -70,6 +72,8 @@ log = logging.getLogger("gateway")
 SWEEP = 1.0
 # How often endpoints are saved, when they changed.
 SAVE = 1.0
+# Groups before the one in force whose endpoints are remembered while a configuration is coming.
+MOST_PASSING = 4
 # Sections of the configuration that a process keeps for life.
 FIXED = ("server", "admin", "access_log")
 
@@ -122,6 +126,9 @@ class Gateway(Flask):
         self._leaving: set[str] = set()
         # By upstream: applies its new settings once the snapshot that is being built is in force.
         self._changes: dict[str, Callable[[], None]] = {}
+        # Left to do after swaps: candidates that are gone, as their upstream was; groups with other settings.
+        self._gone: list[tuple[Upstream, tuple[Candidate, ...]]] = []
+        self._changed: list[Group] = []
         # Configurations that are being prepared; their TLS contexts must not be dropped.
         self._preparing: list[Config] = []
         self.transport.adopt(self.transport.contexts(config.upstreams.values()))
@@ -140,7 +147,7 @@ class Gateway(Flask):
         self._announcer = registration.Announcer(self._registration_for, self.background)
         self._read_fields(config)
         self.store = Store(
-            config, self._join, self._swapped, partial(self._trouble_of, "store"), background=self.background
+            config, self._join, self._swapped, partial(self._trouble_of, "store"), self.background, self._settle
         )
         ask = partial(probe.ask, self.transport)
         self.prober = Prober(lambda: self.store.current.groups, ask, background=self.background)
@@ -159,6 +166,7 @@ class Gateway(Flask):
     def start(self, worker: int | str = 0, bind: str = "") -> None:
         """Start the greenlets of this worker and wait, bounded, for first answers. `bind`:
         the addresses that are listened on, which tell gateways of one host apart."""
+        garbage.seldom()
         name = _name(self.server.name, bind)
         self._outbound.rename(name)
         self.transport.rename(self._hop(name))
@@ -196,7 +204,12 @@ class Gateway(Flask):
     def _saved(self, config: Config) -> dict[str, tuple[Endpoint, ...]]:
         """The endpoints that were known before a restart."""
         path = config.discovery.snapshot
-        return saved.load(path, config.upstreams, config.discovery.deny) if path is not None else {}
+        if path is None:
+            return {}
+        with garbage.spared():
+            found = saved.load(path, config.upstreams, config.discovery.deny, Slices())
+            garbage.settle(sum(map(len, found.values())))
+        return found
 
     def _save(self) -> None:
         while True:
@@ -248,8 +261,9 @@ class Gateway(Flask):
         while True:
             gevent.sleep(SWEEP)
             self.transport.expire()
-            self._copies.sweep(self.store.current)
-            self._forget(self.store.current)
+            turn = Slices()
+            self._copies.sweep(self.store.current, turn)
+            self.store.tidy(turn)
             # Left alone, what watching a thousand services leaves gathers until the collector
             # holds the hub for tens of milliseconds.
             gc.collect(1)
@@ -267,11 +281,13 @@ class Gateway(Flask):
         self._preparing.append(config)
         try:
             known = self.transport.known_contexts
-            router, contexts = off_hub(lambda: self._ready_for(config, known))
+            usable, router, contexts = off_hub(lambda: self._ready_for(config, known))
             self.transport.adopt(contexts)
             saved_before = None if self.store.current.version else self._saved(config)
-            fixed = {name: getattr(self.settings, name) for name in FIXED}
-            self.store.reconfigure(replace(config, **fixed), router, saved_before)
+            before = self.store.config.upstreams
+            self.store.reconfigure(usable, router, saved_before)
+            new = (one.source for name, one in usable.upstreams.items() if before.get(name) is not one)
+            garbage.settle(sum(len(source.endpoints) for source in new if isinstance(source, StaticSource)))
         finally:
             self._preparing.remove(config)
             self._prune()
@@ -282,9 +298,12 @@ class Gateway(Flask):
             log.warning("changed and in force after the next SIGHUP or restart: %s", ", ".join(later))
         self._later = later
 
-    def _ready_for(self, config: Config, known: Collection[ContextKey]) -> tuple[Router, Contexts]:
-        """Build the router and the missing TLS contexts. Runs on a thread and therefore changes nothing."""
-        return Router(config.routes), self.transport.contexts(config.upstreams.values(), known)
+    def _ready_for(self, config: Config, known: Collection[ContextKey]) -> tuple[Config, Router, Contexts]:
+        """Prepare a configuration: what can come into force of it, the router and the missing TLS contexts. Runs on
+        a thread and therefore changes nothing."""
+        fixed = {name: getattr(self.settings, name) for name in FIXED}
+        usable = replace(alike(config, self.store.config), **fixed)
+        return usable, Router(config.routes), self.transport.contexts(config.upstreams.values(), known)
 
     def _prune(self) -> None:
         """Drop the TLS contexts that neither the configuration in force nor a coming one uses."""
@@ -310,98 +329,129 @@ class Gateway(Flask):
     # -- snapshots ----------------------------------------------------------------------
 
     def _join(
-        self, upstream: Upstream, endpoints: tuple[Endpoint, ...]
+        self, upstream: Upstream, endpoints: tuple[Endpoint, ...], before: Group | None, turn: Turn
     ) -> tuple[tuple[Candidate, ...], UpstreamState]:
         """Candidates and state for an upstream of the snapshot that is being built. Changes nothing that the
-        snapshot in force uses: new settings are applied after the swap."""
+        snapshot in force uses: new settings are applied after the swap. What did not change since the group
+        `before` is taken over."""
         state = self._states.get(upstream.name)
         if state is None:
             state = UpstreamState(upstream, self._balancer(upstream), Budget(time.monotonic))
             self._states[upstream.name] = state
-        # If the snapshot never comes into force, `_forget` drops its endpoints.
+        # If the snapshot never comes into force, `_forget` drops the state.
         self._leaving.add(upstream.name)
         now = time.monotonic()
-        pools: list[EndpointPool] = []
-        candidates = tuple(self._candidate(upstream, state, endpoint, now, pools) for endpoint in endpoints)
+        members = before.members if before is not None and before.upstream is upstream else {}
+        make = partial(self._pool, upstream)
+        found: list[Candidate] = []
+        # What is known of those that are not taken over, by key: two may have the same.
+        known: dict[Key, EndpointState] = {}
+        for endpoint in parts(endpoints, turn):
+            key = endpoint.key
+            candidate = members.get(key)
+            if candidate is None or candidate.endpoint is not endpoint:
+                if key not in known:
+                    known[key] = state.take(endpoint, now, upstream.slow_start)
+                candidate = Candidate(endpoint, known[key], make=make)
+            found.append(candidate)
+        candidates = tuple(found)
+        garbage.settle(len(known))
         self._changes.pop(upstream.name, None)
+        balancer = state.balancer
         if upstream is not state.upstream:
-            self._changes[upstream.name] = self._change(state, upstream, pools)
+            self._changes[upstream.name], balancer = state.change(upstream, self._balancer)
+        state.outliers.prepare(candidates, now, turn)
+        balancer.prepare(candidates, turn)
         return candidates, state
 
     def _balancer(self, upstream: Upstream) -> Balancer:
         return balancer(upstream, random.random, self._outbound.scheme)
 
-    def _change(self, state: UpstreamState, upstream: Upstream, pools: list[EndpointPool]) -> Callable[[], None]:
-        """Returns a function that applies the settings of `upstream` after the swap."""
-        take_over = state.change(upstream, self._balancer)
-
-        def change() -> None:
-            take_over()
-            for pool in pools:
-                pool.configure(upstream)
-
-        return change
-
-    def _candidate(
-        self, upstream: Upstream, state: UpstreamState, endpoint: Endpoint, now: float, pools: list[EndpointPool]
-    ) -> Candidate:
-        """One endpoint of a snapshot. Its pool, if it has one, is added to `pools`."""
-        known = state.endpoint(endpoint, now, upstream.slow_start)
-        pool = self.transport.known(upstream, endpoint)
-        if pool is None:
-            return Candidate(endpoint, known, make=lambda: self._pool(upstream, endpoint))
-        pools.append(pool)
-        return Candidate(endpoint, known, pool)
-
     def _pool(self, upstream: Upstream, endpoint: Endpoint) -> EndpointPool:
         """The pool of an endpoint, for its first request. That may belong to a snapshot which
         is in force no more: then the newer settings count, or nothing is kept."""
-        key = pool_key(upstream, endpoint)
-        group = self.store.current.groups.get(upstream.name)
-        if group is not None and key in _pool_keys(group):
+        garbage.settle(garbage.POOL)
+        group = self._naming(upstream, endpoint)
+        if group is not None:
             return self.transport.pool(group.upstream, endpoint)
         pool = self.transport.pool(upstream, endpoint)
-        self.transport.drop([key])
+        self.transport.drop([pool_key(upstream, endpoint)])
         return pool
+
+    def _naming(self, upstream: Upstream, endpoint: Endpoint) -> Group | None:
+        """The group in force, if connections to an endpoint as `upstream` has it may be used in it."""
+        group = self.store.current.groups.get(upstream.name)
+        member = group.find(endpoint.key, endpoint.server_name) if group is not None else None
+        if group is None or member is None:
+            return None
+        return group if pool_key(group.upstream, member.endpoint) == pool_key(upstream, endpoint) else None
 
     def _read_fields(self, config: Config) -> None:
         """Find out whether routes or balancers read fields that only a trusted peer may set."""
         self._outbound.replaced = config.deadline_headers()
         self._reads_forwarding = self._outbound.resolves(config.fields())
 
-    def _swapped(self, old: Snapshot | None, new: Snapshot, changed: Collection[str]) -> None:
-        """Apply a snapshot that has just come into force. Endpoints that it no longer names drain: their idle
-        connections are closed now."""
+    def _swapped(self, old: Snapshot | None, new: Snapshot, changed: Mapping[str, Difference]) -> None:
+        """Apply a snapshot that has just come into force. `_settle` does what takes long."""
         self._leaving.update(changed)
-        for name in changed:
+        for name, different in changed.items():
+            group, before = new.groups.get(name), old.groups.get(name) if old is not None else None
             change = self._changes.pop(name, None)
-            if change is not None and name in new.groups:
+            if change is not None and group is not None:
                 change()
-        if old is None:
+            self._states[name].adopt({} if group is None else group.members)
+            if before is not None and different.gone:
+                self._gone.append((before.upstream, different.gone))
+            if group is not None and before is not None and group.upstream is not before.upstream:
+                self._changed.append(group)
+        if old is None or old.config is new.config:
             return
-        if old.config is not new.config:
-            self._read_fields(new.config)
-            self._configured.set()
-            self._announcer.follow(new.config.discovery.consul)
-            if self._watch is not None:
-                self._watch.wake()
-            self._prune()
-        self._forget(new)
-        for name in changed:
-            self.transport.drop(_pool_keys(old.groups.get(name)) - _pool_keys(new.groups.get(name)))
+        self._read_fields(new.config)
+        self._configured.set()
+        self._announcer.follow(new.config.discovery.consul)
+        if self._watch is not None:
+            self._watch.wake()
+        self._prune()
 
-    def _forget(self, snapshot: Snapshot) -> None:
-        """Drop the state of endpoints that neither `snapshot` (in force) nor a coming one names, once their last
-        request has ended."""
+    def _settle(self, turn: Turn) -> None:
+        """Drain the endpoints that are in force no more, and have others take over the settings that are. What an
+        exception keeps it from is left for the next call."""
+        while self._gone:
+            upstream, candidates = first = self._gone[0]
+            self._drain(upstream, candidates, turn)
+            # Another greenlet may have done the same meanwhile.
+            self._gone[:] = [one for one in self._gone if one is not first]
+        while self._changed:
+            group = self._changed[0]
+            self._configure(group, turn)
+            self._changed[:] = [one for one in self._changed if one is not group]
+        self._forget(self.store.current, turn)
+
+    def _drain(self, upstream: Upstream, candidates: Iterable[Candidate], turn: Turn) -> None:
+        """Close the idle connections of endpoints that are gone; those in use are closed when they come back."""
+        for candidate in parts(candidates, turn):
+            if self._naming(upstream, candidate.endpoint) is None:
+                self.transport.drop([pool_key(upstream, candidate.endpoint)])
+
+    def _configure(self, group: Group, turn: Turn) -> None:
+        """Have the pools of an upstream take over its settings."""
+        for candidate in parts(group.candidates, turn):
+            pool = self.transport.known(group.upstream, candidate.endpoint)
+            if pool is not None and self.store.current.groups.get(group.upstream.name) is group:
+                pool.configure(group.upstream)
+
+    def _forget(self, snapshot: Snapshot, turn: Turn = lambda: None) -> None:
+        """Drop the state of endpoints that `snapshot` (in force) does not name, once their last request has ended.
+        What is known of an upstream is kept while a configuration with it is coming."""
         for name in list(self._leaving):
-            group, state = snapshot.groups.get(name), self._states[name]
-            candidates = group.candidates if group is not None else ()
-            if len(state.endpoints) > len(candidates):
-                state.forget({candidate.endpoint.key for candidate in candidates} | self.store.coming_keys(name))
-            if len(state.endpoints) <= len(candidates) and not self.store.is_coming(name):
+            state = self._states.get(name)
+            if state is None or (self.store.is_coming(name) and len(state.passing) <= MOST_PASSING):
+                continue
+            state.forget(turn)
+            if not state.others and not state.passing and not self.store.is_coming(name):
                 self._leaving.discard(name)
-                if group is None:
-                    del self._states[name]
+                if name not in self.store.current.groups:
+                    self._states.pop(name, None)
 
     # -- the straight line --------------------------------------------------------------
 
@@ -528,7 +578,7 @@ class Gateway(Flask):
 
     def in_flight(self) -> int:
         """Requests that an upstream has, those of endpoints that are gone included."""
-        return sum(state.in_flight for known in self._states.values() for state in known.endpoints.values())
+        return sum(state.in_flight for state in self._states.values())
 
     def access_log_losses(self) -> tuple[int, int]:
         """Records dropped and lines lost."""
@@ -705,12 +755,6 @@ def _plain(request: Request, status: int, reason: bytes, body: bytes) -> Respons
     return Response(
         status, reason, headers, content_length=len(body), data=b"" if bodyless else body, bodyless=bodyless
     )
-
-
-def _pool_keys(group: Group | None) -> set[PoolKey]:
-    if group is None:
-        return set()
-    return {pool_key(group.upstream, candidate.endpoint) for candidate in group.candidates}
 
 
 def _name(given: str | None, bind: str) -> bytes:

@@ -558,6 +558,9 @@ def _one_try(
 class _First:
     """In the place of a balancer: there is one endpoint."""
 
+    def prepare(self, candidates: Sequence[Candidate], turn: Callable[[], object]) -> None:
+        """There is nothing to work out."""
+
     def pick(self, candidates: Sequence[Candidate], request: Request) -> Candidate:
         return candidates[0]
 

@@ -30,10 +30,11 @@ from gateway.health.candidate import Candidate
 from gateway.health.state import UpstreamState
 from gateway.hedge import race
 from gateway.model import Endpoint, RetryPolicy, Route, Timeouts, Upstream
-from gateway.snapshot import Group, Snapshot
+from gateway.snapshot import Group, Snapshot, Turn
 from gateway.target import Target
 from gateway.transport import Transport
 from gateway.transport.transport import PoolKey, pool_key
+from gateway.turns import parts
 
 log = logging.getLogger("gateway.mirror")
 
@@ -124,7 +125,7 @@ class Copies:
     def _marked_pool(self, state: UpstreamState, candidate: Candidate) -> _Marked:
         return _Marked(self._pool(state.upstream, candidate.endpoint))
 
-    def sweep(self, snapshot: Snapshot) -> None:
+    def sweep(self, snapshot: Snapshot, turn: Turn = lambda: None) -> None:
         """From time to time: close what has been idle for too long, and forget what is gone."""
         if self._transport is None:
             return
@@ -133,11 +134,18 @@ class Copies:
             del self._lanes[name]
         if snapshot is self._seen:
             return
+        # First: a pool that is made meanwhile has it looked at again.
         self._seen = snapshot
-        groups = [snapshot.groups[name] for name in {key[0] for key in self._known} if name in snapshot.groups]
-        named = {pool_key(group.upstream, candidate.endpoint) for group in groups for candidate in group.candidates}
-        self._transport.drop(self._known - named)
-        self._known &= named
+        try:
+            for key in parts(list(self._known), turn):
+                group = snapshot.groups.get(key[0])
+                member = group.find(key[1], key[2]) if group is not None else None
+                if group is None or member is None or pool_key(group.upstream, member.endpoint) != key:
+                    self._transport.drop([key])
+                    self._known.discard(key)
+        except BaseException:
+            self._seen = None
+            raise
 
     def stop(self) -> None:
         """Drop what waits, end what is under way."""

@@ -189,9 +189,11 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class StaticSource:
-    """Endpoints written in the file; names among them are looked up in the background."""
+    """Endpoints written in the file; names among them are looked up in the background. `literal`: there are no
+    names among them; None: that is not known."""
 
     endpoints: tuple[Endpoint, ...]
+    literal: bool | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,19 +16,25 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.ip import address, networks
 from gateway.model import Endpoint, StaticSource, Upstream
 from gateway.providers.addresses import allowed
+from gateway.registries import RegistryError
+from gateway.registries.json_pieces import Pieces
 from gateway.snapshot import Group, Snapshot
+from gateway.turns import parts
 
 log = logging.getLogger("gateway.saved")
 
 FORMAT = 1
 # 50,000 endpoints are some 10 MB.
 LIMIT = 64 * 1024 * 1024
+# Bytes of one endpoint in it, and more.
+MOST_VALUE = 1024 * 1024
 
 
 class Refused(Exception):
@@ -56,7 +62,7 @@ class Saver:
         # The one that the file has.
         self.saved: Snapshot | None = None
         # The JSON of a group, as long as the group is the same.
-        self._pieces: dict[str, tuple[Group, str]] = {}
+        self._pieces: dict[str, tuple[Group, bytes]] = {}
         self._trouble = ""
 
     def save(self, snapshot: Snapshot, unknown: Collection[str]) -> None:
@@ -72,9 +78,9 @@ class Saver:
             if self._lock is None:
                 return
             body = self._body(snapshot, unknown)
-            digest = hashlib.sha256(body.encode()).hexdigest()
+            digest = hashlib.sha256(body).hexdigest()
             if digest != self._written:
-                _write(self.path, f'{{"sha256":"{digest}","upstreams":{body},"version":{FORMAT}}}\n'.encode())
+                _write(self.path, b'{"sha256":"%b","upstreams":%b,"version":%d}\n' % (digest.encode(), body, FORMAT))
                 self._written = digest
             self.saved = snapshot
             if self._trouble:
@@ -99,17 +105,17 @@ class Saver:
         if lock is not None:
             os.close(lock)
 
-    def _body(self, snapshot: Snapshot, unknown: Collection[str]) -> str:
+    def _body(self, snapshot: Snapshot, unknown: Collection[str]) -> bytes:
         """The upstreams as JSON, its keys in order. Made of pieces, because one long call of
         the encoder would keep every other thread, and with it the hub, waiting."""
-        pieces: dict[str, tuple[Group, str]] = {}
+        pieces: dict[str, tuple[Group, bytes]] = {}
         for name, group in snapshot.groups.items():
             if name in unknown or source_of(group.upstream) is None:
                 continue
             known = self._pieces.get(name)
             pieces[name] = known if known is not None and known[0] is group else (group, _json(group))
         self._pieces = pieces
-        return "{" + ",".join(f"{_compact(name)}:{pieces[name][1]}" for name in sorted(pieces)) + "}"
+        return b"{%b}" % b",".join(b"%b:%b" % (_compact(name), pieces[name][1]) for name in sorted(pieces))
 
 
 def source_of(upstream: Upstream) -> str | None:
@@ -122,25 +128,30 @@ def source_of(upstream: Upstream) -> str | None:
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-def _json(group: Group) -> str:
-    endpoints = [
-        {
-            "scheme": one.scheme,
-            "host": one.host,
-            "port": one.port,
-            "weight": one.weight,
-            "base_path": one.base_path.decode("latin-1"),
-            "query": one.query.decode("latin-1"),
-            "authority": one.authority.decode("latin-1"),
-            "server_name": one.server_name,
-        }
-        for one in group.endpoints
-    ]
-    return _compact({"endpoints": endpoints, "source": source_of(group.upstream)})
+def _json(group: Group) -> bytes:
+    """Endpoint by endpoint, for the same reason."""
+    endpoints = b",".join([_compact(_fields(one)) for one in group.endpoints])
+    return b'{"endpoints":[%b],"source":%b}' % (endpoints, _compact(source_of(group.upstream)))
 
 
-def _compact(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+def _fields(endpoint: Endpoint) -> dict[str, object]:
+    return {
+        "scheme": endpoint.scheme,
+        "host": endpoint.host,
+        "port": endpoint.port,
+        "weight": endpoint.weight,
+        "base_path": endpoint.base_path.decode("latin-1"),
+        "query": endpoint.query.decode("latin-1"),
+        "authority": endpoint.authority.decode("latin-1"),
+        "server_name": endpoint.server_name,
+    }
+
+
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
+def _compact(value: object) -> bytes:
+    return _encode(value).encode()
 
 
 def _locked(path: str) -> int | None:
@@ -183,9 +194,12 @@ def _write(path: str, data: bytes) -> None:
 # -- reading ------------------------------------------------------------------------------
 
 
-def load(path: str, upstreams: Mapping[str, Upstream], deny: Iterable[str]) -> dict[str, tuple[Endpoint, ...]]:
+def load(
+    path: str, upstreams: Mapping[str, Upstream], deny: Iterable[str], turn: Callable[[], object] = lambda: None
+) -> dict[str, tuple[Endpoint, ...]]:
     """The saved endpoints of those upstreams whose source is still the same, without those that
-    are denied by now; none, and a line in the log, when the file is not to be believed."""
+    are denied by now; none, and a line in the log, when the file is not to be believed. `turn` is
+    called between two parts of the work."""
     try:
         data, saved_at = _read(path)
     except FileNotFoundError:
@@ -195,13 +209,13 @@ def load(path: str, upstreams: Mapping[str, Upstream], deny: Iterable[str]) -> d
         log.warning("the saved endpoints in %s are not used: %s", path, told)
         return {}
     try:
-        found = _decode(data, upstreams)
+        found = _decode(data, upstreams, turn)
     except Refused as error:
         log.warning("the saved endpoints in %s are not used: %s", path, error)
         return {}
     denied = networks(deny)
     for name, endpoints in found.items():
-        found[name], refused = allowed(endpoints, denied)
+        found[name], refused = allowed(parts(endpoints, turn), denied)
         for reason in refused:
             log.warning("upstream %s: not an endpoint any more: %s", name, reason)
     if found:
@@ -226,29 +240,102 @@ def _read(path: str) -> tuple[bytes, float]:
         return opened.read(LIMIT + 1), found.st_mtime
 
 
-def _decode(data: bytes, upstreams: Mapping[str, Upstream]) -> dict[str, tuple[Endpoint, ...]]:
+@dataclass(slots=True)
+class _Saved:
+    """One upstream in the file. `endpoints` None: they are damaged. `members`: its JSON, member by member, as the
+    checksum is made of it."""
+
+    endpoints: list[Endpoint] | None = field(default_factory=list)
+    source: object = None
+    members: dict[str, list[bytes]] = field(default_factory=dict)
+
+    def json(self) -> Iterator[bytes]:
+        for number, key in enumerate(sorted(self.members)):
+            yield b"%b%b:" % (b"," if number else b"{", _compact(key))
+            yield from self.members[key]
+        yield b"}" if self.members else b"{}"
+
+
+def _decode(
+    data: bytes, upstreams: Mapping[str, Upstream], turn: Callable[[], object]
+) -> dict[str, tuple[Endpoint, ...]]:
     try:
-        whole = json.loads(data)
-    except (ValueError, RecursionError):
+        told, saved = _document(Pieces(data, turn, MOST_VALUE), turn)
+    except RegistryError:
         raise Refused("damaged: it is not JSON") from None
-    if not isinstance(whole, dict) or whole.get("version") != FORMAT:
+    if told.get("version") != FORMAT:
         raise Refused(f"not of format {FORMAT}")
-    saved = whole.get("upstreams")
-    if not isinstance(saved, dict) or hashlib.sha256(_compact(saved).encode()).hexdigest() != whole.get("sha256"):
+    if saved is None or _digest(saved, turn) != told.get("sha256"):
         raise Refused("damaged: its checksum does not fit")
     found = {}
     for name, upstream in upstreams.items():
         entry = saved.get(name)
-        if entry is None or source_of(upstream) is None or entry.get("source") != source_of(upstream):
+        if entry is None or source_of(upstream) is None or entry.source != source_of(upstream):
             continue
-        try:
-            found[name] = tuple(map(_endpoint, entry["endpoints"]))
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise Refused(f"damaged: the endpoints of {name}") from None
+        if entry.endpoints is None:
+            raise Refused(f"damaged: the endpoints of {name}")
+        found[name] = tuple(entry.endpoints)
     return found
 
 
-def _endpoint(entry: Mapping[str, Any]) -> Endpoint:
+def _document(reader: Pieces, turn: Callable[[], object]) -> tuple[dict[str, object], dict[str, _Saved] | None]:
+    """The members of the file besides its upstreams, and those; None: they are no object of objects."""
+    told: dict[str, object] = {}
+    saved: dict[str, _Saved] | None = None
+    if reader.next() != "{":
+        reader.value()
+    else:
+        for key in reader.members():
+            if key != "upstreams":
+                told[key] = reader.value()
+            elif reader.next() != "{":
+                reader.value()
+            else:
+                saved = {name: _upstream(reader, turn) for name in reader.members()}
+    reader.end()
+    return told, saved
+
+
+def _upstream(reader: Pieces, turn: Callable[[], object]) -> _Saved:
+    found = _Saved()
+    if reader.next() != "{":
+        reader.value()
+        return found
+    for key in reader.members():
+        if key != "endpoints":
+            value = reader.value()
+            found.members[key] = [_compact(value)]
+            if key == "source":
+                found.source = value
+            continue
+        if reader.next() != "[":
+            found.members[key], found.endpoints = [_compact(reader.value())], None
+            continue
+        texts = found.members[key] = [b"["]
+        for entry in reader.elements():
+            texts += (b",", _compact(entry)) if len(texts) > 1 else (_compact(entry),)
+            try:
+                if found.endpoints is not None:
+                    found.endpoints.append(_endpoint(entry))
+            except (KeyError, TypeError, ValueError, AttributeError):
+                found.endpoints = None
+        texts.append(b"]")
+    if "endpoints" not in found.members:
+        found.endpoints = None
+    return found
+
+
+def _digest(saved: Mapping[str, _Saved], turn: Callable[[], object]) -> str:
+    digest = hashlib.sha256()
+    for number, name in enumerate(sorted(saved)):
+        digest.update(b"%b%b:" % (b"," if number else b"{", _compact(name)))
+        for text in parts(saved[name].json(), turn):
+            digest.update(text)
+    digest.update(b"}" if saved else b"{}")
+    return digest.hexdigest()
+
+
+def _endpoint(entry: Any) -> Endpoint:
     if address(entry["host"]) is None or not 0 < int(entry["port"]) < 65536:
         raise ValueError(entry)
     return Endpoint(

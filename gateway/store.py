@@ -10,11 +10,14 @@ while the old configuration goes on answering. Of several that come in a burst, 
 
 An exception while a snapshot is built changes nothing: the old snapshot stays in force, and the update or the
 configuration is kept and retried.
+
+Everything that walks through the endpoints of an upstream pauses every `SLICE` seconds, as there may be tens of
+thousands: before a swap to build the groups and to compare them, after it to give up what the old ones had. The
+swap itself is one assignment and costs the same for any number.
 """
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -23,27 +26,28 @@ from dataclasses import dataclass, field, replace
 import gevent
 from gevent.event import Event
 
+from gateway import garbage
 from gateway.background import Background, Task
-from gateway.health.state import Key
 from gateway.ip import networks
 from gateway.model import Config, DiscoverySettings, Endpoint, StaticSource, Upstream
 from gateway.providers import Provider, Remembering, Update, depends_on, make, one_line
 from gateway.providers.addresses import allowed
 from gateway.router import Router
-from gateway.snapshot import Group, Join, Known, Snapshot, differences, group
-from gateway.turns import breathe
+from gateway.snapshot import NOTHING, Difference, Group, Join, Known, Snapshot, Turn, difference, group, summary
+from gateway.turns import Discards, breathe, parts
 
 log = logging.getLogger("gateway.store")
 
 # How long a burst of updates may gather before a snapshot is made of it.
 COALESCE = 0.02
-# A snapshot of thousands of endpoints is made in slices: requests wait no longer than this.
-SLICE = 0.005
+# A snapshot of thousands of endpoints is made in slices of so many seconds: others run in between. Several
+# upstreams, and their providers, may be at work in one turn of the hub.
+SLICE = 0.002
 # Seconds before a failed swap or update is retried: the pause doubles with each failure in a row.
 FIRST_RETRY, LONGEST_RETRY = 0.1, 5.0
 
-# The snapshot before (None: there was none), the new one, and the upstreams that differ.
-OnSwap = Callable[["Snapshot | None", Snapshot, Collection[str]], None]
+# The snapshot before (None: there was none), the new one, and the upstreams that differ, with what is different.
+OnSwap = Callable[["Snapshot | None", Snapshot, Mapping[str, Difference]], None]
 # Why an endpoint may not be one; "" when it may.
 Refusal = Callable[[Endpoint], str]
 # Why the newest configuration is not in force; "" once it is, or when a newer one has replaced it.
@@ -102,9 +106,10 @@ class _Coming:
 class Store:
     """`current` is the snapshot in force: take it once a request.
 
-    `on_swap` is told of each new snapshot, right after it came into force. `ready`: every
-    upstream has had a good answer once; that is never taken back. `building`: the groups of the snapshot that is being
-    built, by upstream. `adopted_at`: when the configuration came into force, in seconds since 1970.
+    `on_swap` is told of each new snapshot, right after it came into force, and must not take long; `settle`, with
+    pauses, does the rest: what it did not come to is for its next call. `ready`: every upstream has had a good answer
+    once; that is never taken back. `building`: the groups of the snapshot that is being built, by upstream.
+    `adopted_at`: when the configuration came into force, in seconds since 1970.
     """
 
     def __init__(
@@ -114,9 +119,12 @@ class Store:
         on_swap: OnSwap,
         on_trouble: OnTrouble = lambda error: None,
         background: Background | None = None,
+        settle: Callable[[Turn], None] = lambda turn: None,
     ) -> None:
         self._join = join
         self._on_swap = on_swap
+        self._settle = settle
+        self._discards = Discards()
         self._on_trouble = on_trouble
         self._background = background or Background()
         self._refusal: Refusal = lambda endpoint: ""
@@ -156,15 +164,6 @@ class Store:
         """Whether a configuration that is not in force yet has this upstream."""
         return any(upstream in config.upstreams for config in self.coming)
 
-    def coming_keys(self, upstream: str) -> set[Key]:
-        """The keys of an upstream's endpoints in the snapshots to come, as far as they are known."""
-        feeds = [one.feeds.get(upstream) for one in (self._coming, self._adopting) if one is not None]
-        keys = {endpoint.key for feed in feeds if feed is not None for endpoint in feed.known.endpoints or ()}
-        building = self.building.get(upstream)
-        if building is not None:
-            keys.update(candidate.endpoint.key for candidate in building.candidates)
-        return keys
-
     @property
     def providers(self) -> Mapping[str, Provider]:
         """By upstream; literal addresses have none."""
@@ -178,7 +177,7 @@ class Store:
     # -- updates ------------------------------------------------------------------------
 
     def emit(self, update: Update) -> None:
-        """Take what a provider says. Cheap, and callable from any greenlet."""
+        """Take what a provider says. Callable from any greenlet, which pauses where there are many endpoints."""
         feed = self._feeds.get(update.upstream)
         if feed is not None:
             self._take(feed, update)
@@ -187,7 +186,9 @@ class Store:
         if update.endpoints is None:
             feed.known = replace(feed.known, error=update.error)
         else:
+            before = feed.known.endpoints or ()
             feed.known = replace(self._judged(feed, update.endpoints, update.refused), error=update.error)
+            self._discards.keep(before)
         self._mark(feed)
 
     def _mark(self, feed: Feed) -> None:
@@ -214,12 +215,15 @@ class Store:
         return Known(kept, refused="" if kept else _reasons((*refused, *feed.refused)))
 
     def _allowed(self, feed: Feed, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
-        reasons = {endpoint: reason for endpoint in endpoints if (reason := self._refusal(endpoint))}
+        pause = self._pauses()
+        reasons = {endpoint: reason for endpoint in parts(endpoints, pause) if (reason := self._refusal(endpoint))}
         refused = frozenset(reasons.values())
         for reason in sorted(refused - feed.refused):
             log.warning("upstream %s: not an endpoint: %s", feed.upstream.name, reason)
         feed.refused = refused
-        return tuple(endpoint for endpoint in endpoints if endpoint not in reasons) if reasons else endpoints
+        if not reasons:
+            return endpoints
+        return tuple(endpoint for endpoint in parts(endpoints, pause) if endpoint not in reasons)
 
     def restore(self, saved: Mapping[str, tuple[Endpoint, ...]]) -> None:
         """Take endpoints from before a restart for upstreams without an answer so far."""
@@ -246,27 +250,33 @@ class Store:
             self._adopt(coming, self.current)
             return True
         old = self.current
-        built, changed = self._build(old)
+        built, changed, different = self._build(old)
         if changed:
-            self._swap(old, Snapshot(old.version, old.config, {**old.groups, **changed}, old.router), changed)
+            self._swap(old, Snapshot(old.version, old.config, {**old.groups, **changed}, old.router), different)
         # After the swap, so that an exception loses no update.
         self._dirty -= {name for name, known in built.items() if self._feeds[name].known is known}
         self._note_answers(built)
         if self._dirty:
             # The rest is for the next turn: upstreams do not depend on one another.
             self._changed.set()
+        if changed:
+            self.tidy(self._pauses())
         return bool(changed)
 
-    def _build(self, old: Snapshot) -> tuple[dict[str, Known], dict[str, Group]]:
-        """Build the groups of updated upstreams for a `SLICE` of time. Returns what each was built of, and the
-        groups that differ from those of `old`."""
+    def _build(self, old: Snapshot) -> tuple[dict[str, Known], dict[str, Group], dict[str, Difference]]:
+        """Build the groups of updated upstreams for a `SLICE` of time, or that of one upstream however long it
+        takes, with pauses. Returns what each was built of, the groups that differ from those of `old`, and how."""
+        pause = self._pauses()
         began = time.monotonic()
         built: dict[str, Known] = {}
         changed: dict[str, Group] = {}
+        different: dict[str, Difference] = {}
         for name in tuple(self._dirty):
             before, known = old.groups[name], self._feeds[name].known
             try:
-                after = group(before.upstream, known, before, self._join)
+                after = group(before.upstream, known, before, self._join, pause)
+                if after is not before:
+                    different[name] = difference(name, before, after, pause)
             except Exception as error:
                 self._put_off(name, error)
             else:
@@ -275,7 +285,15 @@ class Store:
                     changed[name] = after
             if time.monotonic() - began >= SLICE:
                 break
-        return built, changed
+        return built, changed, different
+
+    def tidy(self, turn: Turn) -> None:
+        """Give up what groups before the one in force had. Never raises an ordinary fault."""
+        try:
+            self._settle(turn)
+            self._discards.sweep(turn)
+        except Exception as error:
+            self._note("a fault after a new snapshot came into force", error)
 
     def _put_off(self, name: str, error: Exception) -> None:
         """Retry an upstream whose group could not be built after a pause."""
@@ -292,14 +310,17 @@ class Store:
         else:
             log.error("%s", what, exc_info=error)
 
-    def _swap(self, old: Snapshot | None, new: Snapshot, changed: Collection[str]) -> None:
+    def _swap(self, old: Snapshot | None, new: Snapshot, changed: Mapping[str, Difference]) -> None:
         self.current = new
         if old is None or old.config is not new.config:
             self.adopted_at = time.time()
         try:
             if old is not None:
-                for line in differences(old, new, changed):
+                for line in summary(old, new, (changed[name].line for name in sorted(changed))):
                     log.info("%s", line)
+                for group in filter(None, map(old.groups.get, changed)):
+                    self._discards.keep(group.endpoints)
+                    self._discards.keep(group.candidates)
             self._on_swap(old, new, changed)
         except Exception as error:
             # Not raised: the new snapshot is in force, and an exception would say that nothing has changed.
@@ -409,7 +430,8 @@ class Store:
             # Asked in another way, or by another registry: what is known stays until it answers, except what
             # `discovery.deny` excludes by now.
             feed = Feed(upstream, made_of, provider, Known())
-            feed.known = self._judged(feed, *allowed(before.known.endpoints, networks(settings.deny)))
+            known = parts(before.known.endpoints, self._pauses())
+            feed.known = self._judged(feed, *allowed(known, networks(settings.deny)))
             feed.remember()
             return feed
         return Feed(upstream, made_of, provider, Known())
@@ -440,25 +462,28 @@ class Store:
         self._note_answers(self._feeds.keys() - self._dirty)
         if self._coming is None:
             self._on_trouble("")
+        if old is not None:
+            self.tidy(self._pauses())
 
     def _groups(
         self, coming: _Coming, old: Snapshot | None
-    ) -> tuple[dict[str, Group], dict[str, Known], set[str]]:
-        """The groups of a configuration, what each was built of, and which upstreams differ from `old`."""
+    ) -> tuple[dict[str, Group], dict[str, Known], dict[str, Difference]]:
+        """The groups of a configuration, what each was built of, and which upstreams differ from `old`, and how."""
         pause = self._pauses()
         groups: dict[str, Group] = {}
         self.building = groups
         used: dict[str, Known] = {}
-        changed: set[str] = set()
+        changed: dict[str, Difference] = {}
         for name, upstream in coming.config.upstreams.items():
             before = old.groups.get(name) if old is not None else None
             used[name] = coming.feeds[name].known
-            groups[name] = group(upstream, used[name], before, self._join)
+            groups[name] = group(upstream, used[name], before, self._join, pause)
             if groups[name] is not before:
-                changed.add(name)
+                changed[name] = difference(name, before, groups[name], pause) if old is not None else NOTHING
             pause()
         if old is not None:
-            changed |= old.groups.keys() - groups.keys()
+            for name in old.groups.keys() - groups.keys():
+                changed[name] = difference(name, old.groups[name], None, pause)
         return groups, used, changed
 
     def _not_adopted(self, coming: _Coming, error: BaseException) -> None:
@@ -518,15 +543,13 @@ class Store:
                 self._dirty |= self._failed
                 self._failed.clear()
                 self._faults += 1
-            self._turn()
-            while self._dirty:
-                breathe()
+            with garbage.spared():
                 self._turn()
+                while self._dirty:
+                    breathe()
+                    self._turn()
             if not self._failed:
                 self._faults = 0
-            # What a group is made of gathers where the collector looks seldom, until one
-            # look takes tens of milliseconds: a little each time holds nobody up.
-            gc.collect(1)
 
     def _turn(self) -> None:
         try:

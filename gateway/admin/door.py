@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -26,7 +27,7 @@ from gevent.threadpool import ThreadPool
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from gateway import problem, target
+from gateway import garbage, problem, target
 from gateway.admin import effective, status
 from gateway.admin.gauges import Scrape
 from gateway.admin.peers import Part, Peers
@@ -34,7 +35,7 @@ from gateway.errors import GatewayError, MethodNotAllowed, Misdirected, NoRoute,
 from gateway.exchange import Header, Request, Response
 from gateway.model import AdminSettings, Config
 from gateway.telemetry.metrics import Metrics
-from gateway.turns import breathe
+from gateway.turns import Slices, beside, parts
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -49,6 +50,9 @@ _CHALLENGE: Header = (b"WWW-Authenticate", b'Bearer realm="gateway"')
 _ALLOW: Header = (b"Allow", b"GET, HEAD")
 # What is made of all workers' words at one time; whoever asks meanwhile waits.
 _ANSWERS = 1
+# Pieces of JSON that are put together, and endpoints that are freed, at once.
+_TEXTS = 20_000
+_FREED = 200
 # Seconds that a wrong token waits for its answer: each connection has so many guesses a second.
 WRONG_TOKEN_DELAY = 0.3
 
@@ -231,7 +235,7 @@ class Admin:
         if self.metrics is not None:
             self.metrics.flush()
         yield status.of_worker(self._gateway, self._slot, self._hosting, self._started, self.wrong_tokens)
-        yield from status.of_upstreams(self._gateway)
+        yield from status.of_upstreams(self._gateway, Slices())
 
     def _status(self, request: Request) -> tuple[bytes, bytes]:
         return self._of_all(_status_of, self._gateway.name_in_via)
@@ -245,14 +249,15 @@ class Admin:
 
     def _of_all(self, make: Callable[..., tuple[bytes, bytes]], *given: Any) -> tuple[bytes, bytes]:
         """An answer made of what every worker says."""
-        with self._answering:
+        with self._answering, garbage.spared():
             return self._off_hub(make, self._peers.ask(), *given)
 
     def _off_hub(self, make: Callable[..., tuple[bytes, bytes]], *given: Any) -> tuple[bytes, bytes]:
         """Where there are many endpoints this takes long, and metrics are read from files."""
         if self._pool is None:
             self._pool = ThreadPool(1)
-        answer: tuple[bytes, bytes] = self._pool.apply(make, given)
+        with beside():
+            answer: tuple[bytes, bytes] = self._pool.apply(make, given)
         return answer
 
     def _folders(self) -> list[str]:
@@ -264,9 +269,10 @@ class Admin:
     def _in_use(self) -> tuple[Collection[str], Collection[str], Collection[tuple[str, str]]]:
         snapshot = self._gateway.store.current
         endpoints: set[tuple[str, str]] = set()
+        turn = Slices()
         for name, group in snapshot.groups.items():
-            endpoints.update((name, one.address) for one in group.endpoints)
-            breathe()
+            endpoints.update((name, one.address) for one in parts(group.endpoints, turn))
+            turn()
         config = snapshot.config
         return {route.name for route in config.routes}, config.upstreams.keys(), endpoints
 
@@ -284,14 +290,20 @@ class Admin:
 
 
 def _status_of(answers: list[list[Part]], name: str) -> tuple[bytes, bytes]:
-    return _json({"name": name, "time": time.time(), **status.merged(answers)})
+    merged = _merged(answers)
+    answer = _json({"name": name, "time": time.time(), **merged})
+    _take_apart(merged)
+    return answer
 
 
 def _metrics_of(answers: list[list[Part]], folders: list[str], accept: str) -> tuple[bytes, bytes]:
     registry = CollectorRegistry()
-    registry.register(Scrape(folders, status.merged(answers), time.time()))
+    merged = _merged(answers)
+    registry.register(Scrape(folders, merged, time.time()))
     encode, kind = choose_encoder(accept)
-    return kind.encode("ascii"), encode(registry)
+    answer = kind.encode("ascii"), encode(registry)
+    _take_apart(merged)
+    return answer
 
 
 def _config_of(config: Config) -> tuple[bytes, bytes]:
@@ -299,8 +311,27 @@ def _config_of(config: Config) -> tuple[bytes, bytes]:
 
 
 def _json(value: Any) -> tuple[bytes, bytes]:
-    # With an indent it is Python that encodes, not one long call into C without a break.
-    return b"application/json", json.dumps(value, indent=1).encode() + b"\n"
+    # With an indent it is Python that encodes, not one long call into C without a break. For the same reason the
+    # text is put together in parts.
+    written, texts = [], json.JSONEncoder(indent=1).iterencode(value)
+    while text := "".join(islice(texts, _TEXTS)):
+        written.append(text.encode())
+    return b"application/json", b"".join((*written, b"\n"))
+
+
+def _merged(answers: list[list[Part]]) -> Part:
+    merged = status.merged(answers)
+    for said in answers:
+        while said:
+            said.pop()
+    return merged
+
+
+def _take_apart(status: Part) -> None:
+    """Free a large status in parts: another thread cannot run while the last reference to all of it goes."""
+    for told in status["upstreams"].values():
+        while told["endpoints"]:
+            del told["endpoints"][-_FREED:]
 
 
 # -- who and what ----------------------------------------------------------------------

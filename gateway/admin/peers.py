@@ -22,7 +22,7 @@ from gevent import socket as gsocket
 from gevent.pool import Pool
 
 from gateway.background import Background, Task
-from gateway.turns import breathe
+from gateway.turns import Slices
 
 log = logging.getLogger("gateway.admin")
 
@@ -36,8 +36,6 @@ PATIENCE = 2.0
 MOST_BYTES = 64 * 1024 * 1024
 _READ = 64 * 1024
 _ASKED_AT_ONCE = 8
-# Parts between two turns of others: one is an upstream, and may have many endpoints.
-_A_TURN = 4
 
 
 class Peers:
@@ -148,7 +146,7 @@ class Peers:
 
 def _in_turns(parts: Iterable[Part]) -> Iterator[Part]:
     """Requests go on between parts."""
-    for number, part in enumerate(parts):
+    turn = Slices()
+    for part in parts:
+        turn()
         yield part
-        if number % _A_TURN == _A_TURN - 1:
-            breathe()

@@ -10,20 +10,24 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.background import Task
 from gateway.health.state import UpstreamState
 from gateway.model import ConsulSource, DnsSrvSource, EtcdSource, Source, StaticSource
-from gateway.snapshot import Group
+from gateway.snapshot import Group, Turn
 from gateway.tunnel import Pump
+from gateway.turns import in_order, parts
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
 
 Part = dict[str, Any]
 
+# Endpoints in one part.
+ROWS = 100
 # What an endpoint may be, from good to bad.
 STATES = ("up", "drained", "trial", "ejected", "unhealthy")
 
@@ -87,8 +91,9 @@ def _task(task: Task) -> Part:
     }
 
 
-def of_upstreams(gateway: Gateway) -> Iterator[Part]:
-    """The upstreams of one worker, one after the other."""
+def of_upstreams(gateway: Gateway, turn: Turn = lambda: None) -> Iterator[Part]:
+    """The upstreams of one worker, one after the other. Where there are many endpoints, further parts of the same
+    upstream have nothing but more of them."""
     now = time.monotonic()
     snapshot, providers = gateway.store.current, gateway.store.providers
     waiting = frozenset(gateway.store.waiting)
@@ -100,8 +105,11 @@ def of_upstreams(gateway: Gateway) -> Iterator[Part]:
             age = None if success is None else round(max(now - success, 0.0), 3)
             part["discovery"] = {"age_s": age, "error": provider.status.last_error}
         part |= _of_state(group.state)
-        part["endpoints"] = list(_endpoints(group))
+        rows = _endpoints(group, turn)
+        part["endpoints"] = list(islice(rows, ROWS))
         yield part
+        while more := list(islice(rows, ROWS)):
+            yield {"upstream": name, "endpoints": more}
 
 
 def _of_state(state: UpstreamState) -> Part:
@@ -129,16 +137,16 @@ def decisions(state: UpstreamState) -> dict[str, int]:
     return found
 
 
-def _endpoints(group: Group) -> Iterator[list[Any]]:
+def _endpoints(group: Group, turn: Turn) -> Iterator[list[Any]]:
     """Address, weight, requests in flight, state, why and since when (None: it was never another
     one). Those that differ in their path alone as one, in the worst of their states."""
     found: dict[str, list[Any]] = {}
-    for endpoint in group.endpoints:
+    for endpoint in parts(group.endpoints, turn):
         row = found.setdefault(endpoint.address, [endpoint.address, 0, 0, "drained", "weight 0", None])
         row[1] += endpoint.weight
-        if not endpoint.weight and (drained := group.state.endpoints.get(endpoint.key)) is not None:
+        if not endpoint.weight and (drained := group.state.find(endpoint.key)) is not None:
             row[2] += drained.in_flight
-    for candidate in group.candidates:
+    for candidate in parts(group.candidates, turn):
         row, state = found[candidate.endpoint.address], candidate.state
         row[2] += state.in_flight
         # Where one of them gets requests, the address is not drained.
@@ -165,16 +173,17 @@ def source(given: Source) -> str:
 
 
 def merged(answers: Iterable[list[Part]]) -> Part:
-    """One document of what each worker said: its own part, then one for each upstream."""
+    """One document of what each worker said: its own part, then those of each upstream."""
     workers: list[Part] = []
     upstreams: dict[str, Part] = {}
-    for own, *parts in answers:
+    for own, *said in answers:
         workers.append(own)
-        for part in parts:
+        for part in said:
             _add(upstreams, part, own["slot"])
     workers.sort(key=_by_slot)
     for told in upstreams.values():
-        told["endpoints"] = [_settled(told["endpoints"][address]) for address in sorted(told["endpoints"])]
+        endpoints = told["endpoints"]
+        told["endpoints"] = [_settled(endpoints.pop(address)) for address in in_order(endpoints, lambda: None)]
     return {"workers": workers, "upstreams": dict(sorted(upstreams.items()))}
 
 
@@ -195,6 +204,19 @@ def _add(upstreams: dict[str, Part], part: Part, slot: int | str) -> None:
             "decisions": Counter(),
             "endpoints": {},
         }
+    if "source" in part:
+        _add_head(told, part, slot)
+    for address, weight, in_flight, state, why, since in part["endpoints"]:
+        # Fewer workers than there are: they do not agree, or not yet.
+        fresh = {"address": address, "weight": weight, "in_flight": 0, "workers": 0, "states": []}
+        endpoint = told["endpoints"].setdefault(address, fresh)
+        endpoint["workers"] += 1
+        endpoint["in_flight"] += in_flight
+        endpoint["states"].append({"slot": slot, "state": state, "why": why, "since": since})
+
+
+def _add_head(told: Part, part: Part, slot: int | str) -> None:
+    """What the first part of an upstream says of it besides its endpoints."""
     if part["waiting"]:
         told["waiting"].append(slot)
     if "discovery" in part:
@@ -205,13 +227,6 @@ def _add(upstreams: dict[str, Part], part: Part, slot: int | str) -> None:
         told["panic"].append(slot)
     told["gate"].append({"slot": slot, **part["gate"]})
     told["decisions"].update(part["decisions"])
-    for address, weight, in_flight, state, why, since in part["endpoints"]:
-        # Fewer workers than there are: they do not agree, or not yet.
-        fresh = {"address": address, "weight": weight, "in_flight": 0, "workers": 0, "states": []}
-        endpoint = told["endpoints"].setdefault(address, fresh)
-        endpoint["workers"] += 1
-        endpoint["in_flight"] += in_flight
-        endpoint["states"].append({"slot": slot, "state": state, "why": why, "since": since})
 
 
 def _settled(endpoint: Part) -> Part:

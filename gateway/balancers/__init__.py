@@ -21,6 +21,11 @@ class Balancer(Protocol):
     One that learns from answers has a method `watch` (health.state.Watcher) besides.
     """
 
+    def prepare(self, candidates: Sequence[Candidate], turn: Callable[[], object]) -> None:
+        """Work out for candidates to come what takes long, while those before them are still picked from.
+        `turn` is called between two parts of the work."""
+        ...
+
     def pick(self, candidates: Sequence[Candidate], request: Request) -> Candidate:
         """One of `candidates`, of which there is at least one, all with a weight above 0."""
         ...

@@ -49,6 +49,9 @@ class PeakEwma:
         # 0.0: nothing has answered yet.
         self._usual = 0.0
 
+    def prepare(self, candidates: Sequence[Candidate], turn: Callable[[], object]) -> None:
+        self._weights.prepare(candidates, turn)
+
     def pick(self, candidates: Sequence[Candidate], request: Request) -> Candidate:
         weights = self._weights
         now = request.started

@@ -27,6 +27,7 @@ from gateway.exchange import Request
 from gateway.health.candidate import Candidate
 from gateway.health.state import Key
 from gateway.model import Balance
+from gateway.turns import parts
 
 # The largest prime that Python keeps in one digit. Of two numbers below it that are hashes the
 # product modulo it is as good as a hash of both, and costs a tenth of one.
@@ -37,7 +38,7 @@ _ALWAYS = 8
 
 
 class Hash:
-    __slots__ = ("_key", "_of", "_seeds", "_turns", "_weights")
+    __slots__ = ("_key", "_of", "_ready", "_seeds", "_turns", "_weights")
 
     def __init__(self, balance: Balance, random: Callable[[], float]) -> None:
         self._key = key(balance.by, balance.name)
@@ -46,6 +47,13 @@ class Hash:
         # The candidates whose seeds these are.
         self._of: Sequence[Candidate] = ()
         self._seeds: list[int] = []
+        # The same of candidates to come.
+        self._ready: tuple[Sequence[Candidate], list[int]] = ((), [])
+
+    def prepare(self, candidates: Sequence[Candidate], turn: Callable[[], object]) -> None:
+        self._turns.prepare(candidates, turn)
+        self._weights.prepare(candidates, turn)
+        self._ready = (candidates, [_seed(candidate.endpoint.key) for candidate in parts(candidates, turn)])
 
     def pick(self, candidates: Sequence[Candidate], request: Request) -> Candidate:
         asked = self._key(request)
@@ -53,7 +61,8 @@ class Hash:
             return self._turns.pick(candidates, request)
         if candidates is not self._of:
             self._of = candidates
-            self._seeds = [_seed(candidate.endpoint.key) for candidate in candidates]
+            of, seeds = self._ready
+            self._seeds = seeds if of is candidates else [_seed(one.endpoint.key) for one in candidates]
         self._weights.look(candidates, request.started)
         scores = self._scores(_number(asked))
         first = candidates[scores.index(max(scores))]

@@ -33,6 +33,10 @@ class LeastRequests:
         self._turns = RoundRobin(random)
         self._weights = Weights(random)
 
+    def prepare(self, candidates: Sequence[Candidate], turn: Callable[[], object]) -> None:
+        self._weights.prepare(candidates, turn)
+        self._turns.prepare(candidates, turn)
+
     def pick(self, candidates: Sequence[Candidate], request: Request) -> Candidate:
         if len(candidates) > _FEW:
             return self._of_two(candidates, request)

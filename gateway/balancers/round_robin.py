@@ -7,6 +7,9 @@ do not all begin with the same endpoint.
 A second try is no turn: it goes to one of the others by chance. Else a rotation of two of
 which one fails would offer every request to that one first, the second try having used the
 other's turn.
+
+Smooth weighted round robin looks at each endpoint for each request. Above `FEW` endpoints with different
+weights one is therefore chosen at random by weight, which costs the same for any number.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from collections.abc import Callable, Sequence
 from gateway.balancers.weights import Weights
 from gateway.exchange import Request
 from gateway.health.candidate import Candidate
+
+# Among so many, weights are kept to exactly.
+FEW = 1000
 
 
 class RoundRobin:
@@ -28,6 +34,9 @@ class RoundRobin:
         self._weights = Weights(random)
         self._others = Weights(random)
 
+    def prepare(self, candidates: Sequence[Candidate], turn: Callable[[], object]) -> None:
+        self._weights.prepare(candidates, turn)
+
     def pick(self, candidates: Sequence[Candidate], request: Request) -> Candidate:
         if candidates is self._of:
             self._next += 1
@@ -39,7 +48,7 @@ class RoundRobin:
         weights.look(candidates, request.started)
         if not weights.equal:
             self._of = ()
-            return weights.smooth()
+            return weights.smooth() if len(candidates) <= FEW else candidates[weights.one()]
         self._of = candidates if weights.settled else ()
         self._next += 1
         return candidates[self._next % len(candidates)]

@@ -18,6 +18,7 @@ from gateway.balancers.round_robin import RoundRobin
 from gateway.exchange import Request, Response
 from gateway.health.candidate import Candidate
 from gateway.health.state import Key
+from gateway.turns import parts
 
 # Where the master of some workers leaves a secret for them, in hex.
 SHARED_KEY = "GATEWAY_STICKY_KEY"
@@ -46,7 +47,7 @@ class Sticky:
     """`scheme`: a cookie of a client that speaks https is `Secure` (RFC 6265 §4.1.2.5), also where a
     trusted proxy ends TLS."""
 
-    __slots__ = ("_named", "_of", "_read", "_scheme", "_secret", "_set", "_turns", "_values")
+    __slots__ = ("_named", "_of", "_read", "_ready", "_scheme", "_secret", "_set", "_turns", "_values")
 
     def __init__(self, name: str, secret: str, random: Callable[[], float], scheme: SchemeOf = spoken) -> None:
         self._secret = secret.encode()
@@ -58,6 +59,20 @@ class Sticky:
         self._of: Sequence[Candidate] = ()
         self._named: dict[bytes, Candidate] = {}
         self._values: dict[Key, bytes] = {}
+        # The same as `_of` and `_named` of candidates to come.
+        self._ready: tuple[Sequence[Candidate], dict[bytes, Candidate]] = ((), {})
+
+    def prepare(self, candidates: Sequence[Candidate], turn: Callable[[], object]) -> None:
+        self._turns.prepare(candidates, turn)
+        values: dict[Key, bytes] = {}
+        named: dict[bytes, Candidate] = {}
+        for candidate in parts(candidates, turn):
+            key = candidate.endpoint.key
+            value = values[key] = self._value(key)
+            named[value[: 2 * _NAME]] = candidate
+        # What is not among them is made again when it is asked for.
+        self._values = values
+        self._ready = (candidates, named)
 
     def pick(self, candidates: Sequence[Candidate], request: Request) -> Candidate:
         again = request.attempts > 1
@@ -81,10 +96,14 @@ class Sticky:
         response.headers.append((b"Set-Cookie", pair + b"; Secure" if self._scheme(request) == "https" else pair))
 
     def _look(self, candidates: Sequence[Candidate]) -> None:
-        keys = {candidate.endpoint.key for candidate in candidates}
         self._of = candidates
+        of, named = self._ready
+        if of is candidates:
+            self._named = named
+            return
         self._named = {self._value(candidate.endpoint.key)[: 2 * _NAME]: candidate for candidate in candidates}
-        if len(self._values) > 2 * len(keys):
+        if len(self._values) > 2 * len(self._named):
+            keys = {candidate.endpoint.key for candidate in candidates}
             self._values = {key: value for key, value in self._values.items() if key in keys}
 
     def _pinned(self, given: bytes) -> Candidate | None:

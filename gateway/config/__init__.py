@@ -95,14 +95,16 @@ def assemble(
     # Where a reference stands is said already; what becomes of it does not matter.
     data = {**replacer.data(ours), **Replacer({}).data(theirs)}
     broken = {(mistake.line, mistake.col) for mistake in foreign}
-    union = joined.union(ours, theirs)
     over, _ = environment.overrides(environ)
-    draft, found = _checked(union, data, over)
-    mistakes = [*foreign, *verdict.without_followers(found, broken)]
-    if mistakes or draft is None:
-        raise joined.told(mistakes, file, key)
-    version = version_of(text, held)
-    return _made(draft, over, environ, version, where.named, lambda warning: joined.where(warning, file, key))
+    draft, found = _checked(joined.union(ours, theirs), data, over)
+    try:
+        mistakes = [*foreign, *verdict.without_followers(found, broken)]
+        if mistakes or draft is None:
+            raise joined.told(mistakes, file, key)
+        version = version_of(text, held)
+        return _made(draft, over, environ, version, where.named, lambda warning: joined.where(warning, file, key))
+    finally:
+        _free(draft, ours, theirs, data)
 
 
 def version_of(text: bytes | None, held: bytes | None) -> str:
@@ -163,11 +165,24 @@ def loads(text: bytes, name: str, environ: Mapping[str, str] = os.environ) -> Co
     over, wrong = environment.overrides(environ)
     broken = {(mistake.line, mistake.col) for mistake in replacer.mistakes}
     draft, found = _checked(root, data, over)
-    mistakes += [*replacer.mistakes, *wrong, *verdict.without_followers(found, broken)]
-    if mistakes or draft is None:
-        raise ConfigError.found(name, mistakes)
-    version = version_of(text, None)
-    return _made(draft, over, environ, version, name, lambda warning: warning.told(name))
+    try:
+        mistakes += [*replacer.mistakes, *wrong, *verdict.without_followers(found, broken)]
+        if mistakes or draft is None:
+            raise ConfigError.found(name, mistakes)
+        version = version_of(text, None)
+        return _made(draft, over, environ, version, name, lambda warning: warning.told(name))
+    finally:
+        _free(draft, root, data)
+
+
+def _free(draft: rules.Draft | None, *trees: object) -> None:
+    """Give up a document in parts: it may have tens of thousands of endpoints."""
+    if draft is not None:
+        for upstream in draft.document.upstreams.values():
+            document.free(upstream.endpoints)
+        document.free(draft.document.routes)
+    for tree in trees:
+        document.free(tree)
 
 
 def _made(

@@ -22,12 +22,14 @@ from typing import TypeVar
 import gevent
 from gevent.event import Event
 
+from gateway import garbage
 from gateway.background import Background, Task
 from gateway.config import assemble, local, shared, source, version_of
 from gateway.config.source import Where
 from gateway.errors import ConfigError
 from gateway.model import Config, DiscoverySettings
 from gateway.registries import one_line
+from gateway.turns import beside
 
 log = logging.getLogger("gateway.config")
 
@@ -59,7 +61,8 @@ def off_hub(call: Callable[[], Result]) -> Result:
             return None, error
 
     result: Result
-    result, error = gevent.get_hub().threadpool.apply(guarded)
+    with beside():
+        result, error = gevent.get_hub().threadpool.apply(guarded)
     if error is not None:
         raise error
     return result
@@ -336,8 +339,10 @@ class Watch:
             self._texts = (file, key)
 
     def _use_texts(self, file: bytes | None, key: bytes | None) -> None:
-        config = off_hub(lambda: assemble(self._where, file, key, self._environ))
-        self._use(config)
+        # It may have tens of thousands of endpoints.
+        with garbage.spared():
+            config = off_hub(lambda: assemble(self._where, file, key, self._environ))
+            self._use(config)
         self._version, self._texts = config.version, (file, key)
         new = [warning for warning in config.warnings if warning not in self._warned]
         for warning in new[:MOST_WARNINGS]:

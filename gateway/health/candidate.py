@@ -127,14 +127,19 @@ class Candidate:
 
     `pool` is the transport's; whatever it is, only the forwarder calls it. Where `make` is
     given, it is made when it is first looked at: of thousands of endpoints most never get a
-    request in one worker.
+    request in one worker. The candidate goes on in later snapshots for as long as endpoint and
+    upstream are the same objects.
     """
 
     __slots__ = ("_make", "endpoint", "pool", "state")
     pool: Any
 
     def __init__(
-        self, endpoint: Endpoint, state: EndpointState, pool: Any = None, make: Callable[[], Any] | None = None
+        self,
+        endpoint: Endpoint,
+        state: EndpointState,
+        pool: Any = None,
+        make: Callable[[Endpoint], Any] | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.state = state
@@ -146,5 +151,5 @@ class Candidate:
         # Only asked for what is not there: the pool, once.
         if name != "pool" or self._make is None:
             raise AttributeError(name)
-        self.pool = self._make()
+        self.pool = self._make(self.endpoint)
         return self.pool

@@ -9,6 +9,9 @@ works, all are tried (panic): an answer from any of them ends that.
 Every request asks `usable`, which costs an identity and a comparison (`of`, `recheck`);
 everything else happens when something failed or a time has passed. The balancer is never
 given an endpoint that is out: what tries one is taken from `due`.
+
+An upstream may have tens of thousands of endpoints: `prepare` looks at those of a coming snapshot in parts, so
+that `look` has next to nothing to do when it is in force.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from gateway.health.window import Window
 from gateway.model import Eject, Upstream
+from gateway.turns import parts
 
 if TYPE_CHECKING:
     from gateway.health.candidate import Candidate, EndpointState
@@ -38,7 +42,9 @@ _PANIC_LOOK = 0.1
 class Outliers:
     """One for each upstream and worker. Times are monotonic seconds, `wall` gives those since 1970."""
 
-    __slots__ = ("_decisions", "_slow_start", "_upstream", "_wall", "due", "eject", "of", "panic", "recheck", "usable")
+    __slots__ = (
+        "_decisions", "_plain", "_slow_start", "_upstream", "_wall", "due", "eject", "of", "panic", "recheck", "usable",
+    )  # fmt: skip
 
     def __init__(self, upstream: Upstream, decisions: Counter[str], wall: Callable[[], float] = time.time) -> None:
         self._decisions = decisions
@@ -47,6 +53,8 @@ class Outliers:
         self.of: Sequence[Candidate] = ()
         self.usable: Sequence[Candidate] = ()
         self.due: list[Candidate] = []
+        # Candidates that are known to be up, all of them.
+        self._plain: Sequence[Candidate] | None = None
         self.recheck = inf
         self.panic = False
         self.configure(upstream)
@@ -56,19 +64,36 @@ class Outliers:
         self._slow_start = upstream.slow_start
         self.eject = upstream.eject
         # Whatever was decided is looked at again.
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Something has changed: the next request calls `look`."""
         self.recheck = -inf
+        self._plain = None
 
     # -- who gets requests ------------------------------------------------------------
 
+    def prepare(self, candidates: Sequence[Candidate], now: float, turn: Callable[[], object]) -> None:
+        """Find out ahead of a swap whether all candidates are up. `turn` is called between two parts of the work."""
+        # Whatever happens to one of them meanwhile takes this back.
+        self._plain = candidates
+        if not candidates or any(_odd(candidate.state, now) for candidate in parts(candidates, turn)):
+            self._plain = None
+
     def look(self, candidates: Sequence[Candidate], now: float) -> None:
         """Work out `usable` and `due` anew for the candidates of a snapshot."""
+        self.of = candidates
+        odd = () if candidates is self._plain else [one for one in candidates if _odd(one.state, now)]
+        if candidates and not odd:
+            self.usable, self.due, self.recheck, self.panic = candidates, [], inf, False
+            return
         if self.panic:
             self._leave_panic(candidates, now)
-        self.of = candidates
         if self.eject is None:
-            for candidate in candidates:
+            for candidate in odd:
                 candidate.state.out_until = 0.0
-        up = [candidate for candidate in candidates if not _out(candidate.state)]
+        out = {candidate.state for candidate in odd if _out(candidate.state)}
+        up = [one for one in candidates if one.state not in out] if out else candidates
         if any(not _hopeless(candidate.state) for candidate in up):
             self.panic = False
         elif not self.panic and candidates:
@@ -77,7 +102,7 @@ class Outliers:
         self.due = []
         self.recheck = now + _PANIC_LOOK if self.panic else inf
         warming = False
-        for candidate in candidates:
+        for candidate in odd:
             state = candidate.state
             if state.out_until and state.checked is not False and not self.panic and not state.on_trial:
                 if state.out_until <= now:
@@ -124,13 +149,13 @@ class Outliers:
         candidate.state.on_trial = False
         if candidate.state.out_until:
             self._back(candidate, now, "it answered")
-        self.recheck = -inf
+        self._look_again()
 
     def undecided(self, candidate: Candidate) -> None:
         """A trial is over; if nothing was said of it, there will be another."""
         if candidate.state.on_trial:
             candidate.state.on_trial = False
-            self.recheck = -inf
+            self._look_again()
 
     def failed(self, candidate: Candidate, began: float, now: float, why: str, trial: bool) -> None:
         """A try that began at `began` failed by the endpoint's fault."""
@@ -180,7 +205,7 @@ class Outliers:
                 self._upstream, candidate.endpoint.address, allowed, number, why,
             )  # fmt: skip
         state.spared = state.answered
-        self.recheck = -inf
+        self._look_again()
 
     def _eject(self, candidate: Candidate, now: float, why: str) -> None:
         eject, state = self.eject or Eject(), candidate.state
@@ -194,7 +219,7 @@ class Outliers:
         self._tell(state, why)
         self._decisions["ejected"] += 1
         log.warning("upstream %s: %s ejected for %g s: %s", self._upstream, candidate.endpoint.address, seconds, why)
-        self.recheck = -inf
+        self._look_again()
 
     def _back(self, candidate: Candidate, now: float, why: str) -> None:
         state = candidate.state
@@ -230,7 +255,7 @@ class Outliers:
             if healthy:
                 self._begin_anew(state, now)
         state.checked = healthy
-        self.recheck = -inf
+        self._look_again()
 
     def unchecked(self, candidate: Candidate) -> None:
         """Active health says nothing of it (any more)."""
@@ -239,17 +264,28 @@ class Outliers:
             self._tell(state, "it is not checked any more")
         if state.checked is not None:
             state.checked = None
-            self.recheck = -inf
+            self._look_again()
 
     def warm_up(self, state: EndpointState, now: float, seconds: float | None = None) -> None:
         """Let its share grow over `seconds`, by default over the configured `slow_start`."""
         length = self._slow_start if seconds is None else seconds
         if length:
             state.warm_from, state.warm_until = now, now + length
-            self.recheck = -inf
+            self._look_again()
 
     def _tell(self, state: EndpointState, why: str) -> None:
         state.why, state.since = why, self._wall()
+
+
+def _odd(state: EndpointState, now: float) -> bool:
+    """Whether it takes a closer look: it is or was out, or its share grows."""
+    return (
+        state.out_until > 0.0
+        or state.checked is False
+        or state.spared is not None
+        or state.on_trial
+        or state.warm_until > now
+    )
 
 
 def _out(state: EndpointState) -> bool:

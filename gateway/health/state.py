@@ -8,7 +8,7 @@ its last request has ended.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.errors import GatewayError
@@ -20,6 +20,7 @@ from gateway.health.gate import Gate
 from gateway.health.latency import Latencies
 from gateway.health.outlier import Outliers
 from gateway.model import Endpoint, RetryPolicy, Upstream
+from gateway.turns import parts
 
 if TYPE_CHECKING:
     from gateway.balancers import Balancer
@@ -46,18 +47,24 @@ class UpstreamState:
         "breaker",
         "budget",
         "decisions",
-        "endpoints",
         "gate",
         "gradient",
         "latencies",
+        "members",
+        "others",
         "outliers",
+        "passing",
         "upstream",
         "watchers",
     )
 
     def __init__(self, upstream: Upstream, balancer: Balancer, budget: Budget) -> None:
         self.budget = budget
-        self.endpoints: dict[Key, EndpointState] = {}
+        # What is known of endpoints stands with the candidates of the group in force (`members`), with those of
+        # groups before it, newest last, until `forget` has looked through them (`passing`), and in `others`.
+        self.members: Mapping[Key, Candidate] = {}
+        self.passing: list[Mapping[Key, Candidate]] = []
+        self.others: dict[Key, EndpointState] = {}
         self.decisions: Counter[str] = Counter()
         self.gate = Gate(upstream.concurrency)
         self.outliers = Outliers(upstream, self.decisions)
@@ -93,11 +100,13 @@ class UpstreamState:
 
     def configure(self, upstream: Upstream, balancer: Callable[[Upstream], Balancer]) -> None:
         """Take over settings that may have changed; what was learnt stays."""
-        self.change(upstream, balancer)()
+        self.change(upstream, balancer)[0]()
 
-    def change(self, upstream: Upstream, balancer: Callable[[Upstream], Balancer]) -> Callable[[], None]:
-        """Returns a function that applies the settings of `upstream`, to be called after the swap. Everything that
-        can fail is done here and changes nothing."""
+    def change(
+        self, upstream: Upstream, balancer: Callable[[Upstream], Balancer]
+    ) -> tuple[Callable[[], None], Balancer]:
+        """Returns a function that applies the settings of `upstream`, to be called after the swap, and the balancer
+        that there is then. Everything that can fail is done here and changes nothing."""
         before = self.upstream
         chosen = balancer(upstream) if upstream.balance != before.balance else None
 
@@ -115,18 +124,44 @@ class UpstreamState:
                 self.breaker = self._breaker()
             self.outliers.configure(upstream)
 
-        return take_over
+        return take_over, chosen or self.balancer
 
-    def endpoint(self, endpoint: Endpoint, now: float, slow_start: float | None = None) -> EndpointState:
-        """The state of an endpoint; a newcomer among others begins slowly. `slow_start`: seconds, from the settings
-        of a snapshot that is being built; None: from the settings in force."""
-        known = self.endpoints.get(endpoint.key)
-        if known is None:
-            known = self.endpoints[endpoint.key] = EndpointState(self.gate)
-            seconds = self.upstream.slow_start if slow_start is None else slow_start
-            if seconds and self.outliers.of:
-                self.outliers.warm_up(known, now, seconds)
+    def find(self, key: Key) -> EndpointState | None:
+        """What is known of an endpoint; None: nothing."""
+        for members in (self.members, *reversed(self.passing)):
+            found = members.get(key)
+            if found is not None:
+                return found.state
+        return self.others.get(key)
+
+    def endpoint(self, endpoint: Endpoint, now: float) -> EndpointState:
+        """The state of an endpoint, which is kept from now on, as if a group in force had had it."""
+        known = self.others[endpoint.key] = self.take(endpoint, now, self.upstream.slow_start)
         return known
+
+    def take(self, endpoint: Endpoint, now: float, slow_start: float) -> EndpointState:
+        """The state of an endpoint for a group to come; a newcomer among others begins slowly, within so many
+        seconds. A new one is kept by its candidate alone until that group is in force (`adopt`)."""
+        known = self.find(endpoint.key)
+        if known is None:
+            known = EndpointState(self.gate)
+            if slow_start and self.outliers.of:
+                self.outliers.warm_up(known, now, slow_start)
+        return known
+
+    def adopt(self, members: Mapping[Key, Candidate]) -> None:
+        """Another group is in force; none any more: no members."""
+        if members is not self.members:
+            self.passing.append(self.members)
+            self.members = members
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that its endpoints have, those that are gone included."""
+        if not self.passing and not self.others:
+            return sum([candidate.state.in_flight for candidate in self.members.values()])
+        states = {candidate.state for members in (self.members, *self.passing) for candidate in members.values()}
+        return sum([state.in_flight for state in states.union(self.others.values())])
 
     # -- what becomes of tries ----------------------------------------------------------
 
@@ -160,9 +195,18 @@ class UpstreamState:
         for watch in self.watchers:
             watch(candidate, request, None, now - began)
 
-    def forget(self, keep: set[Key]) -> None:
-        """Drop what is known of endpoints that are gone and have no request left."""
-        for key, state in list(self.endpoints.items()):
-            if key not in keep and state.in_flight == 0:
-                del self.endpoints[key]
-
+    def forget(self, turn: Callable[[], object] = lambda: None) -> None:
+        """Drop what is known of endpoints that are gone and have no request left. `turn` is called between two
+        parts of the work."""
+        while self.passing:
+            # In `passing` until it is done, so that `find` sees them, and an exception loses nothing.
+            oldest = self.passing[0]
+            for key, candidate in parts(oldest.items(), turn):
+                if candidate.state.in_flight and key not in self.members:
+                    self.others.setdefault(key, candidate.state)
+            if self.passing and self.passing[0] is oldest:
+                del self.passing[0]
+        for key in parts(list(self.others), turn):
+            state = self.others.get(key)
+            if state is not None and (key in self.members or state.in_flight == 0):
+                del self.others[key]

@@ -28,8 +28,8 @@ def make(
             return dns_srv.make(upstream, source, settings, clock, random)
         case EtcdSource() as source:
             return etcd.make(upstream, source, settings, clock, random)
-        case StaticSource(endpoints):
-            return static.make(upstream, endpoints, settings, clock, random)
+        case StaticSource() as source:
+            return static.make(upstream, source, settings, clock, random)
 
 
 def depends_on(upstream: Upstream, settings: DiscoverySettings) -> tuple[object, ...]:

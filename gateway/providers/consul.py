@@ -12,13 +12,13 @@ does not wait, or gives nothing to wait with, is asked every `poll` seconds.
 from __future__ import annotations
 
 import hashlib
-import heapq
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
 
+from gateway import garbage, turns
 from gateway.ip import networks
 from gateway.model import ConsulSource, DiscoverySettings, Endpoint, Upstream
 from gateway.providers.addresses import allowed, host
@@ -93,26 +93,7 @@ def decode(
         if other is None or other.weight < endpoint.weight:
             same = known.get(place)
             found[place] = same if same is not None and same == endpoint else endpoint
-    return tuple(found[place] for place in _sorted(found, turn)), tuple(reasons)
-
-
-# Places that are sorted at once.
-_SORTED = 2000
-
-
-def _sorted(places: Iterable[tuple[str, int]], turn: Callable[[], object]) -> Iterator[tuple[str, int]]:
-    """The same in order, with a turn between two parts of the work."""
-    unsorted = list(places)
-    parts = []
-    for at in range(0, len(unsorted), _SORTED):
-        turn()
-        parts.append(sorted(unsorted[at : at + _SORTED]))
-    if len(parts) < 2:
-        yield from parts[0] if parts else ()
-        return
-    for place in heapq.merge(*parts):
-        turn()
-        yield place
+    return tuple(found[place] for place in turns.in_order(found, turn)), tuple(reasons)
 
 
 def _endpoint(entry: object, upstream: Upstream) -> Endpoint:
@@ -338,9 +319,8 @@ class ConsulProvider:
         digest = _fingerprint(answer.body, turn)
         news = digest != self._digest
         if news:
-            before = {(one.host, one.port): one for one in turn.over(self._told)}
-            self._told, self._bad = decode(answer.payload(turn), self._of, turn, before)
-            self._named = any(map(is_name, turn.over(self._told)))
+            with garbage.spared():
+                self._decode(answer, turn)
         hidden = answer.filtered and not self._told
         doubt = "" if hidden else self._belief.doubt(answer, not self._told, self._clock())
         if news or self._named:
@@ -351,17 +331,25 @@ class ConsulProvider:
             raise RefusedError("there are instances, but the token may not read them")
         return doubt
 
+    def _decode(self, answer: Answer, turn: Slices) -> None:
+        before = {(one.host, one.port): one for one in turns.parts(self._told, turn)}
+        self._told, self._bad = decode(answer.payload(turn), self._of, turn, before)
+        fresh = [one for one in turns.parts(self._told, turn) if before.get((one.host, one.port)) is not one]
+        garbage.settle(len(fresh))
+        self._named = any(map(is_name, turns.parts(self._told, turn)))
+
     def _judge(self, turn: Slices) -> None:
         """From what the registry said to what may be dialled."""
         # An agent may be told a name in the place of an address.
-        errors = self._names.refresh(e.host for e in turn.over(self._told) if self._named and is_name(e))
+        told = self._told if self._named else ()
+        errors = self._names.refresh(e.host for e in turns.parts(told, turn) if is_name(e))
         found = expand(self._told, self._names.addresses) if self._named else self._told
         if errors and not found:
             raise RegistryError("; ".join(errors))
-        self._endpoints, refused = allowed(turn.over(found), self._deny)
+        self._endpoints, refused = allowed(turns.parts(found, turn), self._deny)
         self._refused = () if self._endpoints else refused
         self._journal.refused((*self._bad, *errors, *refused))
-        self._journal.doubtful(foreign_loopback(turn.over(self._endpoints), lambda: are_here([self._address])))
+        self._journal.doubtful(foreign_loopback(turns.parts(self._endpoints, turn), lambda: are_here([self._address])))
 
 
 def _fingerprint(body: Body, turn: Slices) -> bytes:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from gateway import garbage
 from gateway.config import urls
 from gateway.ip import networks
 from gateway.model import DiscoverySettings, Endpoint, EtcdSource, Upstream
@@ -39,17 +40,17 @@ from gateway.providers.names import Names, expand, is_name
 from gateway.providers.names import make as make_names
 from gateway.registries import RegistryError, etcd
 from gateway.registries.dns import LEAST_TTL
-from gateway.turns import breathe
+from gateway.turns import Slices, breathe, in_order, parts
 
 # An endpoint takes no more than this to write down.
 MOST_VALUE = 4096
 MOST_WEIGHT = 65535
-# Reading so many keys takes a few milliseconds: then others have their turn.
-AT_ONCE = 200
 # Names are looked up again this often at least, as for other sources.
 NAMES = 10.0
 # A watch that broke after it had held is soon taken up again, but not by all workers at once.
 HERD = 1.0
+
+Turn = Callable[[], object]
 
 _PLACE = re.compile(r"[^/?#@\s]+:[0-9]+\Z")
 
@@ -109,17 +110,15 @@ class Folder:
     _values: dict[bytes, bytes] = field(default_factory=dict)
     _read: dict[bytes, Endpoint | BadValue] = field(default_factory=dict)
 
-    def replace(self, pairs: Mapping[bytes, bytes], breathe: Callable[[], object]) -> None:
-        """The whole of it; `breathe` is called now and then."""
-        for key in self._values.keys() - pairs.keys():
+    def replace(self, pairs: Mapping[bytes, bytes], turn: Turn) -> None:
+        """The whole of it; `turn` is called between two parts of the work."""
+        for key in parts(self._values.keys() - pairs.keys(), turn):
             self._forget(key)
-        for number, (key, value) in enumerate(pairs.items(), 1):
+        for key, value in parts(pairs.items(), turn):
             self._take(key, value)
-            if number % AT_ONCE == 0:
-                breathe()
 
-    def apply(self, events: Iterable[etcd.Event]) -> None:
-        for event in events:
+    def apply(self, events: Iterable[etcd.Event], turn: Turn = lambda: None) -> None:
+        for event in parts(events, turn):
             if event.value is None:
                 self._forget(event.key)
             else:
@@ -143,18 +142,18 @@ class Folder:
     def __bool__(self) -> bool:
         return bool(self._values)
 
-    def endpoints(self) -> tuple[tuple[Endpoint, ...], tuple[str, ...]]:
+    def endpoints(self, turn: Turn = lambda: None) -> tuple[tuple[Endpoint, ...], tuple[str, ...]]:
         """The endpoints in a stable order, and why keys were left out."""
         found: dict[tuple[str, str, int, bytes], Endpoint] = {}
         reasons: list[str] = []
-        for key, read in self._read.items():
+        for key, read in parts(self._read.items(), turn):
             if isinstance(read, BadValue):
                 reasons.append(f"key {one_line(key.decode('utf-8', 'replace'), 100)} {read}")
                 continue
             other = found.get(read.key)
             if other is None or (other.weight, other.query) < (read.weight, read.query):
                 found[read.key] = read
-        return tuple(found[place] for place in sorted(found)), tuple(reasons)
+        return tuple(found[place] for place in in_order(found, turn)), tuple(reasons)
 
 
 class Api(Protocol):
@@ -240,11 +239,13 @@ class EtcdProvider:
         return min(self._backoff.failed(), spread(self._poll, self._random))
 
     def _list(self, emit: Emit) -> int:
-        listing = self._api.prefix(self._prefix)
-        breathe()
-        self._memory.judge(listing, some_known=bool(self._folder))
-        self._folder.replace(listing.pairs, breathe)
-        self._tell(emit)
+        with garbage.spared():
+            listing = self._api.prefix(self._prefix)
+            breathe()
+            self._memory.judge(listing, some_known=bool(self._folder))
+            self._folder.replace(listing.pairs, Slices())
+            self._tell(emit)
+            garbage.settle(len(listing.pairs))
         return listing.revision
 
     def _follow(self, watch: etcd.Watch, emit: Emit, stop: Stop) -> None:
@@ -253,7 +254,9 @@ class EtcdProvider:
             events = watch.take(self._patience() if due is None else max(0.0, due - self._clock()))
             self._watching()
             if events:
-                self._folder.apply(events)
+                with garbage.spared():
+                    self._folder.apply(events, Slices())
+                    garbage.settle(len(events))
                 self._memory.revision = events[-1].revision
                 if due is None:
                     # A burst is one update, and a storm of them two a second.
@@ -281,15 +284,16 @@ class EtcdProvider:
 
     def _tell(self, emit: Emit) -> None:
         """What is known, if that is new."""
-        told, bad = self._folder.endpoints()
-        names = [e.host for e in told if is_name(e)]
+        turn = Slices()
+        told, bad = self._folder.endpoints(turn)
+        names = [e.host for e in parts(told, turn) if is_name(e)]
         self._named = bool(names)
         errors = self._names.refresh(names)
-        found = expand(told, self._names.addresses)
+        found = expand(parts(told, turn), self._names.addresses) if names else told
         if errors and not found:
             self._fail(emit, "; ".join(errors))
             return
-        endpoints, refused = allowed(found, self._deny)
+        endpoints, refused = allowed(parts(found, turn), self._deny)
         self._journal.refused((*bad, *errors, *refused))
         self._journal.doubtful(foreign_loopback(endpoints, lambda: are_here(self._members)))
         self._journal.success()

@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 
 from gateway.ip import networks
-from gateway.model import DiscoverySettings, Endpoint, Upstream
+from gateway.model import DiscoverySettings, Endpoint, StaticSource, Upstream
 from gateway.providers.addresses import allowed, host
 from gateway.providers.base import (
     JITTER,
@@ -92,13 +92,15 @@ class StaticProvider:
 
 def make(
     upstream: Upstream,
-    endpoints: tuple[Endpoint, ...],
+    source: StaticSource,
     settings: DiscoverySettings,
     clock: Clock = time.monotonic,
     random: Random = random.random,
 ) -> StaticProvider | None:
     """None when every endpoint is a literal address: nothing has to run then."""
-    if not any(map(is_name, endpoints)):
+    literal = source.literal if source.literal is not None else not any(map(is_name, source.endpoints))
+    if literal:
         return None
+    endpoints = source.endpoints
     spelt = tuple(replace(e, host=host(e.host) or e.host) for e in endpoints)
     return StaticProvider(upstream, spelt, settings, make_names(settings.dns, clock, random), clock, random)

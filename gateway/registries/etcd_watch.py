@@ -18,6 +18,7 @@ import httptools
 
 from gateway.registries import RegistryError, one_line
 from gateway.registries.etcd_wire import Event, Lines, Notice, notice, refused
+from gateway.turns import Slices
 
 # A connection whose other end has vanished without a word (no process, no route) is found dead
 # by the kernel after this many seconds of silence, and as many more of asking three times.
@@ -83,7 +84,7 @@ class Watch:
         self._sock.sendall(request)
         created = False
         while not created:
-            for said in self._notices():
+            for said in self._notices(self._receive()):
                 created = created or said.created
                 self._early += self._whole(said)
 
@@ -96,31 +97,37 @@ class Watch:
         if self._early:
             taken, self._early = self._early, ()
             return taken
-        notices: list[Notice] | None = None
+        data: bytes | None = None
         with gevent.Timeout(patience, False):
-            notices = self._notices()
-        if notices is None:
+            data = self._receive()
+        if data is None:
             self._alive()
             return ()
-        return tuple(event for said in notices for event in self._whole(said))
+        # Not within the time limit: a large message is read with pauses, and none may be lost.
+        return tuple(event for said in self._notices(data) for event in self._whole(said))
 
     def __iter__(self) -> Iterator[tuple[Event, ...]]:
         while True:
             yield self.take(self._tick)
 
-    def _notices(self) -> list[Notice]:
-        """What the next bytes say. Waits in one place only, before anything is taken."""
+    def _receive(self) -> bytes:
+        """The next bytes. The only place that waits for them."""
         try:
-            data = self._sock.recv(65536)
+            received: bytes = self._sock.recv(65536)
         except OSError as error:
             raise RegistryError(f"the watch broke: {one_line(error)}") from error
+        return received
+
+    def _notices(self, data: bytes) -> list[Notice]:
+        """What these bytes say."""
         body = self._body.feed(data) if data else b""
         over = not data or self._body.complete
         if self._body.started and self._body.status != 200:
             if body or over:
                 raise refused(self._body.status, body)
             return []
-        notices = [notice(line) for line in self._lines.feed(body)]
+        turn = Slices()
+        notices = [notice(line, turn) for line in self._lines.feed(body)]
         if over and not notices:
             raise RegistryError(f"the watch ended{' in the middle of a message' if self._lines.partial else ''}")
         return notices

@@ -117,9 +117,40 @@ def token(body: bytes) -> str:
     return found
 
 
-def notice(line: bytes) -> Notice:
-    """One line of a watch. Raises `Compacted`, `Refusal`, or `RegistryError` for what ends it."""
+def notice(line: bytes, turn: Callable[[], object] = lambda: None) -> Notice:
+    """One line of a watch. Raises `Compacted`, `Refusal`, or `RegistryError` for what ends it. A long one is read in
+    pieces, with calls of `turn` in between."""
+    if len(line) > SMALL:
+        return _long_notice(line, turn)
     message = decode(line)
+    return _notice(message, line, lambda events: tuple(map(_event, events)))
+
+
+def _long_notice(line: bytes, turn: Callable[[], object]) -> Notice:
+    message: dict[str, Any] = {}
+    reader = Pieces(line, turn, MOST_LINE)
+    for key in reader.members():
+        if key != "result" or reader.next() != "{":
+            message[key] = reader.value()
+            continue
+        result = message[key] = {}
+        for name in reader.members():
+            if name == "events" and reader.next() == "[":
+                result[name] = list(map(_read_event, reader.elements()))
+            else:
+                result[name] = reader.value()
+    reader.end()
+    return _notice(message, line, tuple)
+
+
+def _read_event(told: Any) -> Event:
+    try:
+        return _event(told)
+    except _BROKEN as error:
+        raise RegistryError("not a message of a watch") from error
+
+
+def _notice(message: dict[str, Any], line: bytes, events: Callable[[Any], tuple[Event, ...]]) -> Notice:
     try:
         if "error" in message:
             error = message["error"]
@@ -128,7 +159,7 @@ def notice(line: bytes) -> Notice:
         if result.get("canceled"):
             _ended(int(result.get("compact_revision", 0)), result.get("cancel_reason", ""))
         return Notice(
-            events=tuple(map(_event, result.get("events", ()))),
+            events=events(result.get("events", ())),
             created=bool(result.get("created")),
             part=bool(result.get("fragment")),
         )

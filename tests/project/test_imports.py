@@ -33,13 +33,13 @@ ALLOWED: dict[str, set[str]] = {
     "retry": EXCHANGE,
     "replay": EXCHANGE,
     "kept": EXCHANGE,
-    "attempts": EXCHANGE
-    | {"headers", "target", "router", "retry", "replay", "kept", "snapshot", "balancers", "filters", "health"},
+    "attempt": EXCHANGE | {"headers", "target", "health"},
+    "attempts": EXCHANGE | {"attempt", "target", "retry", "replay", "kept", "health"},
     "headers": EXCHANGE | {"trust"},
     "problem": EXCHANGE,
     "router": VALUES | {"patterns", "target"},
-    "snapshot": VALUES | {"router", "target", "health"},
-    "forwarder": EXCHANGE | {"attempts", "headers", "target", "snapshot", "health"},
+    "snapshot": VALUES | {"router", "target", "health", "turns"},
+    "forwarder": EXCHANGE | {"attempt", "attempts", "headers", "target", "snapshot", "health"},
     "readings": EXCHANGE | {"router", "target"},
     "shaping": EXCHANGE | {"headers", "problem", "readings", "target", "snapshot"},
     # what commands tell, of the same functions
@@ -56,30 +56,33 @@ ALLOWED: dict[str, set[str]] = {
     "tunnel": EXCHANGE | {"stream"},
     "hedge": set(),
     "turns": set(),
+    "garbage": set(),
+    "alike": VALUES | {"providers"},
     "background": set(),
     "portions": EXCHANGE | {"stream"},
     "transport": EXCHANGE | {"headers", "stream", "portions", "tunnel"},
-    "mirror": EXCHANGE | {"forwarder", "hedge", "headers", "health", "snapshot", "target", "transport"},
+    "mirror": EXCHANGE | {"forwarder", "hedge", "headers", "health", "snapshot", "target", "transport", "turns"},
     "wsgi": EXCHANGE,
     "server": EXCHANGE | {"log_lines", "stream", "portions", "turns", "target", "headers", "problem"},
     # gunicorn reads this one: it needs to know what the file says
     "server.settings": {"errors", "model", "server", "config"},
     # what is learnt from elsewhere
     "registries": VALUES | {"turns"},
-    "providers": VALUES | {"ip", "machine", "registries", "turns"},
+    "providers": VALUES | {"ip", "machine", "registries", "turns", "garbage"},
     # a key holds a URL, which is read as the file's are
-    "providers.etcd": VALUES | {"ip", "registries", "config", "turns"},
+    "providers.etcd": VALUES | {"ip", "registries", "config", "turns", "garbage"},
     "config": VALUES
-    | {"ip", "patterns", "wording", "target", "trust", "router", "readings", "overlap", "registries", "background"},
+    | {"ip", "patterns", "wording", "target", "trust", "router", "readings", "overlap", "registries", "background"}
+    | {"turns", "garbage"},
     "importers": VALUES | {"config", "patterns", "router", "target", "overlap"},
-    "store": VALUES | {"ip", "snapshot", "router", "providers", "turns", "background", "health"},
-    "saved": VALUES | {"ip", "snapshot", "providers"},
+    "store": VALUES | {"ip", "snapshot", "router", "providers", "turns", "garbage", "background", "health"},
+    "saved": VALUES | {"ip", "snapshot", "providers", "registries", "turns"},
     "listeners": VALUES | {"ip", "machine"},
     "registration": VALUES | {"registries", "providers", "background"},
     # what hangs on a route or an upstream
-    "balancers": EXCHANGE | {"health", "target"},
+    "balancers": EXCHANGE | {"health", "target", "turns"},
     "filters": EXCHANGE,
-    "health": EXCHANGE | {"background"},
+    "health": EXCHANGE | {"background", "turns"},
     "telemetry": EXCHANGE | {"turns", "background"},
     # where all of it meets
     "testing": ANYTHING,
@@ -96,7 +99,7 @@ PURE |= {"ip", "patterns", "readings", "shaping", "wording", "asking", "explain"
 BANNED_IN_PURE = {"urllib3", "flask", "gevent", "gunicorn", "os", "socket", "time", "ssl", "threading", "subprocess"}
 
 # It reads the clock, and is otherwise like them: the transport is an argument.
-PURE_BUT_TIME = {"forwarder", "attempts"}
+PURE_BUT_TIME = {"forwarder", "attempt", "attempts"}
 
 # Library -> who alone may import it. The fakes of testing stand in for anything.
 OWNERS: dict[str, set[str]] = {

@@ -102,7 +102,8 @@ def test_an_upstream_that_comes_back_while_its_last_request_ends(
     more = [static(f"z{each}", THREE) for each in range(3)]
     gateway = start(config("v1", static("x", ONE), static("y", TWO)))
     state = gateway._states["x"]
-    known = state.endpoints[ONE.key]
+    known = state.find(ONE.key)
+    assert known is not None
     known.in_flight = 1
     gateway.reconfigure(config("v2", static("y", TWO)))
     in_force(gateway, "v2")
@@ -133,20 +134,21 @@ def test_endpoints_of_a_snapshot_to_come_are_not_forgotten(
     gateway.reconfigure(config("v2", static("x", TWO, THREE), static("y", TWO)))
     in_force(gateway, "v2")
     state = gateway._states["x"]
-    assert set(state.endpoints) == {TWO.key, THREE.key}
+    assert state.members is gateway.store.current.groups["x"].members
+    assert state.members.keys() == {TWO.key, THREE.key}
     for candidate in gateway.store.current.groups["x"].candidates:
-        assert candidate.state is state.endpoints[candidate.endpoint.key]
+        assert candidate.state is state.find(candidate.endpoint.key)
 
 
 def refuse_z(gateway: Gateway) -> list[bool]:
     """No candidates can be made for the upstream z. The list starts with one entry and grows by one each time."""
     join, broken = gateway.store._join, [True]
 
-    def refuse(upstream: Upstream, endpoints: tuple[Endpoint, ...]) -> Any:
+    def refuse(upstream: Upstream, *given: Any) -> Any:
         if upstream.name == "z":
             broken.append(True)
             raise RuntimeError("no")
-        return join(upstream, endpoints)
+        return join(upstream, *given)
 
     gateway.store._join = refuse
     return broken
@@ -159,12 +161,13 @@ def test_endpoints_of_a_snapshot_that_never_came_are_forgotten(
     broken = refuse_z(gateway)
     gateway.reconfigure(config("v2", static("x", ONE, TWO), static("new", THREE), static("z", THREE)))
     until(lambda: len(broken) > 2)
-    assert set(gateway._states["x"].endpoints) == {ONE.key, TWO.key}
+    assert "new" in gateway._states
     gateway.reconfigure(config("v3", static("x", ONE)))
     in_force(gateway, "v3")
     gateway._forget(gateway.store.current)
     assert set(gateway._states) == {"x"}
-    assert set(gateway._states["x"].endpoints) == {ONE.key}
+    assert gateway._states["x"].members.keys() == {ONE.key}
+    assert gateway._states["x"].find(TWO.key) is None
     assert gateway._leaving == set()
 
 
@@ -200,11 +203,11 @@ def test_what_is_in_force_keeps_its_settings_until_the_new_ones_are(
     before = settings(gateway)
     join, broken, seen = gateway.store._join, [True], []
 
-    def refuse(upstream: Upstream, endpoints: tuple[Endpoint, ...]) -> Any:
+    def refuse(upstream: Upstream, *given: Any) -> Any:
         if upstream.name == "z" and broken:
             seen.append(settings(gateway))
             raise RuntimeError("no")
-        return join(upstream, endpoints)
+        return join(upstream, *given)
 
     gateway.store._join = refuse
     gateway.reconfigure(config("v2", OTHER, static("y", TWO), static("z", THREE)))
@@ -261,8 +264,8 @@ def test_a_newcomer_begins_slowly_as_the_coming_settings_say(start: Callable[...
     group.state.outliers.look(group.candidates, time.monotonic())
     gateway.reconfigure(config("v2", static("x", ONE, TWO, slow_start=30.0)))
     in_force(gateway, "v2")
-    states = gateway._states["x"].endpoints
-    assert [states[one.key].warm_until > 0 for one in (ONE, TWO)] == [False, True]
+    members = gateway._states["x"].members
+    assert [members[one.key].state.warm_until > 0 for one in (ONE, TWO)] == [False, True]
 
 
 # -- what is told of it --------------------------------------------------------------------

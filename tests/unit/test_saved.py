@@ -33,7 +33,7 @@ def snapshot(path: str | None = None, version: str = "v1", **known: tuple[Endpoi
     config = Config(version, ALL, (), discovery=DiscoverySettings(snapshot=path))
     state: Any = None
     groups = {name: Known(endpoints) for name, endpoints in known.items()}
-    return build(config, Router(()), groups, lambda upstream, endpoints: ((), state))
+    return build(config, Router(()), groups, lambda upstream, endpoints, before, turn: ((), state))
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_what_is_damaged_is_refused(
 @pytest.mark.parametrize("entry", [{}, {"host": "h"}, {"host": "10.0.0.1", "port": 0}, [], "x", None])
 def test_a_good_checksum_is_not_enough(written: str, entry: object, caplog: pytest.LogCaptureFixture) -> None:
     upstreams = {"users": {"source": saved.source_of(USERS), "endpoints": [entry]}}
-    digest = hashlib.sha256(saved._compact(upstreams).encode()).hexdigest()
+    digest = hashlib.sha256(saved._compact(upstreams)).hexdigest()
     Path(written).write_text(json.dumps({"version": 1, "sha256": digest, "upstreams": upstreams}))
     assert load(written, ALL, ()) == {}
     assert "damaged: the endpoints of users" in caplog.text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from gateway.model import (
 )
 from gateway.providers import Update
 from gateway.retry import Budget
-from gateway.snapshot import Snapshot
+from gateway.snapshot import Difference, Group, Snapshot, Turn
 from gateway.store import Store
 from gateway.testing import FakeProvider
 
@@ -43,13 +43,15 @@ class Joined:
         self.swapped: list[tuple[Snapshot | None, Snapshot, set[str]]] = []
         self.joined: list[str] = []
 
-    def join(self, upstream: Upstream, endpoints: tuple[Endpoint, ...]) -> tuple[tuple[Candidate, ...], UpstreamState]:
+    def join(
+        self, upstream: Upstream, endpoints: tuple[Endpoint, ...], before: Group | None, turn: Turn
+    ) -> tuple[tuple[Candidate, ...], UpstreamState]:
         self.joined.append(upstream.name)
         balancer: Any = None
         state = self.states.setdefault(upstream.name, UpstreamState(upstream, balancer, Budget(lambda: 0.0)))
         return tuple(Candidate(one, state.endpoint(one, 0.0), None) for one in endpoints), state
 
-    def swap(self, old: Snapshot | None, new: Snapshot, changed: Collection[str]) -> None:
+    def swap(self, old: Snapshot | None, new: Snapshot, changed: Mapping[str, Difference]) -> None:
         self.swapped.append((old, new, set(changed)))
 
 
@@ -181,11 +183,11 @@ def test_what_is_gone_is_forgotten_when_its_last_request_ended() -> None:
     state = UpstreamState(CONSUL, None, Budget(lambda: 0.0))  # type: ignore[arg-type]
     one, two = state.endpoint(ONE, 0.0), state.endpoint(TWO, 0.0)
     one.in_flight = 1
-    state.forget(set())
-    assert state.endpoints == {ONE.key: one}
+    state.forget()
+    assert (state.find(ONE.key), state.find(TWO.key)) == (one, None)
     one.end()
-    state.forget({TWO.key})
-    assert state.endpoints == {}
+    state.forget()
+    assert state.find(ONE.key) is None
     assert state.endpoint(TWO, 0.0) is not two
 
 
@@ -305,7 +307,7 @@ def test_a_configuration_that_cannot_be_joined_leaves_the_old_one() -> None:
     kept, joined = store(CONSUL, STATIC)
     old, providers = kept.current, dict(kept.providers)
 
-    def refuse(upstream: Upstream, endpoints: tuple[Endpoint, ...]) -> Any:
+    def refuse(upstream: Upstream, *given: Any) -> Any:
         raise RuntimeError("no")
 
     kept._join = refuse
@@ -549,10 +551,10 @@ def test_a_configuration_that_comes_while_another_is_put_in_force(
     join = running._join
     third = version("v4", CONSUL, discovery=HASTY)
 
-    def meanwhile(upstream: Upstream, endpoints: tuple[Endpoint, ...]) -> Any:
+    def meanwhile(upstream: Upstream, *given: Any) -> Any:
         if upstream.name == "zebra" and running._coming is None:
             running.reconfigure(third)
-        return join(upstream, endpoints)
+        return join(upstream, *given)
 
     running._join = meanwhile
     running.reconfigure(version("v3", Upstream("zebra", StaticSource((ONE,))), discovery=HASTY))
@@ -593,11 +595,11 @@ def test_what_is_said_while_a_snapshot_is_made_is_not_lost(
     join = running._join
     said: list[bool] = []
 
-    def meanwhile(upstream: Upstream, endpoints: tuple[Endpoint, ...]) -> Any:
+    def meanwhile(upstream: Upstream, *given: Any) -> Any:
         if upstream.name == "zebra":
             providers["users"][0].give(TWO)
             said.append(True)
-        return join(upstream, endpoints)
+        return join(upstream, *given)
 
     running._join = meanwhile
     zebra = Upstream("zebra", StaticSource((ONE,)))

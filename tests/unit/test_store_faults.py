@@ -29,6 +29,8 @@ MOVED = Upstream("moved", ConsulSource("moved-svc"))
 FRESH = Upstream("fresh", ConsulSource("fresh-svc"))
 
 Made = dict[str, list[FakeProvider]]
+# Of a configuration of four upstreams until it is in force, where each has few endpoints.
+PAUSES = 16
 FAULTS = [RuntimeError("no"), MemoryError(), gevent.Timeout(9)]
 
 
@@ -138,7 +140,7 @@ class Thrown:
             raise self.error
 
 
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", range(PAUSES))
 @pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
 def test_a_fault_at_any_pause_of_a_swap(
     running: Running, made: Made, monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException
@@ -162,9 +164,9 @@ def test_a_fault_at_any_pause_of_a_swap(
 def test_there_are_that_many_pauses_and_no_more(
     running: Running, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four upstreams are gathered and four are built: the range of the test before this one."""
+    """The range of the test before this one."""
     thrown = Thrown(monkeypatch)
-    thrown.arm(8, RuntimeError())
+    thrown.arm(PAUSES, RuntimeError())
     running.store.reconfigure(SECOND)
     until(lambda: running.store.current.version == "v2")
     assert thrown.left == 0
@@ -178,11 +180,11 @@ def test_an_upstream_that_cannot_be_joined_keeps_the_old_configuration_whole(
     broken = [True]
     tries: list[str] = []
 
-    def join(upstream: Upstream, endpoints: tuple[Endpoint, ...]) -> Any:
+    def join(upstream: Upstream, *given: Any) -> Any:
         if upstream.name == victim and broken:
             tries.append(victim)
             raise RuntimeError("a fault of our own")
-        return running.joined.join(upstream, endpoints)
+        return running.joined.join(upstream, *given)
 
     running.store._join = join
     running.store.reconfigure(SECOND)
@@ -202,10 +204,10 @@ def test_an_upstream_that_cannot_be_joined_keeps_the_old_configuration_whole(
 
 
 def test_one_that_cannot_be_put_in_force_gives_way_to_the_next(running: Running, made: Made) -> None:
-    def join(upstream: Upstream, endpoints: tuple[Endpoint, ...]) -> Any:
+    def join(upstream: Upstream, *given: Any) -> Any:
         if upstream.name == "fresh":
             raise RuntimeError("a fault of our own")
-        return running.joined.join(upstream, endpoints)
+        return running.joined.join(upstream, *given)
 
     running.store._join = join
     running.store.reconfigure(SECOND)
@@ -220,10 +222,10 @@ def test_one_that_cannot_be_put_in_force_gives_way_to_the_next(running: Running,
 def test_the_old_one_again_ends_the_trouble(running: Running, made: Made) -> None:
     first = running.store.config
 
-    def join(upstream: Upstream, endpoints: tuple[Endpoint, ...]) -> Any:
+    def join(upstream: Upstream, *given: Any) -> Any:
         if upstream.name == "fresh":
             raise RuntimeError("a fault of our own")
-        return running.joined.join(upstream, endpoints)
+        return running.joined.join(upstream, *given)
 
     running.store._join = join
     running.store.reconfigure(SECOND)

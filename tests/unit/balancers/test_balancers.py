@@ -18,7 +18,7 @@ from gateway.health.candidate import Candidate
 from gateway.health.state import UpstreamState
 from gateway.model import Balance, Eject, Endpoint, StaticSource, Upstream
 from gateway.retry import Budget
-from gateway.snapshot import Known, group
+from gateway.snapshot import Group, Known, Turn, group
 from gateway.testing import FakeClock
 from tests.long import times
 from tests.unit.balancers.picking import ask, likelihood, number, others
@@ -55,12 +55,14 @@ class World:
     def appear(self, *endpoints: Endpoint) -> None:
         """A snapshot with these."""
 
-        def join(upstream: Upstream, among: tuple[Endpoint, ...]) -> tuple[tuple[Candidate, ...], UpstreamState]:
-            known = tuple(Candidate(each, self.state.endpoint(each, self.clock())) for each in among)
-            self.state.forget({each.key for each in among})
-            return known, self.state
+        def join(
+            upstream: Upstream, among: tuple[Endpoint, ...], before: Group | None, turn: Turn
+        ) -> tuple[tuple[Candidate, ...], UpstreamState]:
+            return tuple(Candidate(each, self.state.endpoint(each, self.clock())) for each in among), self.state
 
         self.group = group(self.upstream, Known(endpoints), None, join)
+        self.state.adopt(self.group.members)
+        self.state.forget()
         self.candidates = self.group.candidates
 
     def usable(self) -> Sequence[Candidate]:

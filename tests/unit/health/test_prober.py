@@ -82,8 +82,10 @@ class Worker:
         if state is None:
             state = self.states[name] = UpstreamState(upstream, None, Budget(lambda: 0.0))  # type: ignore[arg-type]
         found = tuple(Candidate(one, state.endpoint(one, 0.0), object()) for one in endpoints(number))
-        state.forget({candidate.endpoint.key for candidate in found})
-        self.groups = {**self.groups, name: Group(upstream, endpoints(number), "", found, state)}
+        group = Group(upstream, endpoints(number), "", found, state)
+        state.adopt(group.members)
+        state.forget()
+        self.groups = {**self.groups, name: group}
         return self
 
     def lose(self, name: str) -> None:
