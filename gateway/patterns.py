@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Protocol
 
 # RE2's own limit on a repeat, and on the product of nested ones.
@@ -226,12 +225,22 @@ _REFERENCE = re.compile(rb"\\(?:([1-9][0-9]?)|g<([A-Za-z0-9_]+)>|(\\))|\\([0-9A-
 _THREE_DIGITS = re.compile(rb"\\[0-7]{3}")
 
 
-@lru_cache(1024)
+# (template, source of the pattern) -> pieces. A pattern itself would be kept after its configuration is gone.
+_taken_apart: dict[tuple[bytes, bytes], tuple[bytes | int, ...]] = {}
+_MOST_TEMPLATES = 1024
+
+
 def pieces(template: bytes, pattern: Expression) -> tuple[bytes | int, ...]:
     """A template taken apart: text, and the numbers of groups. `\\1` to `\\99`, `\\g<1>` and
     `\\g<name>` are groups, two backslashes are one. Raises PatternError for anything else behind
     a backslash, and for a group that the pattern does not have."""
-    return tuple(_pieces(template, pattern))
+    key = (template, pattern.pattern)
+    known = _taken_apart.get(key)
+    if known is None:
+        if len(_taken_apart) >= _MOST_TEMPLATES:
+            _taken_apart.clear()
+        known = _taken_apart[key] = tuple(_pieces(template, pattern))
+    return known
 
 
 def _pieces(template: bytes, pattern: Expression) -> Iterator[bytes | int]:
