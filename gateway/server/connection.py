@@ -498,6 +498,8 @@ class Connection:
     def write(self, request: Request, response: Response, body: ArrivingBody | None) -> GatewayError | None:
         """Write a whole answer and release what it comes from; what went wrong, if something did."""
         stream = response.stream
+        wrong: GatewayError | None = None
+        released: GatewayError | None = None
         try:
             if response.tunnel is not None:
                 self.open_tunnel(request, response)
@@ -509,24 +511,32 @@ class Connection:
                 self.end()
         except GatewayError as error:
             self.break_off()
-            return error.with_traceback(None)
+            wrong = error.with_traceback(None)
         except OSError as error:  # of a tunnel: nothing else here lets one out
             self.break_off()
-            return ClientClosed(f"the tunnel broke: {error}")
+            wrong = ClientClosed(f"the tunnel broke: {error}")
         except Exception as failure:
-            fault = self.failed(failure)
+            wrong = self.failed(failure)
             if self.answering:
                 self.break_off()
             else:
-                self.write(request, self.shared.door.answer(fault, request), body)
-            return fault
+                self.write(request, self.shared.door.answer(wrong, request), body)
         finally:
             if stream is not None:
-                self._passing = None
-                # This may wait for the end of an upload. The client's leaving changes nothing any
-                # more, so it is not thrown in here.
-                self.busy = False
-                stream.close()
+                released = self._release(stream)
+        return wrong or released
+
+    def _release(self, stream: ResponseBody) -> GatewayError | None:
+        """Give back what an answer came from; a fault in that ends the connection after the answer."""
+        self._passing = None
+        # This may wait for the end of an upload. The client's leaving changes nothing any
+        # more, so it is not thrown in here.
+        self.busy = False
+        try:
+            stream.close()
+        except Exception as failure:
+            self._keep = False
+            return self.failed(failure)
         return None
 
     def _pass_on(self, stream: ResponseBody) -> None:

@@ -33,7 +33,7 @@ from gateway.background import Background, Task
 from gateway.exchange import Request
 from gateway.model import AccessLogSettings, Endpoint, Route, Upstream
 from gateway.telemetry.log_file import LogFile
-from gateway.telemetry.redact import masking, masking_causes
+from gateway.telemetry.redact import MASK, masking, masking_causes
 from gateway.turns import breathe
 
 log = logging.getLogger("gateway.access_log")
@@ -455,11 +455,16 @@ def _formatter(settings: AccessLogSettings, worker: int | str) -> Callable[[Reco
         return version
 
     def ask(key: tuple[str, bytes, bytes]) -> str:
-        """Who asked whom. Clients choose hosts and methods, so long ones are not remembered."""
+        """Who asked whom. Clients choose hosts and methods, so long ones are not remembered, and either may be
+        anything where the request was refused for it."""
         client, method, host = key
+        verb, sign, _ = method.decode("latin-1").partition("=")
+        if sign:
+            # No method has one (RFC 9110 §9.1): what was to be a target may stand here.
+            verb = f"{verb}={MASK}"
         text = (
-            f',"client":{_text(client)},"method":{_text(method.decode("latin-1"))}'
-            f',"host":{_text(host.decode("latin-1"))},"target":'
+            f',"client":{_text(client)},"method":{_text(verb)}'
+            f',"host":{_text(mask_cause(host.decode("latin-1")))},"target":'
         )
         if len(host) + len(method) <= _LONGEST_ASKED:
             if len(askers) >= _MOST_KEPT:

@@ -242,6 +242,14 @@ def test_bytes_from_outside_never_leave_their_field(written: Callable[..., list[
     assert line["target"] == f"/{text}?q={text}"
 
 
+def test_a_secret_is_masked_wherever_a_refused_request_has_it(written: Callable[..., list[dict[str, Any]]]) -> None:
+    request = asked(b"/", b"TOKEN=S3CR3T")
+    request.host = b"a?token=S3CR3T"
+    (line,) = written(request)
+    assert "S3CR3T" not in json.dumps(line)
+    assert line["method"].startswith("TOKEN=")
+
+
 # -- trace_id ---------------------------------------------------------------------------
 
 

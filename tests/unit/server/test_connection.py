@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -431,6 +432,16 @@ class TestAnswers:
         assert not stream.ended
         assert body.closed
         assert door.finished == [(b"/a", 200, 5, "upstream_stalled")]
+
+    @pytest.mark.parametrize("end", [b"", UpstreamStalled("silence")])
+    def test_a_fault_while_it_is_given_back_ends_the_connection_after_the_answer(self, end: bytes | Exception) -> None:
+        body = Pieces(b"hello", end)
+        body.close = Mock(side_effect=RuntimeError("out of order"))  # type: ignore[method-assign]
+        stream, door = serve(GET, GET, answers=lambda _: Response(200, b"OK", [], content_length=5, stream=body))
+        assert stream.sent.count(b"HTTP/1.1") == 1
+        assert stream.closed
+        first = "internal_error" if end == b"" else "upstream_stalled"
+        assert door.finished == [(b"/a", 200, 5, first)]
 
     def test_not_even_for_http_1_0(self) -> None:
         body = Pieces(b"hello", UpstreamStalled("silence"))
