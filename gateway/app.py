@@ -56,6 +56,7 @@ from gateway.router import Router
 from gateway.shaping import Shaper
 from gateway.snapshot import Difference, Group, Snapshot, Turn
 from gateway.store import Store
+from gateway.target import AmbiguousTarget
 from gateway.telemetry.access_log import AccessLog
 from gateway.transport import Transport, probe
 from gateway.transport.pool import EndpointPool
@@ -505,7 +506,7 @@ class Gateway(Flask):
             if not snapshot.version:
                 raise NotReady("there is no configuration yet")
             raise NoRoute(f"no route for {host.decode('latin-1')} {path[:200].decode('latin-1')}")
-        if isinstance(asked, target.AmbiguousTarget):
+        if isinstance(asked, AmbiguousTarget):
             readings.check(snapshot.router, snapshot.config.server, request, route, (), asked, path, host)
         request.route = route
         if not route.plain:
@@ -560,11 +561,9 @@ class Gateway(Flask):
             return
         status = response.status if response is not None else error.status if error is not None else 0
         took = time.monotonic() - request.started
-        # Not set if the request was rejected before it took a snapshot.
-        version = getattr(request, "config_version", None)
-        self._access_log.record(
-            request, status, bytes_out, took, self.store.current.version if version is None else version
-        )
+        # A request that was rejected before it took a snapshot has none.
+        version = request.config_version or self.store.current.version
+        self._access_log.record(request, status, bytes_out, took, version)
 
     # -- for those who watch ------------------------------------------------------------
 

@@ -7,8 +7,9 @@ judged once for its endpoint (`health`). What was counted up is counted down how
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from gateway import target as targets
 from gateway.errors import ConnectTimeout, DeadlineExceeded, GatewayError
@@ -32,7 +33,8 @@ class Race(Protocol):
     ) -> tuple[bool, Response]: ...
 
 
-class Tools(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tools:
     """What attempts work with, the same for all requests of a worker.
 
     `race` runs two attempts at once; `sleep` waits that many seconds and lets others run;

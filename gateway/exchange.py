@@ -142,8 +142,6 @@ class Request:
         "upgrade",
         "upstream",
     )
-    # The version of the configuration that serves the request. Unset until the request has taken a snapshot.
-    config_version: str
 
     def __init__(
         self,
@@ -192,6 +190,8 @@ class Request:
         self.client = ""
         self.request_id = b""
         self.trace_id = ""
+        # That of the configuration which serves it; empty until it has taken a snapshot.
+        self.config_version = ""
         self.route: Route | None = None
         self.upstream: Upstream | None = None
         self.endpoint: Endpoint | None = None

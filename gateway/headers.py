@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable
-from itertools import filterfalse
 from typing import Generic, NamedTuple, TypeVar
 
 from gateway.errors import BadRequest, BadResponse, LoopDetected
@@ -583,7 +582,7 @@ _KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:^|,)\s*timeout\s*=\s*(\d{1,9})", re.IGNOR
 
 class _AnswerLines(FieldLines[int]):
     """Field lines of answers. `passing`: those that go on as they came, so that most lines of a head are judged by
-    one look-up in C."""
+    one look-up."""
 
     __slots__ = ("passing",)
 
@@ -606,15 +605,16 @@ _answer_lines = _AnswerLines(lambda key: _ANSWER_KINDS.get(key, _PASS))
 def usual(lines: list[bytes], hop: bytes) -> Inbound | None:
     """`inbound` for the field lines of an answer that is framed by its length and says
     nothing unusual, the fields left as lines; None for any other."""
-    known, passes = _answer_lines.table.get, _answer_lines.passing.__contains__
-    kept = [*filter(passes, lines)]
-    dropped: list[bytes] = []
-    more_kept = False
+    passing = _answer_lines.passing
+    kept: list[bytes] = []
     shareable = True
     length: int | None = None
     keep_alive: int | None = None
-    for line in filterfalse(passes, lines):
-        entry = known(line) or _answer_lines.learn(line)
+    for line in lines:
+        if line in passing:
+            kept.append(line)
+            continue
+        entry = _answer_lines.table.get(line) or _answer_lines.learn(line)
         if entry is None:
             return None
         kind, (_, value) = entry
@@ -622,28 +622,22 @@ def usual(lines: list[bytes], hop: bytes) -> Inbound | None:
             if length is not None or not value.isdigit() or len(value) > _MAX_DIGITS:
                 return None
             length = int(value)
-            dropped.append(line)
         elif kind == _CONNECTION:
             if value != b"keep-alive":
                 return None
-            dropped.append(line)
         elif kind == _PASS:
-            more_kept = True
+            kept.append(line)
         elif kind == _KEEP_ALIVE:
             if keep_alive is not None or (found := _KEEP_ALIVE_TIMEOUT.search(value)) is None:
                 return None
             keep_alive = int(found[1])
-            dropped.append(line)
         elif kind == _AUTH:
-            more_kept = True
+            kept.append(line)
             shareable = shareable and not carries_connection_auth(value)
         else:
             return None
     if length is None:
         return None
-    if more_kept:
-        # In the order in which they came.
-        kept = [line for line in lines if line not in dropped]
     if hop:
         kept.append(b"Via: " + hop)
     return _new(Inbound, ([], length, False, True, shareable, keep_alive, None, None, b"\r\n".join(kept)))

@@ -254,6 +254,10 @@ class _Paths:
         self._depths = sorted({prefix.count(b"/") for prefix in self._prefixes}, reverse=True)
         self._deepest = max(self._depths, default=0)
 
+    def _add_by_pattern(self, path: bytes, met: list[list[_Candidate]]) -> None:
+        hits = [self._by_pattern[number] for number in self._patterns.matching(path)]
+        met += [candidates for prefix, candidates in hits if not prefix or begins(path, prefix)]
+
     def find(self, path: bytes) -> list[list[_Candidate]]:
         """Those that a path in normal form meets: exact, patterns, longer prefixes first."""
         met: list[list[_Candidate]] = []
@@ -261,8 +265,7 @@ class _Paths:
         if found is not None:
             met.append(found)
         if self._by_pattern:
-            hits = [self._by_pattern[number] for number in self._patterns.matching(path)]
-            met += [candidates for prefix, candidates in hits if not prefix or begins(path, prefix)]
+            self._add_by_pattern(path, met)
         if self._deepest == 1:
             # The first segment alone: most tables of prefixes are like this.
             end = path.find(b"/", 1)
