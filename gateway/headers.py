@@ -339,14 +339,14 @@ class Outbound:
 
     def resolves(self, names: Iterable[bytes]) -> bool:
         """Whether any of these lower-case names is a field that `view` shows otherwise than it came."""
-        return any(self._kind(name) in _RESOLVED or name in self.replaced for name in names)
+        return any(name == b"host" or self._kind(name) in _RESOLVED or name in self.replaced for name in names)
 
     def view(self, request: Request, asked_host: bytes) -> Headers:
         """The request's fields as an upstream will get them: without what an untrusted peer has no say
-        in, and with the values that the gateway puts there. Hop-by-hop fields and Host stay as they
-        came. `identify` comes first."""
+        in, and with the values that the gateway puts there. Host is `asked_host`, which a target in
+        absolute-form decides (RFC 9112 §3.2.2). Hop-by-hop fields stay as they came. `identify` comes first."""
         trusted = self._trust.trusts(request.peer)
-        kept: Headers = []
+        kept: Headers = [(b"Host", asked_host)] if asked_host else []
         seen: dict[int, list[bytes]] = {}
         for name, value in request.headers:
             kind = self._kinds.table.get(name)
@@ -354,7 +354,7 @@ class Outbound:
                 kind = self._kinds.learn(name)
             if kind in (_XFF, _XFH, _XFPROTO, _XFPORT, _FORWARDED):
                 seen.setdefault(kind, []).append(value)
-            elif kind in (_UNDERSCORE, _NEVER, _REQUEST_ID) or name.lower() in self.replaced:
+            elif kind in (_UNDERSCORE, _NEVER, _REQUEST_ID) or name.lower() in self.replaced or name.lower() == b"host":
                 pass
             elif trusted or kind != _TRUSTED_ONLY:
                 kept.append((name, value))

@@ -107,6 +107,20 @@ routes:
     assert ask(made, (b"Upgrade", b"websocket")) == 200
 
 
+@pytest.mark.parametrize(("target", "field"), [(b"http://inside.example/", b"shop.example"), (b"/", b"inside.example")])
+def test_host_is_the_one_that_is_forwarded(target: bytes, field: bytes) -> None:
+    """The authority of an absolute-form target, whatever the Host field says (RFC 9112 §3.2.2)."""
+    made = gateway("Host", "inside.example")
+    request = Request(b"GET", target, [(b"hOST", field)], time.monotonic(), PEER, host=field)
+    response = made.handle(request)
+    assert response is not None
+    assert response.status == 200
+    request = Request(b"GET", b"http://shop.example/", [(b"Host", b"inside.example")], time.monotonic(), PEER)
+    response = made.handle(request)
+    assert response is not None
+    assert response.status == 403
+
+
 def test_what_must_not_be_there_sees_the_same() -> None:
     text = """
 version: 1
