@@ -152,9 +152,8 @@ class _Import:
     def _no_location(self, given: Directive, hosts: list[str | None], number: int) -> None:
         """What becomes of requests that meet no location: nginx answers 404. Where another server has
         routes for wider hosts, the requests would be forwarded there."""
+        alone, wider = self._alone(hosts, number)
         others = [served for nth, served in enumerate(self._served) if nth != number]
-        alone = [host for host in hosts if not any(host in served.hosts for served in others)]
-        wider = any(host is None or host.startswith("*.") for served in others for host in served.hosts)
         if not wider or not alone or all(served.answers for served in others if served.hosts):
             told = "a request that meets no location goes on to routes for any host, if there are such"
             self.draft.notes.append(Note(given.line, told))
@@ -163,6 +162,12 @@ class _Import:
         name, settings = f"{_first_name(alone) or 'any'}-rest", {"respond": {"status": 404}}
         route = DraftRoute(name, "", matches, settings, line=given.line)
         self._served[number].routes.append(route)
+
+    def _alone(self, hosts: list[str | None], number: int) -> tuple[list[str | None], bool]:
+        """The hosts that no other server has, and whether another server has routes for wider hosts."""
+        others = [served for nth, served in enumerate(self._served) if nth != number]
+        alone = [host for host in hosts if not any(host in served.hosts for served in others)]
+        return alone, any(host is None or host.startswith("*.") for served in others for host in served.hosts)
 
     def _answers_all(self, answer: Directive, level: Level, hosts: list[str | None], number: int) -> None:
         """Carry over what a server answers to all requests for some hosts. Where there is another
@@ -188,14 +193,22 @@ class _Import:
 
     def _instead(self, answer: Directive, hosts: list[str | None], number: int) -> None:
         """What becomes of an answer to all requests that cannot be carried over for these hosts.
-        One that sends to https does so to the same host and path."""
+        One that sends to https does so to the same host and path. Any other closes the hosts that
+        would else meet another server's routes."""
         if not hosts:
             return
         names = ", ".join(host or "any" for host in hosts)
         status = nginx_answers.status_to_https(answer)
         if status is None or self._served[number].secure:
-            told = f"left out: {answer.name} answers all requests that come for {names} by one of its ports"
-            self.draft.note(answer.line, told)
+            alone, wider = self._alone(hosts, number)
+            if alone and wider:
+                matches = [Ranked(Match(host=host, prefix="/"), (*nginx_ports.by_host(host), -1)) for host in alone]
+                name, why = f"{_first_name(alone) or 'any'}-answer", f"{answer.name} answers"
+                self._served[number].routes.append(DraftRoute(name, "", matches, line=answer.line, closed=why))
+                names = ", ".join(host or "any" for host in hosts if host not in alone)
+            if names:
+                told = f"left out: {answer.name} answers all requests that come for {names} by one of its ports"
+                self.draft.note(answer.line, told)
             return
         self._to_https(answer, status, hosts, number, exact=False)
 

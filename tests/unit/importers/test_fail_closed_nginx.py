@@ -204,6 +204,17 @@ def test_a_redirect_of_a_prefix_goes_by_bytes(path: str) -> None:
     assert two(first, f"server_name a.example; {second}").ask(path, "a.example").to == "-> 301 https://*"
 
 
+@pytest.mark.parametrize(
+    "answer", ["return 444;", "return 403 $request_uri;", "root /srv; try_files $uri =404;", "auth_basic x; fastcgi_pass a:1;"]
+)
+def test_a_server_whose_answer_cannot_be_said_is_not_forwarded_by_a_wider_server(answer: str) -> None:
+    wide = "server { listen 80 default_server; location / { proxy_pass http://a; } }"
+    found = nginx(f"location /x {{ {answer} }}", more=f"server_name b.example *.c.example; {answer}", around=wide)
+    for host in ("b.example", "x.c.example"):
+        assert found.ask("/y", host=host) == Went("closed")
+    assert found.ask("/y", host="other.example").to == "a:80"
+
+
 def test_a_server_that_nginx_never_uses_opens_nothing() -> None:
     """The same name on the same port: nginx ignores the second server, and so its open location."""
     closed = "server { listen 80; server_name a.example; location /admin/ { deny all; } }"
