@@ -111,10 +111,7 @@ class _Import:
         for plugin in fields.each("plugins", "plugin"):
             name = plugin.text("name") or "without a name"
             enabled = plugin.flag("enabled", True)
-            whose = owner
-            for scope in ("service", "route"):
-                of = _reference(plugin, scope)
-                whose = (scope, self._names.get(of, of)) if of else whose
+            whose = self._owner(plugin, owner)
             config = plugin.fields("config") if name in ANSWERS else None
             plugin.take("config")
             answer = None if not enabled or name not in ANSWERS else ANSWERS[name](config)
@@ -126,6 +123,24 @@ class _Import:
                 plugin.note(f"{name} is not carried over{_LATER if enabled else ' (it is off)'}")
             if enabled and (answer is not None or name not in HARMLESS):
                 self._guards.setdefault(whose, []).append(name)
+        self._filters(fields, owner)
+
+    def _filters(self, fields: Fields, owner: tuple[str, str]) -> None:
+        """Note chains of WebAssembly filters, which are code of one's own: they may refuse a request."""
+        given = fields.peek("filter_chains")
+        if given is not None and not isinstance(given, Sequence):
+            self._guards.setdefault(owner, []).append("filter_chains")
+        for chain in fields.each("filter_chains", "filter chain"):
+            chain.note(f"it is not carried over{_LATER}")
+            if chain.flag("enabled", True):
+                self._guards.setdefault(self._owner(chain, owner), []).append("filter_chains")
+
+    def _owner(self, fields: Fields, owner: tuple[str, str]) -> tuple[str, str]:
+        """What a plugin or a filter chain belongs to: what it names, else where it stands."""
+        for scope in ("service", "route"):
+            of = _reference(fields, scope)
+            owner = (scope, self._names.get(of, of)) if of else owner
+        return owner
 
     def _guarding(self, service: str | None, route: str, ident: str | None) -> list[str]:
         """The plugins that stand before a route's service."""

@@ -36,9 +36,17 @@ def path(text: str) -> str:
 
 
 def spelled(source: str) -> str:
-    """The same pattern in our spelling of named groups and of the end of the text."""
+    """The same pattern in our spelling of named groups and of the end of the text, and with what a path
+    holds percent-encoded (a blank, `é`) in that form: others match the decoded path."""
     spelt = {"(?<": "(?P<", "\\Z": "\\z"}
-    return "".join(spelt.get(piece, piece) for piece in _PIECES.findall(source))
+    return "".join(spelt.get(piece) or _as_sent(piece) for piece in _PIECES.findall(source))
+
+
+def _as_sent(piece: str) -> str:
+    letter = piece.removeprefix("\\")
+    if len(letter) != 1 or "!" <= letter <= "~":
+        return piece
+    return f"(?:{''.join(f'%{byte:02X}' for byte in letter.encode())})"
 
 
 def whole(source: str, *, anchored: bool = False, insensitive: bool = False) -> str:

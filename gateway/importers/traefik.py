@@ -234,6 +234,8 @@ class _Import:
         elif kind == "chain" and inner is not None:
             for name in inner.texts("middlewares"):
                 self._middleware(name, router, way, depth + 1)
+            if not all(isinstance(one, document.Leaf) for one in _items(inner.peek("middlewares"))):
+                way.closed.append(f"the middlewares of {spelt} are not understood")
             inner.rest()
         elif kind == "retry" and inner is not None:
             attempts = inner.whole("attempts")

@@ -106,6 +106,28 @@ def test_plugins_of_kong_that_are_not_understood_close(plugins: str) -> None:
     assert kong(f", plugins: {plugins}").ask("/r").to == "closed"
 
 
+FILTERS = "filter_chains: [{filters: [{name: my-auth}]}]"
+
+
+@pytest.mark.parametrize(
+    ("route", "more", "rest"),
+    [
+        (f", {FILTERS}", "", "s.internal:80"),
+        (", filter_chains: my-auth", "", "s.internal:80"),
+        ("", f"  {FILTERS}\n", "closed"),
+        ("", "filter_chains: [{route: {name: r}, filters: [{name: my-auth}]}]", "s.internal:80"),
+        ("", "filter_chains: [{service: s, filters: [{name: my-auth}]}]", "closed"),
+    ],
+)
+def test_filters_of_kong_close(route: str, more: str, rest: str) -> None:
+    found = kong(route, more)
+    assert (found.ask("/r/x").to, found.ask("/q").to) == ("closed", rest)
+
+
+def test_filters_of_kong_that_are_off_do_not_close() -> None:
+    assert kong(", filter_chains: [{enabled: false, filters: [{name: my-auth}]}]").ask("/r").to == "s.internal:80"
+
+
 @pytest.mark.parametrize(
     "condition",
     ["snis: [a.example]", "sources: [{ip: 10.0.0.0/8}]", 'headers: {x: ["~*^a"]}', "hosts: [example.*]", 'expression: "true"'],
@@ -146,7 +168,7 @@ def traefik(routers: str, more: str = "middlewares: {}", rest: str = "") -> Impo
 
 @pytest.mark.parametrize(
     "middleware",
-    ["m: {newThing: {}}", "m: {headers: {allowedHosts: [a]}}", "m: {headers: {sslRedirect: true}}", "m: {chain: x}",
+    ["m: {newThing: {}}", "m: {headers: {allowedHosts: [a]}}", "m: {headers: {sslRedirect: true}}", "m: {chain: x}", "m: {chain: {middlewares: [{name: x}]}}",
      "m: {redirectScheme: x}", "m: {stripPrefix: x}", "m: {redirectRegex: {regex: a, replacement: b}}", "n: {}"],
 )  # fmt: skip
 def test_a_middleware_that_is_not_understood_closes(middleware: str) -> None:

@@ -100,6 +100,15 @@ def test_patterns_without_look_around(pattern: str, wider: str) -> None:
     assert widened(pattern) == wider
 
 
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [(r"^/a\ b", "/a%20b"), ('"^/a b+$"', "/a%20b"), ("^/é?x$", "/%C3%A9x"), ("^/é?x$", "/x"), (r"^/\é", "/%c3%a9")],
+)
+def test_a_guard_meets_what_a_path_holds_percent_encoded(pattern: str, path: str) -> None:
+    found = nginx("location / { proxy_pass http://a; }", f"location ~ {pattern} {{ deny all; }}")
+    assert found.ask(path) == Went("closed")
+
+
 def test_a_guard_whose_pattern_is_refused_closes_more() -> None:
     found = nginx('location ~ "/(?<=a+)secret" { deny all; }', "location / { proxy_pass http://a; }")
     assert [found.ask(path).to for path in ("/secret", "/x/secret", "/x")] == ["closed", "closed", "a:80"]
