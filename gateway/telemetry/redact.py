@@ -34,14 +34,15 @@ _KEPT = 4096
 # Credentials in an absolute-form's authority (RFC 9110 §4.2.4).
 _USERINFO = re.compile(r"^([^/?#]*://)[^/?#]*@")
 # A name and its equals sign, which may be percent-encoded: in a query or a fragment, and in the
-# parameters of a path's segments (RFC 3986 §3.3).
-_NAMED = r"([^{0}%]*(?:%(?!3[dD])[^{0}%]*)*)(?:=|%3[dD])"
-_QUERY_NAME = re.compile("[?&;#]" + _NAMED.format("?&;#="))
-_PATH_NAME = re.compile(";" + _NAMED.format("/;="))
+# parameters of a path's segments (RFC 3986 §3.3), where the semicolon may be percent-encoded, too, as
+# in gateway.readings.
+_NAMED = r"([^{0}%]*(?:%(?!3[bBdD])[^{0}%]*)*)(?:=|%3[dD])"
+_QUERY_NAME = re.compile("(?:[?&;#]|%3[bB])" + _NAMED.format("?&;#="))
+_PATH_NAME = re.compile("(?:;|%3[bB])" + _NAMED.format("/;="))
 _QUERY = re.compile(r"[?#]")
 _SLASH, _AMPERSAND, _TEXT_END = re.compile("/"), re.compile("&"), re.compile(r"[&\s]")
 # In what a cause quotes (a request line, a target, a host) a name may also come first.
-_QUOTED_NAME = re.compile(r"(?:^|[?&;#\s])" + _NAMED.format(r"?&;#=\s"))
+_QUOTED_NAME = re.compile(r"(?:^|[?&;#\s]|%3[bB])" + _NAMED.format(r"?&;#=\s"))
 _QUOTE = re.compile("b?[\"']")
 # The rest of a quotation, by the mark that began it.
 _REST = {
@@ -75,7 +76,7 @@ def masking(names: Iterable[str]) -> Callable[[str], str]:
         query = _QUERY.search(target)
         start = len(target) if query is None else query.start()
         path, rest = target[:start], target[start:]
-        if ";" in path:
+        if ";" in path or "%3" in path:
             path = _masked(path, _PATH_NAME, _SLASH, kind)
         return path + (_masked(rest, _QUERY_NAME, _AMPERSAND, kind) if rest else "")
 
@@ -145,7 +146,7 @@ def _masked(text: str, names: re.Pattern[str], end: re.Pattern[str], kind: Kind)
     while (found := names.search(text, place)) is not None:
         number += 1
         if number > MOST_NAMES:
-            secrets.append((found.start() + 1, len(text)))
+            secrets.append((found.start(1), len(text)))
             break
         place = found.end()
         what = kind(found[1])

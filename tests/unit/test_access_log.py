@@ -310,6 +310,8 @@ def test_a_request_that_was_not_forwarded_has_its_trace_too(written: Callable[..
         ("/token=1;password=s3", "/token=1;password=***"),
         ("/a;token=s3?x=2", "/a;token=***?x=2"),
         ("/a;x=1;token=s3;y=2/b;sig=s3/c", "/a;x=1;token=***/b;sig=***/c"),
+        ("/a%3btoken=s3/b%3Bx=1%3btoken%3Ds3;y=2/c?z=1", "/a%3btoken=***/b%3Bx=1%3btoken%3D***/c?z=1"),
+        ("/a?x=1%3Btoken=s3&y=2", "/a?x=1%3Btoken=***&y=2"),
         # Names as frameworks read them.
         ("/a?token[]=s3&token%5B0%5D=s3&token[a]=s3", "/a?token[]=***&token%5B0%5D=***&token[a]=***"),
         ("/a?auth[token]=s3&auth.token=s3&a[b][password][]=s3", "/a?auth[token]=***&auth.token=***&a[b][password][]=***"),
