@@ -42,8 +42,9 @@ GRACE = 0.7
 AGAIN = 5.0
 # Distinct troubles that are remembered until one is over.
 MOST_LOGGED = 100
-# Warnings of one configuration that are logged: requests wait meanwhile.
+# Warnings and mistakes of one configuration that are logged: requests wait meanwhile.
 MOST_WARNINGS = 100
+MOST_MISTAKES = 100
 
 Result = TypeVar("Result")
 # device, inode, size, times of change; or why there is none.
@@ -71,7 +72,7 @@ def off_hub(call: Callable[[], Result]) -> Result:
 @dataclass(frozen=True, slots=True)
 class ConfigStatus:
     """`loaded_at`, `error_at`: Unix time. `error`: why what stands in `path` now is not in
-    force, "" when it is; it says every mistake, one a line."""
+    force, "" when it is; it says every mistake, one a line, but for those beyond MOST_MISTAKES."""
 
     version: str
     path: str
@@ -131,6 +132,15 @@ class FileText:
 
     def _trouble(self, error: str) -> None:
         self.text = Text(self.text.data, error)
+
+
+def _first_mistakes(error: ConfigError) -> str:
+    """The text of an error, without the mistakes beyond MOST_MISTAKES: status and metrics hold it, too."""
+    number = len(error.mistakes)
+    if number <= MOST_MISTAKES:
+        return str(error)
+    first = str(error).split("\n", MOST_MISTAKES)[:MOST_MISTAKES]
+    return "\n".join([*first, f"{number - MOST_MISTAKES} more mistakes: gateway check tells them all"])
 
 
 class Watch:
@@ -277,7 +287,7 @@ class Watch:
         try:
             self._load(*texts)
         except ConfigError as error:
-            verdict = str(error)
+            verdict = _first_mistakes(error)
         except Exception as error:
             verdict = self._fault("cannot be loaded, and is tried again", error)
         else:

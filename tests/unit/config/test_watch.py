@@ -261,6 +261,16 @@ def test_a_flood_of_warnings_is_cut_short(followed: Followed, caplog: pytest.Log
 # -- a key beside a file ------------------------------------------------------------------
 
 
+def test_a_flood_of_mistakes_is_cut_short(followed: Followed, caplog: pytest.LogCaptureFixture) -> None:
+    rename(followed.path, "version: 1\nroutes:\n" + "- {}\n" * 5000)
+    followed.rest()
+    lines = followed.told[-1].split("\n")
+    assert lines[-1] == f"{5000 - watch.MOST_MISTAKES} more mistakes: gateway check tells them all"
+    assert len(lines) == watch.MOST_MISTAKES + 1
+    assert "routes[99].name: is required" in lines[-2]
+    assert max(len(record.getMessage()) for record in caplog.records) < 20_000
+
+
 class Registry:
     """In the place of the followers of keys."""
 
