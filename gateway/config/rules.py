@@ -439,6 +439,45 @@ def _only_regex(match: Match) -> bool:
     return match.regex is not None and match.prefix is None
 
 
+def one_prefix(draft: Draft) -> Breaches:
+    """The prefix that is taken off or replaced is the longest of the route's that the path begins with. So
+    one that is longer than another stands beside the same conditions, or fewer: else it would be taken
+    off a request that only the shorter one's match has."""
+    for path, route in draft.routes():
+        replaced = [one.prefix for one in (route.rewrite, route.redirect) if one is not None]
+        if len(route.match) < 2 or not (route.strip_prefix or any(one is not None for one in replaced)):
+            continue
+        cuts: dict[bytes, list[tuple[Path, Match]]] = {}
+        for at, match in match_paths(path, route):
+            cuts.setdefault(_cut(match), []).append((at, match))
+        for cut, longer in cuts.items():
+            for end in (place for place in range(len(cut)) if cut[place : place + 1] == b"/"):
+                for _, match in cuts.get(cut[:end], ()):
+                    if match.path is None and not any(_wider(one, match) for _, one in longer):
+                        told = (
+                            f"{cut.decode()} would be taken off where match {match.prefix or '/'} of this route holds "
+                            "and this one does not (two routes)"
+                        )
+                        yield Breach(longer[0][0], told)
+                        break
+
+
+def _cut(match: Match) -> bytes:
+    return target.written_prefix(match.path or match.prefix or "/")
+
+
+def _wider(one: Match, other: Match) -> bool:
+    """Whether a match holds wherever another one does, but for the path."""
+    return (
+        one.host in (None, other.host)
+        and one.regex in (None, other.regex)
+        and (not one.methods or (bool(other.methods) and set(other.methods) <= set(one.methods)))
+        and one.headers.items() <= other.headers.items()
+        and one.query.items() <= other.query.items()
+        and one.excluded in (None, other.excluded)
+    )
+
+
 Pairs = frozenset[tuple[str, str]]
 Twin = tuple[
     int, str | None, str, bytes | str, frozenset[str], Pairs, Pairs, frozenset[model.Match] | None
@@ -550,6 +589,7 @@ RULES: tuple[Callable[[Draft], Breaches], ...] = (
     something_excluded,
     one_rewriting,
     cuttable_prefix,
+    one_prefix,
     distinct_routes,
     outside_own_prefix,
     reachable_readyz,

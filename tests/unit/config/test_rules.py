@@ -273,6 +273,38 @@ def test_one_rewriting(given: str, told: list[str]) -> None:
     assert [one.split(": ", 1)[1] for one in mistakes(with_route(given))] == told
 
 
+@pytest.mark.parametrize("cut", ["strip_prefix: true", "rewrite: {prefix: /n}", "redirect: {prefix: /n}"])
+@pytest.mark.parametrize(
+    "more",
+    ["host: b.example", "methods: [PUT]", "headers: {x: y}", "query: {x: y}", "regex: /.*x", "not: {host: c.example}"],
+)
+def test_a_longer_prefix_has_no_conditions_of_its_own(cut: str, more: str) -> None:
+    """`strip_prefix` would take `/t/private` off `/t/private/admin`, which only the first match has."""
+    written = with_route(f"match: [{{host: a.example, prefix: /t}}, {{prefix: //t/private/, {more}}}], {cut}")
+    if cut.startswith("redirect"):
+        written = written.replace("upstream: u, ", "")
+    expected = "routes[0].match[1]: /t/private would be taken off where match /t of this route holds and this one does not"
+    found = [one.split(": ", 1)[1] for one in mistakes(written)]
+    assert found == [f"{expected} (two routes)"]
+
+
+@pytest.mark.parametrize(
+    "matches",
+    [
+        "{prefix: /t}, {prefix: /t/private}",
+        "{prefix: /t, host: a.example}, {prefix: /t/private}",
+        "{prefix: /t, methods: [GET]}, {prefix: /t/private, methods: [GET, PUT]}",
+        "{prefix: /t, headers: {a: b}}, {prefix: /t/private, headers: {a: b}}",
+        "{prefix: /t, host: a.example}, {prefix: /tt/private, host: b.example}",
+        "{prefix: /t, host: a.example}, {prefix: /t, host: b.example}",
+        "{path: /t, host: a.example}, {prefix: /t/x, host: b.example}",
+        "{prefix: /t, host: a.example}, {prefix: /t/x, host: b.example}, {prefix: /t/x, host: a.example}",
+    ],
+)
+def test_prefixes_that_are_taken_off_wherever_they_are_met(matches: str) -> None:
+    assert read(with_route(f"match: [{matches}], strip_prefix: true")).routes[0].strip_prefix
+
+
 TWINS = [
     ("match: {prefix: /a}", "match: {prefix: /a/}"),
     ("match: {prefix: /%61}", "match: {prefix: //a}"),
@@ -382,7 +414,7 @@ def test_rules_do_not_follow_from_what_the_schema_refused() -> None:
 
 
 def test_every_rule_is_asked() -> None:
-    assert len(RULES) == len({rule.__name__ for rule in RULES}) == 27
+    assert len(RULES) == len({rule.__name__ for rule in RULES}) == 28
 
 
 WORDS = st.sampled_from(
