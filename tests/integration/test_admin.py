@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from gateway.server.worker import _MOST_ADMIN
 from gateway.testing import Exchange, FakeUpstream, head
 from tests import services
 from tests.services import ROOT, Server, free_port, free_ports, wait_until
@@ -250,6 +251,24 @@ def test_who_may_ask(start: Start) -> None:
     # Who watches is no traffic.
     wait_until(lambda: '"/-other/x"' in gateway.server.output(), "the access log has the last request")
     assert not re.search(r'"target": ?"/-/(status|readyz)".*"status":(200|401|421)', gateway.server.output())
+
+
+def test_silent_connections_keep_nobody_from_the_admin_listener(start: Start) -> None:
+    """They take its places, and are closed for those who ask; each is counted by its kind."""
+    admin = free_port()
+    gateway = start(f'{{bind: "127.0.0.1:{admin}"}}', more="server: {limits: {connections: 5}}")
+    with contextlib.ExitStack() as stack:
+        for port in (gateway.port, admin):
+            for _ in range(_MOST_ADMIN + 6):
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        assert ask(gateway.port, "/-/healthz").status == 200
+        assert ask(admin, "/-/healthz").status == 200
+        closed = ask(admin, "/-/status").json["workers"][0]["connections_closed"]
+        assert closed.keys() == {"silent", "lingering", "idle", "per_client", "full"}
+        assert closed["silent"] > 2
+        assert (closed["idle"], closed["per_client"]) == (0, 0)
+        (silent,) = (number for name, number in counted(admin).items() if 'decision="connection_silent"' in name)
+        assert silent >= closed["silent"]
 
 
 def test_inline_is_on_the_data_port_for_a_token(start: Start) -> None:

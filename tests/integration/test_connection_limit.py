@@ -1,4 +1,5 @@
-"""A worker that has all the connections it may have: who makes room, over plain TCP, TLS and the admin listener."""
+"""A worker that has all the connections it may have: who makes room, over plain TCP and TLS; the admin
+listener's is in test_admin.py."""
 
 from __future__ import annotations
 
@@ -78,6 +79,21 @@ def test_who_is_inside_a_head_a_body_or_an_answer_keeps_its_place(worker: Worker
                 assert answer.read_response().status == 200
                 heads.close()
                 assert waiting.read_response().status == 200
+
+
+def test_a_silent_tunnel_keeps_its_place(worker: WorkerProcess) -> None:
+    with ExitStack() as stack:
+        tunnel, idle, *others = (stack.enter_context(worker.client()) for _ in range(MOST))
+        tunnel.send(get("/tunnel", "Connection: Upgrade", "Upgrade: Echo"))
+        assert tunnel.read_response().status == 101
+        assert idle.request(get("/hello")).status == 200
+        for client in others:
+            client.send(POST + b"he")
+        time.sleep(1.1)  # idle for long enough: the rule is about time
+        assert worker.ask(get("/hello")).status == 200
+        assert idle.ended(within=PATIENCE)
+        tunnel.send(b"ping")
+        assert tunnel.read_exactly(6) == b"[ping]"
 
 
 def test_tls_handshakes_that_do_not_come_make_room(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from gateway.app import Gateway
 from gateway.balancers.keys import key
 from gateway.exchange import Request
 from gateway.headers import Outbound
-from gateway.model import Match, Route, ServerSettings
+from gateway.model import Balance, Match, Route, ServerSettings, Split, StaticSource, Upstream
 from gateway.trust import Trust
 
 PEER = "192.0.2.7"
@@ -145,6 +145,34 @@ def test_a_balancer_s_key_is_read_from_the_same() -> None:
     assert key("header", "x-real-ip")(request) == PEER.encode()
 
 
+def test_a_split_goes_by_the_same() -> None:
+    text = """
+version: 1
+admin: null
+access_log: null
+upstreams: {a: {consul: a}, b: {consul: b}, c: {consul: c}, d: {consul: d}}
+routes:
+  - name: r
+    split: {by: "header:X-Forwarded-Proto", to: [{upstream: a}, {upstream: b}, {upstream: c}, {upstream: d}]}
+"""
+    made = Gateway(files.loads(text.encode(), "x", {}))
+    assert made._reads_forwarding
+
+    def chosen(scheme: str, *fields: tuple[bytes, bytes]) -> str:
+        request = Request(b"GET", b"/", [(b"Host", b"a"), *fields], time.monotonic(), PEER, scheme, host=b"a")
+        made.handle(request)
+        assert request.upstream is not None
+        return request.upstream.name
+
+    assert chosen("http") != chosen("https")
+    for scheme, claimed in (("http", b"https"), ("https", b"http")):
+        assert chosen(scheme, (b"X-Forwarded-Proto", claimed)) == chosen(scheme)
+
+
+def test_a_balancer_s_field_is_resolved_where_no_route_names_it() -> None:
+    assert gateway("X-Beta", "1", ', balance: {hash: {by: "header:X-Real-IP"}}')._reads_forwarding
+
+
 class TestConnection:
     """A client's Connection header names fields that must not be forwarded (RFC 9110 §7.6.1)."""
 
@@ -168,3 +196,14 @@ class TestConnection:
         sent = self.sent(b"X-Team, X-Other", (b"X-Team", b"1"), (b"X-Other", b"2"), route=route)
         assert b"X-Team: 1" in sent
         assert b"X-Other" not in sent
+
+    def test_what_a_split_goes_by_stays(self) -> None:
+        sent = self.sent(b"X-Team", (b"X-Team", b"1"), route=Route("r", split=Split((), "header", "x-team")))
+        assert b"X-Team: 1" in sent
+
+    def test_what_the_balancer_goes_by_stays(self) -> None:
+        outbound = Outbound(ServerSettings(), b"gw", Trust(()), lambda: b"id")
+        request = Request(b"GET", b"/", [(b"Connection", b"x-team"), (b"X-Team", b"1")], time.monotonic(), PEER, host=b"a")
+        outbound.identify(request)
+        request.upstream = Upstream("u", StaticSource(()), balance=Balance(policy="hash", by="header", name="x-team"))
+        assert b"X-Team: 1" in outbound.head(request, b"/", b"a", b"a").data
