@@ -109,6 +109,29 @@ def test_the_order_of_both_steps_counts() -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "guarded"),
+    [
+        ("/admin%2fx", "/admin/x"),
+        ("/admin%5cx", "/admin/x"),
+        ("/admin\\x", "/admin/x"),
+        ("/admin%2fx;y", "/admin/x;y"),
+        ("/admin%5cx;y", "/admin/x;y"),
+        ("/admin\\x%3by", "/admin/x%3By"),
+        ("/admin%2fx%3by", "/admin%2Fx"),
+        ("/admin%2fx;y", "/admin%2Fx"),
+        ("/admin%2fx\\y%5cz;p%2fq", "/admin/x/y/z/q"),  # all slashes, then parameters
+        ("/admin%2fx;y%2fz", "/admin/x"),  # parameters, then all slashes
+        ("/admin%5cx;y%2fz", "/admin/x"),
+    ],
+)
+def test_each_reading_alone_reaches_a_guard(path: str, guarded: str) -> None:
+    """Only one reading is the guarded path: none is left out."""
+    guard = {"name": "guard", "match": {"path": guarded}, "respond": {"status": 403}}
+    assert [one.path for one in readings(target.normal(path.encode()))].count(guarded.encode()) == 1
+    assert outcome(loaded(guard, ALL), path) == "400 bad_path"
+
+
+@pytest.mark.parametrize(
     ("server", "route", "expected"),
     [
         (None, None, "400 bad_path"),
