@@ -417,7 +417,7 @@ class Connection:
             if found is not None:
                 self.pending = bytes(begun[found.length :])
                 if found.peer is not None:
-                    self.peer = found.peer
+                    self.peer, self.peer_port = found.peer, found.port
                 return True
 
     # -- one exchange -----------------------------------------------------------------
