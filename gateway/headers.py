@@ -604,13 +604,14 @@ _answer_lines = _AnswerLines(lambda key: _ANSWER_KINDS.get(key, _PASS))
 
 
 def usual(lines: list[bytes], hop: bytes) -> Inbound | None:
-    """`inbound` for the field lines of an answer that is framed by its length and says
-    nothing unusual, the fields left as lines; None for any other."""
+    """`inbound` for the field lines of an answer that is framed by its length or chunked and
+    says nothing unusual, the fields left as lines; None for any other."""
     known, passes = _answer_lines.table.get, _answer_lines.passing.__contains__
     kept = [*filter(passes, lines)]
     dropped: list[bytes] = []
     more_kept = False
     shareable = True
+    chunked = False
     length: int | None = None
     keep_alive: int | None = None
     for line in filterfalse(passes, lines):
@@ -634,19 +635,24 @@ def usual(lines: list[bytes], hop: bytes) -> Inbound | None:
                 return None
             keep_alive = int(found[1])
             dropped.append(line)
+        elif kind == _TRANSFER:
+            if chunked or value.lower() != b"chunked":
+                return None
+            chunked = True
+            dropped.append(line)
         elif kind == _AUTH:
             more_kept = True
             shareable = shareable and not carries_connection_auth(value)
         else:
             return None
-    if length is None:
+    if chunked == (length is not None):
         return None
     if more_kept:
         # In the order in which they came.
         kept = [line for line in lines if line not in dropped]
     if hop:
         kept.append(b"Via: " + hop)
-    return _new(Inbound, ([], length, False, True, shareable, keep_alive, None, None, b"\r\n".join(kept)))
+    return _new(Inbound, ([], length, chunked, True, shareable, keep_alive, None, None, b"\r\n".join(kept)))
 
 
 def inbound(raw: Headers, hop: bytes, http11: bool = True) -> Inbound:
