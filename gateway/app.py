@@ -39,7 +39,7 @@ from gateway.background import Background, Task
 from gateway.balancers import Balancer, balancer
 from gateway.config.source import Where, parse
 from gateway.config.watch import ConfigStatus, Watch, off_hub
-from gateway.errors import BadRequest, GatewayError, NoRoute, NotReady, Overloaded, UnsupportedMethod
+from gateway.errors import BadPath, BadRequest, GatewayError, NoRoute, NotReady, Overloaded, UnsupportedMethod
 from gateway.exchange import BufferedBody, Request, Response
 from gateway.forwarder import Forwarder
 from gateway.headers import Outbound, check_max_forwards
@@ -484,6 +484,8 @@ class Gateway(Flask):
         asked_host = asked.authority
         if asked_host is None:
             asked_host = request.host or request.header(b"host") or b""
+        elif method == b"OPTIONS":
+            asked = target.for_server(asked, request.target)
         request.host = asked_host
         # HTTP/1.0 may come without a Host: routes without a host have it.
         host = target.host(asked_host) if asked_host else b""
@@ -494,8 +496,12 @@ class Gateway(Flask):
             return self._own(request, path)
         if method == b"OPTIONS" and check_max_forwards(request):
             return Response(204, b"No Content", [], bodyless=True)
-        if self._views and views and self._has_view(request, asked.path):
-            return None
+        if self._views:
+            if views and self._has_view(request, asked.path):
+                return None
+            # Flask keeps single-dot segments: without this `/./view` would pass a view on its way to a route.
+            if path != asked.path and target.has_dots(asked.path) and self._has_view(request, path):
+                raise BadPath(f"a single-dot segment in the path of a view: {asked.path[:80]!r}")
         if self.overload.shedding:
             self.overload.shed += 1
             raise Overloaded(f"the hub is {self.overload.lag:.3f} s late", retry_after=RETRY_AFTER)
@@ -609,16 +615,16 @@ class Gateway(Flask):
             return f"the signal {listened} has receivers"
         return None
 
-    def _has_view(self, request: Request, raw_path: bytes) -> bool:
-        """Whether a view that was registered has this path and method. Raises BadRequest for a Host
+    def _has_view(self, request: Request, path: bytes) -> bool:
+        """Whether a view that was registered has this percent-encoded path and method. Raises BadRequest for a Host
         that Flask cannot read, such as one with a label of more than 63 bytes (RFC 1035 §2.3.4)."""
-        path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
+        decoded = unquote_to_bytes(path).decode("utf-8", "replace")
         try:
             adapter = self.url_map.bind(request.host.decode("latin-1") or "localhost", url_scheme=request.scheme)
         except BadHost as error:
             raise BadRequest(f"{request.host[:80]!r} is no host") from error
         try:
-            adapter.match(path, method=request.method.decode("latin-1"))
+            adapter.match(decoded, method=request.method.decode("latin-1"))
         except RequestRedirect:
             return True
         except HTTPException:

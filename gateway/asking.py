@@ -119,6 +119,8 @@ def asked(request: Request, server: ServerSettings) -> Asked | Answered:
         raise UnsupportedMethod(request.method.decode("latin-1"))
     parsed, path = targets.read(request.target)
     authority = parsed.authority if parsed.authority is not None else request.host
+    if parsed.authority is not None and request.method == b"OPTIONS":
+        parsed = targets.for_server(parsed, request.target)
     host = targets.host(authority) if authority else b""
     if path == b"*":
         if request.method != b"OPTIONS":

@@ -96,7 +96,7 @@ class BadRequest(ClientError):
 
 class BadPath(ClientError):
     reason = "bad_path"
-    detail = "The path holds a dot segment or an encoded NUL."
+    detail = "The path has a .. segment, an encoded NUL or more than one reading."
 
 
 class Unauthorized(ClientError):
@@ -160,7 +160,7 @@ class HeaderTooLarge(ClientError):
 
 
 class UnsupportedMethod(ClientError):
-    status = 501
+    status = 405
     reason = "unsupported_method"
     detail = "This gateway does not forward that method."
 

@@ -267,7 +267,7 @@ class _Found:
         """The readings of an ambiguous path, as it came first, and the route that each would have."""
         yield PathReading("as it came", text(seen.path), route.name, True)
         for one in served(router, seen.request, (), seen.target, seen.path, seen.host):
-            path = "(refused: a dot segment)" if one.reading.path is None else text(one.reading.path)
+            path = "(refused: a .. segment)" if one.reading.path is None else text(one.reading.path)
             name = "(no route)" if one.route is None else one.route.name
             yield PathReading(one.reading.how, path, name, one.route is route)
 

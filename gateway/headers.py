@@ -603,11 +603,12 @@ _answer_lines = _AnswerLines(lambda key: _ANSWER_KINDS.get(key, _PASS))
 
 
 def usual(lines: list[bytes], hop: bytes) -> Inbound | None:
-    """`inbound` for the field lines of an answer that is framed by its length and says
-    nothing unusual, the fields left as lines; None for any other."""
+    """`inbound` for the field lines of an answer that is framed by its length or chunked and
+    says nothing unusual, the fields left as lines; None for any other."""
     passing = _answer_lines.passing
     kept: list[bytes] = []
     shareable = True
+    chunked = False
     length: int | None = None
     keep_alive: int | None = None
     for line in lines:
@@ -631,16 +632,20 @@ def usual(lines: list[bytes], hop: bytes) -> Inbound | None:
             if keep_alive is not None or (found := _KEEP_ALIVE_TIMEOUT.search(value)) is None:
                 return None
             keep_alive = int(found[1])
+        elif kind == _TRANSFER:
+            if chunked or value.lower() != b"chunked":
+                return None
+            chunked = True
         elif kind == _AUTH:
             kept.append(line)
             shareable = shareable and not carries_connection_auth(value)
         else:
             return None
-    if length is None:
+    if chunked == (length is not None):
         return None
     if hop:
         kept.append(b"Via: " + hop)
-    return _new(Inbound, ([], length, False, True, shareable, keep_alive, None, None, b"\r\n".join(kept)))
+    return _new(Inbound, ([], length, chunked, True, shareable, keep_alive, None, None, b"\r\n".join(kept)))
 
 
 def inbound(raw: Headers, hop: bytes, http11: bool = True) -> Inbound:

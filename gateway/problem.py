@@ -19,6 +19,7 @@ from gateway.errors import (
     HeaderTooLarge,
     RequestTimeout,
     UnsupportedCoding,
+    UnsupportedMethod,
     UnsupportedVersion,
     UriTooLong,
 )
@@ -38,6 +39,9 @@ _PHRASES = {
 
 # After these nobody knows where the next request would begin, or whether it will come.
 _BORDER_LOST = (BadRequest, HeaderTooLarge, RequestTimeout, UnsupportedCoding, UnsupportedVersion, UriTooLong)
+
+# RFC 9110 §15.5.6: a 405 lists the methods. Other methods are forwarded as well; there is no wildcard for them.
+_ALLOW = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 
 
 def phrase(status: int) -> str:
@@ -77,10 +81,11 @@ def answer(error: GatewayError, request: Request | None, headers: Iterable[Heade
         title.encode("ascii"),
         [
             (b"Content-Type", CONTENT_TYPE),
-            # A 404, 414 or 501 may be cached unless told otherwise (RFC 9110 §15.1), and
+            # A 404, 405, 414 or 501 may be cached unless told otherwise (RFC 9110 §15.1), and
             # this one ends with the next change of the routes.
             (b"Cache-Control", b"no-store"),
             (b"Gateway-Error", error.reason.encode("ascii")),
+            *([_ALLOW] if isinstance(error, UnsupportedMethod) else []),
             *([] if error.retry_after is None else [(b"Retry-After", b"%d" % error.retry_after)]),
             *headers,
         ],

@@ -24,7 +24,7 @@ _parameters = re.compile(rb"(?:;|%3B)[^/]*+").sub
 
 class Reading(NamedTuple):
     """`how`: what a server would do to read the path so. `path`: in normal form; None for one that
-    the gateway refuses, as it holds dot segments."""
+    the gateway refuses, as it holds `..` segments."""
 
     how: str
     path: bytes | None
@@ -113,6 +113,6 @@ def difference(one: Served) -> str:
     """What a reading leads to, in words."""
     reading = one.reading
     if reading.path is None:
-        return f"{reading.how} it has a dot segment"
+        return f"{reading.how} it has a .. segment"
     has = "no route" if one.route is None else f"route {one.route.name}"
     return f"{reading.how} it is {reading.path[:200]!r} and has {has}"

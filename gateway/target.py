@@ -1,10 +1,11 @@
 """The request target: read, put to normal form, and made ready for an upstream.
 
 Rule: bytes in, bytes out, no state. Two views of one path are kept apart. The *normal
-form* is what routes are matched on: unreserved characters decoded, empty segments merged.
-The *raw* path is what came on the wire and what is forwarded, byte for byte, unless the
-route says otherwise. Paths on which an upstream might read something else than what was
-matched (dot segments, an encoded NUL) are refused, so that what was checked is reached.
+form* is what routes are matched on: unreserved characters decoded, empty and single-dot
+segments dropped. The *raw* path is what came on the wire and what is forwarded, byte for
+byte, unless the route says otherwise. Paths on which an upstream might read something else
+than what was matched (`..` segments, an encoded NUL) are refused, so that what was checked
+is reached.
 """
 
 from __future__ import annotations
@@ -102,6 +103,12 @@ def _parse_absolute(target: bytes) -> Target:
     return Target(authority, scheme, path, query if mark else None, raw)
 
 
+def for_server(asked: Target, target: bytes) -> Target:
+    """An OPTIONS request's target as it is forwarded: absolute-form without path and query is about the server
+    (RFC 9112 §3.2.4), so it becomes `*`. Routes match it as `/`."""
+    return asked._replace(raw=b"*") if asked.raw == b"/" and not target.endswith(b"/") else asked
+
+
 # -- the host ---------------------------------------------------------------------------
 
 # Names as DNS and certificates hold them, and the underscore that container platforms
@@ -156,7 +163,9 @@ _slashes = re.compile(rb"//+").sub
 _triplets = re.compile(rb"(%[0-9A-Fa-f]?)??(%[0-9A-Fa-f]{2})").sub
 # On a path whose triplets are settled. `;` ends a segment's name here: servers that know
 # path parameters cut them off before they look for dots.
-_dot_segment = re.compile(rb"(?:[/\\]|%2F|%5C)\.\.?(?:[/\\;]|%2F|%5C|\Z)").search
+_parent_segment = re.compile(rb"(?:[/\\]|%2F|%5C)\.\.(?:[/\\;]|%2F|%5C|\Z)").search
+# Single-dot segments of a path whose triplets and slashes are settled, but for the last segment.
+_single_dots = re.compile(rb"/\.(?=/)").sub
 
 _UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 _HEX = b"0123456789ABCDEFabcdef"
@@ -173,11 +182,24 @@ def normal(path: bytes) -> bytes:
 
     Unreserved characters are decoded, other triplets keep their meaning and get
     upper-case digits (`%2F` is not a slash), what is no triplet stays, runs of slashes
-    become one. Raises `BadPath` for an encoded NUL and for dot segments, where for this
-    test `%2F`, `%5C` and `\\` end a segment as well and `;…` in a segment is ignored.
+    become one, single-dot segments are dropped (RFC 3986 §5.2.4). Raises `BadPath` for an
+    encoded NUL and for `..` segments, where for this test `%2F`, `%5C` and `\\` end a
+    segment as well and `;…` in a segment is ignored.
     """
     if _plain(path) or _clean(path):
         return path
+    path = _settled(path)
+    return _without_dots(path) if b"/." in path else path
+
+
+def _without_dots(path: bytes) -> bytes:
+    """The path without single-dot segments. A last one leaves the slash: `/a/.` is `/a/`."""
+    path = _single_dots(b"", path)
+    return path[:-1] if path.endswith(b"/.") else path
+
+
+def _settled(path: bytes) -> bytes:
+    """The normal form, but for single-dot segments."""
     if not path.startswith(b"/"):
         raise BadRequest(f"path {path[:80]!r} does not begin with a slash")
     if b"%" in path:
@@ -186,8 +208,8 @@ def normal(path: bytes) -> bytes:
         path = _slashes(b"/", path)
     if b"%00" in path:
         raise BadPath(f"an encoded NUL in {path[:80]!r}")
-    if b"." in path and _dot_segment(path):
-        raise BadPath(f"a dot segment in {path[:80]!r}")
+    if b".." in path and _parent_segment(path):
+        raise BadPath(f"a .. segment in {path[:80]!r}")
     return path
 
 
@@ -207,8 +229,12 @@ _unsendable = re.compile(rb"[^!-~]").sub
 @lru_cache(1024)
 def written(path: str) -> bytes:
     """The normal form of a path as written in the file, where anything may stand that a
-    request must percent-encode: `/café` is `/caf%C3%A9`."""
-    return normal(_unsendable(lambda found: b"%%%02X" % found[0][0], path.encode()))
+    request must percent-encode: `/café` is `/caf%C3%A9`. A single-dot segment is refused
+    here: the server that the file was imported from may take it for a name."""
+    settled = _settled(_unsendable(lambda found: b"%%%02X" % found[0][0], path.encode()))
+    if _without_dots(settled) != settled:
+        raise BadPath(f"a dot segment in {settled[:80]!r}")
+    return settled
 
 
 @lru_cache(1024)
@@ -220,6 +246,13 @@ def written_prefix(path: str) -> bytes:
 def decoded(text: bytes) -> bytes:
     """What a name or a value in a query means, as forms write it: `+` is a space."""
     return unquote_to_bytes(text.replace(b"+", b" "))
+
+
+# A single-dot segment in a raw path, without its slash; whether there is one.
+_DOT = rb"(?:\.|%2[Ee])"
+has_dots = re.compile(rb"/" + _DOT + rb"(?:/|\Z)").search
+# The empty and single-dot segments in front of a raw path, but for the last slash.
+_skipped = re.compile(rb"(?:/" + _DOT + rb"?(?=/))+").match
 
 
 # -- what an upstream gets --------------------------------------------------------------
@@ -238,6 +271,8 @@ def outbound(route: Route, endpoint: Endpoint, target: Target, normal: bytes) ->
             path = _single_slash(path)
     elif route.strip_prefix:
         path = _single_slash(path[_cut(matched_prefix(route, normal), path, normal) :]) or b"/"
+        if target.raw == b"*" and path == b"/" and not endpoint.base_path and not endpoint.query:
+            return target.raw
     if endpoint.base_path:
         path = endpoint.base_path.removesuffix(b"/") + path
     query = _joined_query(endpoint.query, query)
@@ -282,7 +317,7 @@ def begins(normal: bytes, prefix: bytes) -> bool:
 
 def _cut(prefix: bytes, path: bytes, normal: bytes) -> int:
     """Where in the raw path the prefix of the normal form ends. Both have the same
-    segments, once empty ones are left out, so the segments are counted off."""
+    segments, once empty and single-dot ones are left out, so the segments are counted off."""
     if path == normal or not prefix:
         return len(prefix)
     found = _segments(prefix.count(b"/"))(path)
@@ -292,14 +327,15 @@ def _cut(prefix: bytes, path: bytes, normal: bytes) -> int:
 
 @lru_cache(256)
 def _segments(number: int) -> Callable[[bytes], re.Match[bytes] | None]:
-    """Matches so many segments at the beginning of a path."""
-    return re.compile(rb"(?:/++[^/]++){%d}" % number).match
+    """Matches so many segments at the beginning of a path, with the empty and single-dot ones before each."""
+    return re.compile(rb"(?:(?:/" + _DOT + rb"?(?=/))*/(?!" + _DOT + rb"?(?:/|\Z))[^/]++){%d}" % number).match
 
 
 def _single_slash(path: bytes) -> bytes:
     """The path with no more than one slash in front: two would begin with the name of a host
-    (RFC 3986 §4.2)."""
-    return b"/" + path.lstrip(b"/") if path.startswith(b"//") else path
+    (RFC 3986 §4.2), also once a server has removed the dot segments of `/.//host`."""
+    skipped = _skipped(path)
+    return path[skipped.end() :] if skipped is not None and b"//" in path[: skipped.end() + 1] else path
 
 
 def _rewritten(rewrite: Rewrite, route: Route, path: bytes, normal: bytes) -> bytes:

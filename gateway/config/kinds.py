@@ -546,7 +546,7 @@ def match_path(value: object) -> str:
     try:
         target.written(got)
     except ClientError:
-        raise refused("a path without dot segments and %00", value, "requests with them are refused") from None
+        raise refused("a path without dot segments and %00", value, "no request is matched with them") from None
     return got
 
 

@@ -81,7 +81,7 @@ def impossible_matches(whole: Whole) -> Breaches:
         for at, match in match_paths(path, route):
             for number, method in enumerate(match.methods):
                 if method in ("TRACE", "CONNECT"):
-                    yield Breach((*at, "methods", number), f"never matches: {method} is answered with 501")
+                    yield Breach((*at, "methods", number), f"never matches: {method} is answered with 405")
             if match.regex is not None and _NO_SLASH.match(match.regex):
                 yield Breach((*at, "regex"), "never matches: it is for the whole path, which begins with a slash")
             if match.excluded is not None:

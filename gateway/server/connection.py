@@ -417,7 +417,7 @@ class Connection:
             if found is not None:
                 self.pending = bytes(begun[found.length :])
                 if found.peer is not None:
-                    self.peer = found.peer
+                    self.peer, self.peer_port = found.peer, found.port
                 return True
 
     # -- one exchange -----------------------------------------------------------------
@@ -501,30 +501,34 @@ class Connection:
         wrong: GatewayError | None = None
         released: GatewayError | None = None
         try:
-            if response.tunnel is not None:
-                self.open_tunnel(request, response)
-                return None
-            self.begin(request, response, body, stream is None)
-            if stream is not None and not without_body(request, response):
-                self._passing = stream
-                self._pass_on(stream)
-                self.end()
-        except GatewayError as error:
-            self.break_off()
-            wrong = error.with_traceback(None)
-        except OSError as error:  # of a tunnel: nothing else here lets one out
-            self.break_off()
-            wrong = ClientClosed(f"the tunnel broke: {error}")
-        except Exception as failure:
-            wrong = self.failed(failure)
-            if self.answering:
+            try:
+                if response.tunnel is not None:
+                    self.open_tunnel(request, response)
+                    return None
+                self.begin(request, response, body, stream is None)
+                if stream is not None and not without_body(request, response):
+                    self._passing = stream
+                    self._pass_on(stream)
+                    self.end()
+            except GatewayError as error:
                 self.break_off()
-            else:
-                self.write(request, self.shared.door.answer(wrong, request), body)
+                wrong = error.with_traceback(None)
+            except OSError as error:  # of a tunnel: nothing else here lets one out
+                self.break_off()
+                wrong = ClientClosed(f"the tunnel broke: {error}")
+            except Exception as failure:
+                wrong = self.failed(failure)
+                if self.answering:
+                    self.break_off()
+                else:
+                    self.write(request, self.shared.door.answer(wrong, request), body)
+            finally:
+                if stream is not None:
+                    released = self._release(stream)
+            return wrong or released
         finally:
-            if stream is not None:
-                released = self._release(stream)
-        return wrong or released
+            # The traceback of its cause leads to this frame: only the collector would find the two.
+            wrong = None
 
     def _release(self, stream: ResponseBody) -> GatewayError | None:
         """Give back what an answer came from; a fault in that ends the connection after the answer."""

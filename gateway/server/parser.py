@@ -30,7 +30,7 @@ from gateway.errors import (
     UriTooLong,
 )
 from gateway.exchange import Header, Headers
-from gateway.headers import FieldLines
+from gateway.headers import FieldLines, tokens
 from gateway.model import ServerLimits
 from gateway.target import host
 from gateway.target import parse as parse_target
@@ -338,7 +338,11 @@ class HeadParser:
                 self.upgrade = upgrades[0].lower()
 
     def _judge_expect(self) -> None:
+        """RFC 9110 §10.1.1: a list (§5.6.1), in which empty members count for nothing."""
         expected = b",".join(self._noted[b"expect"])
-        if expected.lower() != b"100-continue":
+        members = set(tokens(expected))
+        if not members:
+            return
+        if members != {b"100-continue"}:
             raise ExpectationFailed(f"Expect {expected[:80]!r}")
         self.expects_continue = self.chunked or bool(self.content_length)

@@ -20,15 +20,19 @@ _LONGEST_LINE = 107
 # Addresses take 216 bytes at most; the rest are TLVs that nobody here reads.
 _LONGEST_BINARY = 4096
 _LINE = re.compile(rb"PROXY (TCP4|TCP6) ([0-9A-Fa-f.:]+) ([0-9A-Fa-f.:]+) ([0-9]{1,5}) ([0-9]{1,5})")
+# Family and transport of version 2 (§2.2). Only TCP's addresses are used. The others must be accepted and mean
+# UNSPEC (0): UDP over IPv4 and IPv6, UNIX stream and datagram.
 _INET, _INET6 = 0x11, 0x21
+_UNUSED_FAMILIES = frozenset({0x12, 0x22, 0x31, 0x32})
 
 
 class Preamble(NamedTuple):
-    """What stood before the first request. `peer` None: the connection's own (a health
-    check of the balancer, or no PROXY header at all)."""
+    """What stood before the first request. `peer` None: address and port of the connection itself count (a health
+    check of the balancer, a family without them, or no PROXY header at all)."""
 
     length: int
     peer: str | None
+    port: int = 0
 
 
 def read(data: bytes | bytearray, mode: str) -> Preamble | None:
@@ -66,7 +70,7 @@ def _line(data: bytes | bytearray) -> Preamble | None:
             socket.inet_pton(family, address.decode("latin-1"))
         except OSError as error:
             raise BadRequest(f"PROXY line {line!r}") from error
-    return Preamble(end + 2, found[2].decode("ascii"))
+    return Preamble(end + 2, found[2].decode("ascii"), int(found[4]))
 
 
 def _binary(data: bytes | bytearray) -> Preamble | None:
@@ -83,11 +87,14 @@ def _binary(data: bytes | bytearray) -> Preamble | None:
         return Preamble(_FIXED + length, None)
     if command != 1:
         raise BadRequest(f"PROXY command {command}")
-    address = data[_FIXED : _FIXED + length]
+    # Both addresses, then both ports.
+    block = data[_FIXED : _FIXED + length]
     if family == _INET and length >= 12:
-        return Preamble(_FIXED + length, socket.inet_ntop(socket.AF_INET, address[:4]))
+        peer, port = socket.inet_ntop(socket.AF_INET, block[:4]), block[8:10]
+        return Preamble(_FIXED + length, peer, int.from_bytes(port, "big"))
     if family == _INET6 and length >= 36:
-        return Preamble(_FIXED + length, socket.inet_ntop(socket.AF_INET6, address[:16]))
-    if family >> 4 == 0:  # UNSPEC
+        peer, port = socket.inet_ntop(socket.AF_INET6, block[:16]), block[32:34]
+        return Preamble(_FIXED + length, peer, int.from_bytes(port, "big"))
+    if family >> 4 == 0 or family in _UNUSED_FAMILIES:  # UNSPEC
         return Preamble(_FIXED + length, None)
     raise BadRequest(f"PROXY address family {family:#x}")

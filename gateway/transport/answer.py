@@ -1,13 +1,13 @@
-"""Reading one answer after another from an upstream's connection, by llhttp.
+"""Reading one answer after another from an upstream's connection.
 
-Rule: strict, and every byte accounted for. An answer's end is either proper (its length
-reached, its last chunk seen, the end of the connection where neither was announced) or an
-error; a connection is fit for another request only when nothing is left over on it.
+Rule: every byte accounted for. An answer's end is either proper (its length reached, its last
+chunk seen, the end of the connection where neither was announced) or an error; a connection is
+fit for another request only when nothing is left over on it.
 
-A parser is made for the first answer that needs one and serves the connection from then on.
-It cannot know that a request was HEAD, so that it is dropped after such an answer, and after
-anything unusual. Interim answers (1xx, RFC 9110 §15.2) are handed on and never taken for the
-answer.
+Usual heads are read by a table of lines, all others by llhttp, which is strict and sees heads
+alone. A head that llhttp rejects is put right first where other proxies accept it: bare LF, white
+space before a colon, equal lengths repeated, a length beside `Transfer-Encoding`. Bodies are framed
+here. Interim answers (1xx, RFC 9110 §15.2) are handed on and never taken for the answer.
 """
 
 from __future__ import annotations
@@ -24,13 +24,18 @@ from gateway.exchange import PIECE, Headers
 from gateway.headers import Inbound, inbound, usual
 from gateway.model import AnswerLimits
 from gateway.stream import Stream, monotonic
+from gateway.transport.chunks import AnswerChunks
 
 # A head and a small body fit; a buffer is made for each read, so a small one is cheaper.
 _HEAD_PIECE = 16 * 1024
 
-_SPACE_BEFORE_COLON = re.compile(rb"(?m)^([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]+:")
-# The same, or what may become it when the rest of its line has come.
-_MAYBE_SPACE_BEFORE_COLON = re.compile(rb"(?m)^[!#$%&'*+.^_`|~0-9A-Za-z-]+[ \t]+(?::|\Z)")
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_SPACE_BEFORE_COLON = re.compile(rb"(?m)^(" + _TOKEN + rb")[ \t]++:")
+# What `_put_right` may put right in a head or in its beginning, where a colon may still be to come.
+_TO_PUT_RIGHT = re.compile(rb"(?mi)(?<!\r)\n|^" + _TOKEN + rb"[ \t]++(?::|\Z)|^content-length:")
+# The end of a head whose lines may end with a bare LF.
+_HEAD_END = re.compile(rb"\n\r?\n")
+_LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
 # RFC 9112 §4: a reason is text; llhttp lets control characters through.
 _NOT_REASON = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 # The status lines of answers that `_usual` reads: final ones that may have a body.
@@ -42,6 +47,8 @@ _USUAL_REASONS = frozenset(phrase.encode() for phrase in responses.values())
 # How many interim answers may come before the answer. Go gives up after 5; servers that
 # report progress by 102 send more.
 _MAX_INTERIM = 100
+# Answers without a body, whatever their fields say (RFC 9112 §6.3).
+_BODILESS = frozenset({204, 304})
 
 Interim = Callable[[int, Headers], None]
 
@@ -55,18 +62,18 @@ class AnswerReader:
     """
 
     __slots__ = (
-        "_chunked",
+        "_begun",
+        "_chunks",
         "_due",
         "_fed",
         "_fresh_limit",
-        "_held",
-        "_in_head",
         "_interims",
         "_limits",
         "_parser",
-        "_pieces_of_head",
-        "_quiet",
+        "_rejected",
         "_remaining",
+        "_searched",
+        "_spoiled",
         "_stream",
         "complete",
         "headers",
@@ -77,7 +84,9 @@ class AnswerReader:
         "reason",
         "started",
         "status",
+        "switched",
         "upgraded",
+        "whole",
     )
 
     def __init__(self, stream: Stream) -> None:
@@ -86,13 +95,12 @@ class AnswerReader:
         self._parser: httptools.HttpResponseParser | None = None
         self._limits = AnswerLimits()
         # What came of a head that is not whole yet.
-        self._pieces_of_head: list[bytes] = []
+        self._begun = bytearray()
         # Set when a message begins, or ends.
         self.status = 0
         self.reason = b""
         self.headers: Headers = []
         self.interim_seen: list[tuple[int, Headers]] = []
-        self._in_head = False
         self.begin(self._limits)
 
     def begin(self, limits: AnswerLimits) -> None:
@@ -105,17 +113,22 @@ class AnswerReader:
         self.started = False
         self.upgraded: bytes | None = None
         self._fed = 0
-        self._quiet = 0
         self._remaining = -1
-        self._chunked = False
+        self._chunks: AnswerChunks | None = None
         self._interims = 0
         self._due = inf
         # What `limit` said, until it is asked for: it need not be reckoned back from `_due`.
         self._fresh_limit: float | None = None
-        # Bytes of a head that goes to the parser when it is whole; None when each piece goes at once.
-        self._held: bytearray | None = None
-        if self._pieces_of_head:
-            self._pieces_of_head = []
+        # Why llhttp rejected the head that is to be put right once it is whole, and how much of it was searched for
+        # its end.
+        self._rejected: BadResponse | None = None
+        self._searched = 0
+        # Framed in a way that other servers may read otherwise: the connection is not used again.
+        self._spoiled = False
+        # llhttp has seen the end of a head; its Upgrade is that of a 101.
+        self.whole = self.switched = False
+        if self._begun:
+            self._begun = bytearray()
 
     def end(self) -> None:
         """The connection is closed. The parser refers to this object, which only the collector would find."""
@@ -124,11 +137,6 @@ class AnswerReader:
     # -- what the parser calls ----------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        if self.complete:
-            # Something follows an answer that nobody asked for.
-            self.persistent = False
-            raise _Surplus
-        self._in_head = True
         self.headers = []
         self.reason = b""
 
@@ -136,42 +144,12 @@ class AnswerReader:
         self.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:
-            if value[-1:] in b" \t" and value:
-                value = value.rstrip(b" \t")
-            self.headers.append((name, value))
-        # Else it is a trailer (RFC 9110 §6.5): dropped, never merged into the headers.
+        if value[-1:] in b" \t" and value:
+            value = value.rstrip(b" \t")
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        assert self._parser is not None, "it called"
-        status = self._parser.get_status_code()
-        if status < 200 and status != 101:
-            if status < 100:
-                raise BadResponse(f"status {status}")
-            self._interims += 1
-            if self._interims > _MAX_INTERIM:
-                raise BadResponse(f"more than {_MAX_INTERIM} interim answers")
-            self.interim_seen.append((status, self.headers))
-            return
-        self.status = status
-        self.parsed = True
-
-    def on_body(self, data: bytes) -> None:
-        if not self.parsed:
-            # RFC 9110 §15.2: none has one. llhttp knows that of 100, 102 and 103 alone.
-            raise BadResponse("an interim answer with a body")
-        self.pieces.append(data)
-        self._quiet = 0
-
-    def on_chunk_header(self) -> None:
-        self._quiet = 0
-
-    def on_message_complete(self) -> None:
-        if self.parsed:
-            assert self._parser is not None, "it called"
-            self.complete = True
-            self.persistent = self._parser.should_keep_alive()
+        self.whole = True
 
     # -- the head -----------------------------------------------------------------------
 
@@ -198,8 +176,6 @@ class AnswerReader:
         The whole of it is limited by what `limit` said last, which may change meanwhile.
         Raises TimeoutError, OSError, EOFError and BadResponse.
         """
-        if head_request and self._held is None:
-            self._held = bytearray()
         # Nearly always one read is enough.
         left, self._fresh_limit = self._fresh_limit, None
         while True:
@@ -211,28 +187,24 @@ class AnswerReader:
             data = self._stream.recv(_HEAD_PIECE, left)
             left = None
             if not data:
-                raise EOFError("connection closed")
+                raise self._rejected or EOFError("connection closed")
             self.started = True
-            if self._fed == 0 and self._held is None:
+            if self._fed == 0 and not head_request:
                 judged = self._usual(data, hop)
                 if judged is not None:
                     return judged
             self._fed += len(data)
-            if self._held is None:
-                self._feed(data)
-            else:
-                self._hold(self._held, data, head_request)
-            if self.interim_seen:
+            rest = self._head(data)
+            while rest is not None:
+                if self._judge_status():
+                    return self._judge(rest, head_request, hop)
                 self._hand_on(interim)
-            if self.parsed:
-                return self._judge(data, head_request, hop)
+                rest = self._head(rest) if rest else None
             if self._fed > self._limits.header > 0:
                 raise AnswerTooLarge(f"head larger than {self._limits.header} bytes")
-            if self._held is None:
-                self._pieces_of_head.append(data)
 
     def _usual(self, data: bytes, hop: bytes) -> Inbound | None:
-        """Read a head that came in one piece, is framed by its length and says nothing unusual,
+        """Read a head that came in one piece, is framed by its length or chunked and says nothing unusual,
         by a table of lines met before; the parser is for the others (None)."""
         end = data.find(b"\r\n\r\n")
         limits = self._limits
@@ -248,9 +220,12 @@ class AnswerReader:
             return None
         self.status, self.reason = known
         self.parsed = True
-        length = judged.content_length
-        assert length is not None, "what has no length is not usual"
         end += 4
+        length = judged.content_length
+        if length is None:
+            self.persistent = True
+            self._decode_first(data[end:])
+            return judged
         left = length - len(data) + end
         if left > 0:
             self._remaining = left
@@ -265,59 +240,72 @@ class AnswerReader:
                 self.pieces.append(data[end : end + length])
         return judged
 
-    def _feed(self, data: bytes) -> None:
+    def _head(self, data: bytes) -> bytes | None:
+        """Take in a piece of a head. Returns the bytes behind the head once it is whole, None before."""
+        begun = self._begun
+        known = len(begun)
+        begun += data
+        if self._rejected is None:
+            end = begun.find(b"\r\n\r\n", max(known - 3, 0)) + 4
+            try:
+                self._parse(data if end == 3 else bytes(begun[known:end]))
+            except BadResponse as error:
+                if not begun.startswith(b"HTTP/") or _TO_PUT_RIGHT.search(begun) is None:
+                    raise
+                self._rejected = error
+                self._searched = 0
+            else:
+                return None if end == 3 else self._head_ended(end)
+        found = _HEAD_END.search(begun, max(self._searched - 2, 0))
+        self._searched = len(begun)
+        if found is None:
+            return None
+        head, spoiled = _put_right(bytes(begun[: found.end()]))
+        self._spoiled = self._spoiled or spoiled
+        self._parser = None
+        self._parse(head)
+        return self._head_ended(found.end())
+
+    def _head_ended(self, end: int) -> bytes:
+        """Be ready for the next head. Returns what follows this one."""
+        begun, self._begun = self._begun, bytearray()
+        self._rejected = None
+        if not self.whole:
+            raise BadResponse(f"no head in {bytes(begun[:80])!r}")
+        return bytes(begun[end:])
+
+    def _parse(self, data: bytes) -> None:
+        """Give llhttp a head, or a piece of one. Raises BadResponse."""
         parser = self._parser
         if parser is None:
+            self.whole = self.switched = False
             parser = self._parser = httptools.HttpResponseParser(self)
         try:
             parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
+        except httptools.HttpParserUpgrade:
             # A 101: what follows its head is the other protocol's.
-            self.upgraded = data[upgrade.args[0] :]
+            self.switched = True
         except httptools.HttpParserError as error:
-            self._parser_failed(error, data)
+            raise BadResponse(f"{error} in {data[:80]!r}") from error
 
-    def _parser_failed(self, error: httptools.HttpParserError, data: bytes) -> None:
-        self.persistent = False
-        cause = error.__context__
-        if isinstance(cause, BadResponse):
-            raise cause
-        if self.complete:
-            # The answer is whole; what follows it is not ours to read.
-            if self.status == 101 and self.upgraded is None:
-                raise BadResponse("101 without an Upgrade") from error
-            return
-        if not self.parsed and not self._interims and self._held is None:
-            so_far = b"".join([*self._pieces_of_head, data])
-            if _MAYBE_SPACE_BEFORE_COLON.search(so_far) is not None:
-                self._held = bytearray()
-                self._hold(self._held, so_far, head_request=False)
-                return
-        raise BadResponse(f"{error} in {data[:80]!r}") from error
-
-    def _hold(self, held: bytearray, data: bytes, head_request: bool) -> None:
-        """Feed whole heads alone: the parser must not see what follows an answer to HEAD,
-        and an unusual head is put right first."""
-        seen = max(len(held) - 3, 0)
-        held += data
-        while not self.parsed:
-            end = held.find(b"\r\n\r\n", seen) + 4
-            if end < 4:
-                return
-            # RFC 9112 §5.1: a proxy removes white space before the colon of an answer.
-            head = _SPACE_BEFORE_COLON.sub(rb"\1:", held[:end])
-            del held[:end]
-            seen = 0
-            self._parser = None
-            self._feed(head)
-            if not self.parsed and not self.interim_seen:
-                raise BadResponse(f"no head in {head[:80]!r}")
-        if head_request:
-            # A body on an answer to HEAD: the connection cannot be trusted any more.
-            self.persistent = not held
-            self.complete = True
-        elif held:
-            self._feed(bytes(held))
+    def _judge_status(self) -> bool:
+        """Whether the head is that of the answer, not of an interim one."""
+        parser = self._parser
+        assert parser is not None, "it has read the head"
+        status = parser.get_status_code()
+        if status < 100:
+            raise BadResponse(f"status {status}")
+        if status >= 200 or status == 101:
+            self.status = status
+            self.parsed = True
+            return True
+        # llhttp would take what follows some of these for a body.
+        self._parser = None
+        self._interims += 1
+        if self._interims > _MAX_INTERIM:
+            raise BadResponse(f"more than {_MAX_INTERIM} interim answers")
+        self.interim_seen.append((status, self.headers))
+        return False
 
     def _hand_on(self, interim: Interim | None) -> None:
         for status, headers in self.interim_seen:
@@ -325,13 +313,11 @@ class AnswerReader:
                 interim(status, inbound(headers, b"").headers)
         self.interim_seen = []
 
-    def _judge(self, data: bytes, head_request: bool, hop: bytes) -> Inbound:
-        """Check the head as a whole and find out how the body is framed."""
+    def _judge(self, rest: bytes, head_request: bool, hop: bytes) -> Inbound:
+        """Check the head as a whole and find out how the body is framed. `rest`: what followed the head."""
         limits, parser = self._limits, self._parser
         assert parser is not None, "it has read the head"
-        # The parser makes a new string of it, which the usual head need not pay.
-        usual = self._fed == len(data) and not self._interims and data.startswith(b"HTTP/1.1 ")
-        version = "1.1" if usual else parser.get_http_version()
+        version = parser.get_http_version()
         if version not in ("1.1", "1.0"):
             raise BadResponse(f"HTTP/{version}")
         if self.reason not in _USUAL_REASONS and _NOT_REASON.search(self.reason) is not None:
@@ -343,30 +329,31 @@ class AnswerReader:
             if size > limits.header:
                 raise AnswerTooLarge(f"head larger than {limits.header} bytes")
         judged = inbound(self.headers, hop, version == "1.1")
-        self._chunked = judged.chunked
-        if not judged.persistent or (version == "1.0" and (head_request or not self.persistent)):
+        self.persistent = judged.persistent and not self._spoiled
+        kept_by_old = version == "1.0" and not head_request and parser.should_keep_alive()
+        # It waits for a body, which goes past it.
+        self._parser = None
+        if self.status == 101:
+            if not self.switched:
+                raise BadResponse("101 without an Upgrade")
+            self.upgraded = rest
+            self.complete = True
+        elif head_request or self.status in _BODILESS:
+            self.complete = True
+            # A body where there is none: the connection cannot be trusted any more.
+            self.persistent = self.persistent and not rest
+        elif judged.chunked:
+            self._decode_first(rest)
+        elif judged.content_length is not None:
+            self._remaining = judged.content_length
+            self._count(rest)
+        else:
             self.persistent = False
-        length = judged.content_length
-        if head_request:
-            # It waits for a body that does not come.
-            self._parser = None
-        if self.complete:
-            if self.persistent and not head_request and self._stray(data, judged):
-                self.persistent = False
-        elif length is not None:
-            # From here on the body goes past the parser, which is not used again.
-            self._remaining = length - sum(map(len, self.pieces))
-            self.persistent = judged.persistent and version == "1.1"
-            self._parser = None
+            if rest:
+                self.pieces.append(rest)
+        if version == "1.0":
+            self.persistent = self.persistent and self.complete and kept_by_old
         return judged
-
-    def _stray(self, data: bytes, judged: Inbound) -> bool:
-        """Whether blank lines follow the answer: llhttp passes over them without a word."""
-        if judged.chunked:
-            return data.endswith(b"\r\n\r\n\r\n")
-        if len(data) != self._fed or self._interims:
-            return False
-        return len(data) > data.find(b"\r\n\r\n") + 4 + sum(map(len, self.pieces))
 
     # -- the body -----------------------------------------------------------------------
 
@@ -385,13 +372,10 @@ class AnswerReader:
                 self._end_of_stream()
             elif remaining >= 0:
                 self._count(data)
+            elif self._chunks is not None:
+                self._decode(self._chunks, data)
             else:
-                self._quiet += len(data)
-                self._feed(data)
-                if self.complete and self.persistent and data.endswith(b"\r\n\r\n\r\n"):
-                    self.persistent = False
-                if self._quiet > self._limits.header > 0:
-                    raise BadResponse(f"more than {self._limits.header} bytes of chunk extensions or trailers")
+                self.pieces.append(data)
         if len(self.pieces) == 1:
             return self.pieces.pop()
         pieces, self.pieces = self.pieces, []
@@ -403,13 +387,27 @@ class AnswerReader:
             data = data[: self._remaining]
             self.persistent = False
         self._remaining -= len(data)
-        self.pieces.append(data)
+        if data:
+            self.pieces.append(data)
         if self._remaining == 0:
             self.complete = True
 
+    def _decode_first(self, data: bytes) -> None:
+        """Begin a chunked body with what came along with the head."""
+        chunks = self._chunks = AnswerChunks(self._limits.header)
+        if data:
+            self._decode(chunks, data)
+
+    def _decode(self, chunks: AnswerChunks, data: bytes) -> None:
+        surplus = chunks.feed(data, self.pieces)
+        if chunks.done:
+            self.complete = True
+            if surplus:
+                self.persistent = False
+
     def _end_of_stream(self) -> None:
         self.persistent = False
-        if self._chunked:
+        if self._chunks is not None:
             raise EOFError("connection closed before the last chunk")
         if self._remaining >= 0:
             raise EOFError(f"connection closed with {self._remaining} bytes to come")
@@ -427,5 +425,23 @@ def _learn_status(line: bytes) -> tuple[int, bytes] | None:
     return known
 
 
-class _Surplus(Exception):
-    """Stops the parser at the first byte behind a complete answer."""
+def _put_right(head: bytes) -> tuple[bytes, bool]:
+    """An unusual head as llhttp accepts it, and whether its framing may be read otherwise (RFC 9112 §2.2, §5.1, §6.3).
+    Raises BadResponse for lengths that differ."""
+    bare = head.count(b"\n") != head.count(b"\r\n")
+    if bare:
+        head = head.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    lines = _SPACE_BEFORE_COLON.sub(rb"\1:", head).split(b"\r\n")
+    names = [line.partition(b":")[0].lower() for line in lines]
+    lengths = [line.partition(b":")[2] for line, name in zip(lines, names, strict=True) if name == b"content-length"]
+    coded = b"transfer-encoding" in names
+    if coded or len(lengths) > 1 or any(b"," in length for length in lengths):
+        members = {member.strip(b" \t") for member in b",".join(lengths).split(b",")} if lengths else set()
+        if len(members) > 1 or not all(map(_LENGTH, members)):
+            raise BadResponse(f"Content-Length {b','.join(lengths)[:80]!r}")
+        at = names.index(b"content-length") if lengths else 0
+        # The coding counts; else one of the equal lengths.
+        kept = [] if coded else [b"Content-Length: " + member for member in members]
+        others = [line for line, name in zip(lines[at:], names[at:], strict=True) if name != b"content-length"]
+        lines = [*lines[:at], *kept, *others]
+    return b"\r\n".join(lines), bare or (coded and bool(lengths))

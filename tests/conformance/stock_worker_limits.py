@@ -29,6 +29,7 @@ LIMITS: dict[str, str] = {
     "hints-then-nothing": "an application cannot see that its client has left while it waits for the upstream",
     "huge-chunk-size": "gunicorn takes a chunk size of any length and waits for the bytes; nothing is complete upstream",
     "many-chunk-extensions": "gunicorn limits the extension of each chunk, not all of them together",
+    "expect-list": "gunicorn takes Expect for one expectation: a list or an empty value is 417",
     "close-in-a-list": "gunicorn knows `Connection: close` alone, not in a list: the connection stays open",
     "refusal-keeps-open": "an application cannot make gunicorn close the connection: after a refusal that is not about framing it stays open",
 }

@@ -92,6 +92,15 @@ class TestExpect:
             assert (response.status, response.interim) == (200, ())
         assert upstream.requests[0].body == b"hello"
 
+    @stock_limit("expect-list")
+    @pytest.mark.parametrize("value", [b"100-continue, 100-continue", b",", b""])
+    def test_a_list(self, scene, upstream, value):
+        """RFC 9110 §10.1.1: a list, of which an empty one expects nothing."""
+        with scene.client() as client:
+            response = client.request(request(b"/", b"Expect: " + value, method=b"POST", body=b"hello"))
+            assert response.status == 200
+        assert upstream.wait_complete().body == b"hello"
+
     @pytest.mark.parametrize("value", [b"200-ok", b"100-continue, other", b"x"])
     def test_anything_else(self, scene, upstream, value):
         with scene.client() as client:

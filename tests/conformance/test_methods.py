@@ -11,6 +11,7 @@ from tests.conformance.harness import check_problem, request
 from tests.conformance.stock_worker_limits import stock_limit
 
 SCENE = "standard"
+ALLOWED = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
 class TestHead:
@@ -108,7 +109,8 @@ class TestMethods:
 
     def test_trace(self, scene, upstream):
         response = scene.ask(request(b"/trace", b"Cookie: secret", method=b"TRACE"))
-        check_problem(response, 501, "unsupported_method")
+        check_problem(response, 405, "unsupported_method")
+        assert response.values(b"allow") == [ALLOWED]
         assert upstream.requests == []
 
     @pytest.mark.parametrize("target", [b"a:80", b"/x", b"a", b"http://a/", b"a:", b":80", b"[::1]:443"])
@@ -116,16 +118,29 @@ class TestMethods:
         with scene.client() as client:
             client.send(request(target, method=b"CONNECT", host=b"a:80") + request(b"/inner"))
             response = client.read_response()
-            assert response.status in (400, 501)
+            assert response.status in (400, 405)
             assert client.ended()
         assert upstream.requests == []
 
     def test_connect_is_named(self, scene):
-        check_problem(scene.ask(request(b"a:80", method=b"CONNECT", host=b"a:80")), 501, "unsupported_method")
+        response = scene.ask(request(b"a:80", method=b"CONNECT", host=b"a:80"))
+        check_problem(response, 405, "unsupported_method")
+        assert response.values(b"allow") == [ALLOWED]
 
     def test_options_of_the_server(self, scene, upstream):
         response = scene.ask(request(b"*", method=b"OPTIONS"))
         assert (response.status, response.body, upstream.requests) == (204, b"", [])
+
+    @pytest.mark.parametrize(
+        ("target", "seen"),
+        [(b"http://a.test", b"*"), (b"HTTP://a.test:80", b"*"), (b"http://a.test/", b"/"), (b"http://a.test?x", b"/?x")],
+    )
+    def test_options_of_the_upstream(self, scene, upstream, target, seen):
+        """RFC 9112 §3.2.4: absolute-form without path and query is about the server, whose asterisk-form it becomes."""
+        assert scene.ask(request(target, method=b"OPTIONS", host=b"a.test")).status == 200
+        assert (upstream.last.method, upstream.last.target) == (b"OPTIONS", seen)
+        assert scene.ask(request(target)).status == 200
+        assert upstream.last.target == seen.replace(b"*", b"/")
 
 
 class TestStatuses:

@@ -212,6 +212,7 @@ class TestForwardedAsItCame:
             b"/?", b"/x?", b"/x", b"/x?a", b"/x?a=", b"/x?a=1&a=2;b=3", b"/x?a=%zz", b"/x?&&", b"/x??a?b", b"/x?a=/../b",
             b"/%ff%fe", b"/%C3%A9", b"/%c3%a9", b"/a+b%20c", b"/~%7e", b"/%41", b"/a;b=c;d/e;f", b"/a:b@c!$&'()*+,;=",
             b"/x?" + b"&".join(b"k%d=v" % n for n in range(600)), b"/" + b"a" * 4000, b"/a%5cb", b"/a...b/...", b"/.a/..b/c..",
+            b"/.", b"/./x", b"/a/./b", b"/a/.", b"/%2e/x", b"/apt/./Packages?a/./b", b"/a/.;/b", b"//.//x",
         ],
         ids=lambda target: target[:20].decode("latin-1"),
     )  # fmt: skip
@@ -229,8 +230,8 @@ class TestForwardedAsItCame:
     @pytest.mark.parametrize(
         "target",
         [
-            b"/.", b"/..", b"/./x", b"/../x", b"/a/./b", b"/a/../b", b"/a/..", b"/a/.", b"/%2e/x", b"/%2e%2e/x", b"/.%2E/x",
-            b"/a/%2e%2e/b", b"/a%2f..%2fb", b"/a%2F%2e%2e", b"/a%5c..%5cb", b"/a\\..\\b", b"/..;/x", b"/a/..;x=y/b", b"/a/.;/b",
+            b"/..", b"/../x", b"/./..", b"/a/../b", b"/a/..", b"/a/./../b", b"/.././x", b"/%2e%2e/x", b"/.%2E/x",
+            b"/a/%2e%2e/b", b"/a%2f..%2fb", b"/a%2F%2e%2e", b"/a%5c..%5cb", b"/a\\..\\b", b"/..;/x", b"/a/..;x=y/b",
             b"/a%2f../b", b"/a/..%2fb", b"/a/..\\b", b"/%00", b"/a%00b", b"/a/%2e%2e;x/b",
         ],
     )  # fmt: skip
@@ -238,6 +239,12 @@ class TestForwardedAsItCame:
         response = scene.ask(request(target, host=b"raw.test"))
         check_problem(response, 400, "bad_path")
         assert upstream.requests == []
+
+    @pytest.mark.parametrize("target", [b"/./admin", b"/admin/.", b"/%2e/admin/./x", b"//.//%61dmin"])
+    def test_single_dots_pass_no_guard(self, scene, upstream, target):
+        assert scene.ask(request(target, host=b"path.test")).status == 200
+        assert upstream.last.header(b"host") == b"admin"
+        assert upstream.last.target == target
 
     @pytest.mark.parametrize("target", [b"/a#b", b"/#", b"/a?b#c", b"http://raw.test/a#b"])
     def test_a_fragment(self, scene, upstream, target):
@@ -262,7 +269,9 @@ class TestRewrites:
             (b"//prefix/x", b"/x"), (b"/%70refix/x", b"/x"), (b"/prefix//x", b"/x"), (b"/prefix/a%2fb/%zz", b"/a%2fb/%zz"),
             (b"/prefix/prefix/x", b"/prefix/x"), (b"/a/b/c", b"/c"), (b"/a//b/c", b"/c"), (b"/a/b", b"/"),
             (b"/old/x?y=%2f", b"/new/x?y=%2f"), (b"/old", b"/new"), (b"/old/", b"/new/"), (b"/gone/x", b"/x"), (b"/gone", b"/"),
-            (b"/full/x/y?q=1", b"/one?q=1"), (b"/full", b"/one"), (b"/u/12", b"/users/12"), (b"/u/12?x", b"/users/12?x"),
+            (b"/full/x/y?q=1", b"/one?q=1"), (b"/full", b"/one"),
+            (b"/prefix/./x", b"/./x"), (b"/./prefix/%2e/x", b"/%2e/x"), (b"/prefix/.", b"/."), (b"/a/./b", b"/"),
+            (b"/prefix/.//host.test", b"/host.test"), (b"/./old/./x", b"/new/./x"), (b"/u/./12", b"/users/12"), (b"/u/12", b"/users/12"), (b"/u/12?x", b"/users/12?x"),
         ],
     )  # fmt: skip
     @pytest.mark.whole_wsgi("the target goes through the environ")
@@ -313,7 +322,7 @@ class TestOwnPaths:
         check_problem(scene.ask(request(target, b"Authorization: Bearer x", host=host)), 404, "no_route")
         assert upstream.requests == []
 
-    @pytest.mark.parametrize("path", [b"/-/healthz", b"/-/readyz", b"//-/healthz", b"/%2D/healthz"])
+    @pytest.mark.parametrize("path", [b"/-/healthz", b"/-/readyz", b"//-/healthz", b"/%2D/healthz", b"/./-/./healthz"])
     @pytest.mark.parametrize("host", [b"raw.test", b"unknown.test"])
     def test_health_on_any_host(self, scene, upstream, path, host):
         assert scene.ask(request(path, host=host)).status == 200

@@ -133,8 +133,8 @@ REFUSED = {
     "NUL in the reason": b"HTTP/1.1 200 O\0K\r\nContent-Length: 0\r\n\r\n",
     "CR in the reason": b"HTTP/1.1 200 O\rK\r\nContent-Length: 0\r\n\r\n",
     "bell in the reason": b"HTTP/1.1 200 O\x07K\r\nContent-Length: 0\r\n\r\n",
-    "line feeds alone": b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
-    "one line feed alone": OK + b"A: b\nContent-Length: 0\r\n\r\n",
+    "a line feed in a folded line": OK + b"A: b\n c\nContent-Length: 0\n\n",
+    "a line feed behind two returns": OK + b"A: b\r\r\nContent-Length: 0\r\n\r\n",
     "CR in a value": OK + b"A: b\rc\r\nContent-Length: 0\r\n\r\n",
     "NUL in a value": OK + b"A: b\0c\r\nContent-Length: 0\r\n\r\n",
     "folded line": OK + b"A: b\r\n c\r\nContent-Length: 0\r\n\r\n",
@@ -144,15 +144,22 @@ REFUSED = {
     "space in a name": OK + b"Bad Name: x\r\nContent-Length: 0\r\n\r\n",
     "space before the first name": OK + b" X: y\r\nContent-Length: 0\r\n\r\n",
     "two lengths": OK + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
-    "the same length twice": OK + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
-    "a list of lengths": OK + b"Content-Length: 3, 3\r\n\r\nabc",
+    "a list of two lengths": OK + b"Content-Length: 3, 4\r\n\r\nabcd",
+    "a list with an empty length": OK + b"Content-Length: 3,\r\n\r\nabc",
+    "lengths in a list and a line": OK + b"Content-Length: 3, 3\r\nContent-Length: 4\r\n\r\nabcd",
+    "lengths of one value and two spellings": OK + b"Content-Length: 3, 03\r\n\r\nabc",
+    "the same bad length twice": OK + b"Content-Length: +3, +3\r\n\r\nabc",
+    "the same endless length twice": OK + b"Content-Length: 9999999999999999999, 9999999999999999999\r\n\r\nabc",
     "signed length": OK + b"Content-Length: +3\r\n\r\nabc",
     "negative length": OK + b"Content-Length: -3\r\n\r\nabc",
     "empty length": OK + b"Content-Length:\r\n\r\nabc",
     "hexadecimal length": OK + b"Content-Length: 0x3\r\n\r\nabc",
     "endless length": OK + b"Content-Length: 99999999999999999999\r\n\r\nabc",
-    "length, then chunked": OK + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "chunked, then length": OK + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+    "two lengths and chunked": OK + b"Content-Length: 3, 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a bad length and chunked": OK + b"Content-Length: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a length and an unknown coding": OK + b"Content-Length: 3\r\nTransfer-Encoding: gzip\r\n\r\nabc",
+    "a length and two codings": OK + b"Content-Length: 3\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "a length and chunked under HTTP/1.0": b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "unknown coding": OK + b"Transfer-Encoding: foo\r\n\r\nabc",
     "coding beside chunked": OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     "chunked twice": OK + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -162,7 +169,21 @@ REFUSED = {
     "chunk size of letters": head(200, CHUNKED) + b"zz\r\nabc\r\n0\r\n\r\n",
     "chunk size with 0x": head(200, CHUNKED) + b"0x3\r\nabc\r\n0\r\n\r\n",
     "chunk size with a sign": head(200, CHUNKED) + b"-3\r\nabc\r\n0\r\n\r\n",
-    "chunk size with a space": head(200, CHUNKED) + b"3 \r\nabc\r\n0\r\n\r\n",
+    "chunk size behind a space": head(200, CHUNKED) + b" 3\r\nabc\r\n0\r\n\r\n",
+    "chunk size with a space inside": head(200, CHUNKED) + b"3 3\r\nabc\r\n0\r\n\r\n",
+    "chunk size with a return": head(200, CHUNKED) + b"3\r\r\nabc\r\n0\r\n\r\n",
+    "no chunk size": head(200, CHUNKED) + b";a\r\nabc\r\n0\r\n\r\n",
+    "an extension without a name": head(200, CHUNKED) + b"3;=a\r\nabc\r\n0\r\n\r\n",
+    "an extension without a value": head(200, CHUNKED) + b"3;a=\r\nabc\r\n0\r\n\r\n",
+    "an extension with an open quote": head(200, CHUNKED) + b'3;a="b\r\nabc\r\n0\r\n\r\n',
+    "two words in an extension": head(200, CHUNKED) + b"3;a b\r\nabc\r\n0\r\n\r\n",
+    "a NUL in an extension": head(200, CHUNKED) + b"3;a\0\r\nabc\r\n0\r\n\r\n",
+    "a space before a chunk's line end": head(200, CHUNKED) + b"3\r\nabc \r\n0\r\n\r\n",
+    "a chunk ended by a line feed": head(200, CHUNKED) + b"3\r\nabc\n0\r\n\r\n",
+    "a trailer ended by a line feed": head(200, CHUNKED) + b"3\r\nabc\r\n0\r\nA: b\n\r\n",
+    "a body ended by a line feed": head(200, CHUNKED) + b"3\r\nabc\r\n0\r\n\n",
+    "a trailer without a colon": head(200, CHUNKED) + b"3\r\nabc\r\n0\r\nA\r\n\r\n",
+    "a folded trailer": head(200, CHUNKED) + b"3\r\nabc\r\n0\r\nA: b\r\n c\r\n\r\n",
     "chunk size beyond 64 bits": head(200, CHUNKED) + b"fffffffffffffffff\r\nabc\r\n0\r\n\r\n",
     "chunk longer than its size": head(200, CHUNKED) + b"3\r\nabcd\r\n0\r\n\r\n",
     "chunk line ended by a line feed": head(200, CHUNKED) + b"3\nabc\r\n0\r\n\r\n",
@@ -225,6 +246,68 @@ def test_a_spaced_transfer_encoding_frames_the_body():
     data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\n\r\n" + chunked(b"hello", b" : x")
     assert Read(data).body == b"hello : x"
     assert Read(*split(data)).body == b"hello : x"
+
+
+TOLERATED = {
+    "blanks behind a size": (head(200, CHUNKED) + b"3 \r\nabc\r\n2\t \t\r\nde\r\n0  \r\n\r\n", True),
+    "blanks around an extension": (head(200, CHUNKED) + b"5 ; a = b ;\tc;d = \"x;\\\" y\" \r\nabcde\r\n0 ; a\r\n\r\n", True),
+    "empty extensions": (head(200, CHUNKED) + b"5;\r\nabcde\r\n0;; ;a;\r\n\r\n", True),
+    "the same length twice": (OK + b"Content-Length: 5\r\nX: y\r\nContent-length: 5\r\n\r\nabcde", True),
+    "a list of lengths": (OK + b"Content-Length: 5, 5 ,5\r\n\r\nabcde", True),
+    "lists in lines": (OK + b"Content-Length: 5,5\r\nContent-Length : 5\r\n\r\nabcde", True),
+    "length, then chunked": (OK + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n", False),
+    "chunked, then length": (OK + b"Transfer-Encoding: Chunked\r\nContent-Length: 5\r\n\r\n5\r\nabcde\r\n0\r\n\r\n", False),
+    "chunked and a list of lengths": (OK + b"Content-Length: 3, 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n", False),
+    "line feeds alone": (b"HTTP/1.1 200 OK\nX: y\nContent-Length: 5\n\nabcde", False),
+    "one line feed alone": (OK + b"X: y\nContent-Length: 5\r\n\r\nabcde", False),
+    "a line feed behind the status": (b"HTTP/1.1 200 OK\nContent-Length: 5\r\n\r\nabcde", False),
+    "a line feed at the end of the head": (OK + b"Content-Length: 5\r\n\nabcde", False),
+    "a line feed before the end of the head": (OK + b"Content-Length: 5\n\r\nabcde", False),
+    "line feeds, then chunks": (b"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n5\r\nabcde\r\n0\r\n\r\n", False),
+    "line feeds in an interim answer": (b"HTTP/1.1 103 E\nX: z\n\n" + answer(b"abcde"), False),
+    "an unusual head behind an interim answer": (head(102) + b"HTTP/1.1 200 OK\nContent-Length: 5, 5\n\nabcde", False),
+    "all at once": (b"HTTP/1.1 200 OK\nTransfer-Encoding : chunked\r\nContent-Length : 7,7\n\r\n5 ;\r\nabcde\r\n0\r\n\r\n", False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize(("data", "kept"), TOLERATED.values(), ids=TOLERATED)
+def test_what_other_proxies_accept(data, kept, size):
+    read = Read(*[data[at : at + size] for at in range(0, len(data), size)])
+    assert read.told == (200, b"abcde", kept)
+    assert fields(read) in ([], [(b"X", b"y")])
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@pytest.mark.parametrize("size", [1, 1000])
+def test_unusual_heads_without_a_body(method, size):
+    status = 200 if method == b"HEAD" else 204
+    for lines, kept in (
+        (b"Content-Length: 5, 5\r\n", True),
+        (b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", False),
+        (b"X: y\n", False),
+    ):
+        data = b"HTTP/1.1 %d X\r\n%b\r\n" % (status, lines)
+        read = Read(*[data[at : at + size] for at in range(0, len(data), size)], method=method)
+        assert read.told == (status, b"", kept)
+
+
+def test_line_ends_of_a_body_are_no_head():
+    data = head(200, b"Content-Length: 7") + b"\n\na\r\n\r\n"
+    for pieces in ([data], split(data)):
+        assert Read(*pieces).told == (200, b"\n\na\r\n\r\n", True)
+
+
+def test_a_page_is_refused_at_once():
+    """What does not begin as an answer is not waited for, whatever its line ends."""
+    reader = AnswerReader(Script(b"<html>\n", b"never read"))  # type: ignore[arg-type]
+    with pytest.raises(BadResponse):
+        reader.read_head(False, None, b"")
+
+
+def test_a_bad_head_that_breaks_off_is_no_short_one():
+    with pytest.raises(BadResponse):
+        Read(OK + b"Content-Length: 5, 5\r\nX: \0\r\n")
 
 
 SURPLUS = [
@@ -460,6 +543,8 @@ class TestUsualHeads:
             b"Content-Length: 5, 5",
             b"Content-Length: 5555555555555555555555",
             b"Transfer-Encoding: chunked",
+            b"transfer-encoding: Chunked",
+            b"Transfer-Encoding: gzip, chunked",
             b"Connection: keep-alive",
             b"Connection: close",
             b"Connection: X-Gone",
@@ -479,7 +564,8 @@ class TestUsualHeads:
         ],
     )
     @pytest.mark.parametrize("length", [[], [b"Content-Length: 5"]])
-    @pytest.mark.parametrize("body", [b"", b"hell", b"hello", b"hello\r\n", b"hello\r\n\r\n", b"hello!"])
+    @pytest.mark.parametrize("body", [b"", b"hell", b"hello", b"hello\r\n", b"hello\r\n\r\n", b"hello!",
+                                      b"5\r\nhello\r\n0\r\n\r\n", b"5 ;\r\nhello\r\n0\r\nT: x\r\n\r\n!", b"5\r\nhel"])  # fmt: skip
     def test_lines(self, line: bytes, length: list[bytes], body: bytes) -> None:
         self.agree(head(200, *length, line, b"X-Gone: 1") + body)
         self.agree(head(200, line, *length) + body)

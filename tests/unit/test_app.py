@@ -66,7 +66,7 @@ def test_the_package_gives_its_names_when_asked() -> None:
 # -- own paths ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/-/healthz", "//-/healthz", "/-//healthz", "/%2d/healthz"])
+@pytest.mark.parametrize("path", ["/-/healthz", "/./-/%2e/healthz", "//-/healthz", "/-//healthz", "/%2d/healthz"])
 def test_healthz_on_any_host_and_spelling(app: Gateway, path: str) -> None:
     for host in (b"a.example", b"127.0.0.1"):
         response = ask(app, path.encode(), host=host)
@@ -194,6 +194,23 @@ def test_views_come_before_routes_and_after_own_paths(app: Gateway) -> None:
     assert ask(app, b"/hello/%79ou") is None
     assert ask(app, b"/other") is not None
     assert app.direct_door() is None
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_single_dots_do_not_lead_past_a_view(app: Gateway, hooked: bool) -> None:
+    """Flask takes `.` for a name, the upstream behind the routes may not."""
+
+    @app.get("/view")
+    def view() -> str:
+        return "view"
+
+    if hooked:
+        app.before_request(lambda: None)
+    for path, expected in (("/./view", "bad_path"), ("/%2e/view", "bad_path"), ("/./x", "no_endpoint"), ("/view/.", "bad_path")):
+        response = app.test_client().get(path, environ_overrides={"RAW_URI": path})
+        assert response.headers["Gateway-Error"] == expected, path
+        if not hooked:
+            assert reason(ask(app, path.encode())) == expected
 
 
 @pytest.mark.parametrize("host", [b"a" * 64, b"a." + b"b" * 64 + b".example", b"c" * 300 + b":80"])

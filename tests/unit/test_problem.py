@@ -95,6 +95,14 @@ def test_more_headers_are_added() -> None:
     assert problem.answer(errors.RateLimited(), asked()).headers is not response.headers
 
 
+def test_a_method_that_is_not_forwarded_comes_with_those_that_are() -> None:
+    """RFC 9110 §15.5.6."""
+    for request in (asked(b"TRACE"), None):
+        response = problem.answer(errors.UnsupportedMethod(), request)
+        assert response.status == 405
+        assert header(response, b"allow") == [b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"]
+
+
 @pytest.mark.parametrize("request_id", [b'"},{"x":"', b"\xff\x00\n", b"\\"])
 def test_a_hostile_request_id_stays_a_string(request_id: bytes) -> None:
     request = asked()

@@ -13,6 +13,7 @@ from gateway.errors import BadPath, BadRequest, ClientError
 from gateway.model import Endpoint, Match, Rewrite, Route
 from gateway.target import (
     Target,
+    for_server,
     host,
     matched_prefix,
     normal,
@@ -163,6 +164,14 @@ def test_any_bytes_are_a_host_or_refused(value: bytes) -> None:
         (b"/%%4a%%4A", b"/%J%J"),
         (b"/%4%2f", b"/%4%2F"),
         (b"/a%2eb", b"/a.b"),
+        (b"/.", b"/"),
+        (b"/./", b"/"),
+        (b"//%2E//.//", b"/"),
+        (b"/a/.", b"/a/"),
+        (b"/a/./", b"/a/"),
+        (b"/./a/%2e/./b", b"/a/b"),
+        (b"/.;x/.a/b.", b"/.;x/.a/b."),
+        (b"/a%2f.%2fb", b"/a%2F.%2Fb"),
     ],
 )
 def test_normal(path: bytes, expected: bytes) -> None:
@@ -197,10 +206,15 @@ def reference(path: bytes) -> bytes | None:
         if not (path[at : at + 1] == b"/" and out[-1:] == b"/"):
             out += path[at : at + 1]
         at += 1
+    if b"%00" in out:
+        return None
     for segment in re.split(rb"[/\\]|%2F|%5C", bytes(out)):
-        if segment.partition(b";")[0] in (b".", b".."):
+        if segment.partition(b";")[0] == b"..":
             return None
-    return None if b"%00" in out else bytes(out)
+    segments = bytes(out).split(b"/")
+    kept = [segment for segment in segments[:-1] if segment != b"."]
+    # A last single dot names the directory.
+    return b"/".join([*kept, b"" if segments[-1] == b"." else segments[-1]])
 
 
 @given(raw_targets.map(lambda raw: raw.replace(b"?", b"")))
@@ -229,7 +243,7 @@ def test_normal_is_idempotent(path: bytes) -> None:
 @given(pieces)
 def test_one_decoding_never_leads_out_of_a_path(raw: bytes) -> None:
     """What an upstream that decodes once, takes both slashes and drops parameters sees
-    of an accepted path has no dot segments: it cannot climb."""
+    of an accepted path has no `..` segments: it cannot climb."""
     try:
         parsed = parse(b"/" + raw)
         normal(parsed.path)
@@ -238,13 +252,19 @@ def test_one_decoding_never_leads_out_of_a_path(raw: bytes) -> None:
     decoded = re.sub(rb"%([0-9A-Fa-f]{2})", lambda found: bytes([int(found[1], 16)]), parsed.path)
     assert b"\x00" not in decoded
     for segment in re.split(rb"[/\\]", decoded):
-        assert segment not in (b".", b"..")
+        assert segment != b".."
 
 
 @pytest.mark.parametrize("path", [b"", b"*", b"a", b"%2Fa"])
 def test_a_path_begins_with_a_slash(path: bytes) -> None:
     with pytest.raises(BadRequest):
         normal(path)
+
+
+@pytest.mark.parametrize("path", ["/.", "/a/./b", "/a/%2e", "/a/../b"])
+def test_what_the_file_may_not_say(path: str) -> None:
+    with pytest.raises(BadPath):
+        written(path)
 
 
 def test_what_the_file_may_say() -> None:
@@ -290,6 +310,18 @@ def test_strip_takes_whole_segments_off_the_raw_target(raw: bytes) -> None:
     left_path = left.partition(b"?")[0]
     assert left.startswith(b"/")
     assert normal(prefix + left_path) == (path if path != prefix else path + b"/")
+
+
+@given(raw_targets)
+def test_strip_never_leaves_the_name_of_a_host_in_front(raw: bytes) -> None:
+    """Nor does a server that removes empty and single-dot segments from what is left."""
+    try:
+        parsed = parse(raw)
+        path = normal(parsed.path)
+    except ClientError:
+        return
+    left = parse(outbound(STRIP, ENDPOINT, parsed, path)).path
+    assert re.match(rb"(?:/(?:\.|%2[Ee]))*//", left) is None
 
 
 @given(raw_targets)
@@ -350,6 +382,29 @@ def test_base_path_and_static_query(base: bytes, query: bytes, target: bytes, ex
     parsed = parse(target)
     endpoint = Endpoint("http", "127.0.0.1", 80, base_path=base, query=query)
     assert outbound(PLAIN, endpoint, parsed, normal(parsed.path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (b"http://a.test", b"*"), (b"HTTPS://a.test:1", b"*"), (b"http://a.test/", b"/"), (b"http://a.test?", b"/?"),
+        (b"http://a.test?q", b"/?q"), (b"http://a.test//", b"//"), (b"http://a.test/x", b"/x"), (b"/", b"/"),
+    ],
+)  # fmt: skip
+def test_options_of_a_server(target: bytes, expected: bytes) -> None:
+    """RFC 9112 §3.2.4: what has neither path nor query asks about the server."""
+    parsed = for_server(parse(target), target)
+    path = normal(parsed.path)
+    assert outbound(PLAIN, ENDPOINT, parsed, path) == expected
+    stripping = Route("r", "u", (Match(prefix="/"),), strip_prefix=True)
+    assert outbound(stripping, ENDPOINT, parsed, path) == expected.replace(b"//", b"/")
+
+
+def test_a_base_path_or_rewrite_leaves_no_asterisk() -> None:
+    parsed = for_server(parse(b"http://a.test"), b"http://a.test")
+    assert outbound(PLAIN, Endpoint("http", "127.0.0.1", 80, base_path=b"/b"), parsed, b"/") == b"/b/"
+    assert outbound(PLAIN, Endpoint("http", "127.0.0.1", 80, query=b"k"), parsed, b"/") == b"/?k"
+    assert outbound(Route("r", "u", rewrite=Rewrite(path=b"/x")), ENDPOINT, parsed, b"/") == b"/x"
 
 
 def test_a_rewritten_path_has_no_dot_segments() -> None:

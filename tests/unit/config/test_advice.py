@@ -265,7 +265,7 @@ def test_what_is_said_to_never_win_never_does(
 def test_methods_that_never_come(methods: str, place: int) -> None:
     (told,) = warnings(with_route(f"match: {{methods: {methods}}}"))
     method = "TRACE" if place == 0 else "CONNECT"
-    assert told.endswith(f"routes[0].match.methods[{place}]: never matches: {method} is answered with 501")
+    assert told.endswith(f"routes[0].match.methods[{place}]: never matches: {method} is answered with 405")
 
 
 @pytest.mark.parametrize("regex", ["users", r"users/\d+", "^users/.*", "u"])

@@ -35,7 +35,7 @@ def run(app: App, *arrivals: bytes | Exception, **more: Any) -> tuple[ScriptedSt
     return serve(*arrivals, answers=lambda _: None, application=WsgiApplication(app, BASE), **more)
 
 
-def environ_for(*arrivals: bytes) -> dict[str, Any]:
+def environ_for(*arrivals: bytes, **more: Any) -> dict[str, Any]:
     seen: dict[str, Any] = {}
 
     def app(environ: dict[str, Any], start_response: Start) -> list[bytes]:
@@ -44,8 +44,23 @@ def environ_for(*arrivals: bytes) -> dict[str, Any]:
         start_response("200 OK", [])
         return []
 
-    run(app, *arrivals)
+    run(app, *arrivals, **more)
     return seen
+
+
+@pytest.mark.parametrize(
+    ("preamble", "peer", "port"),
+    [
+        (b"PROXY TCP4 198.51.100.7 192.0.2.1 40001 443\r\n", "198.51.100.7", "40001"),
+        (b"PROXY UNKNOWN\r\n", "192.0.2.1", "1234"),
+        (b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc6\x33\x64\x07\xc0\x00\x02\x01\x9c\x41\x01\xbb", "198.51.100.7", "40001"),
+        (b"\r\n\r\n\x00\r\nQUIT\n\x21\x12\x00\x0c\xc6\x33\x64\x07\xc0\x00\x02\x01\x9c\x41\x01\xbb", "192.0.2.1", "1234"),
+        (b"", "192.0.2.1", "1234"),
+    ],
+)
+def test_address_and_port_of_the_client_are_those_of_the_proxy_header(preamble: bytes, peer: str, port: str) -> None:
+    seen = environ_for(preamble + GET, proxy_protocol="auto")
+    assert (seen["REMOTE_ADDR"], seen["REMOTE_PORT"]) == (peer, port)
 
 
 class Closing:

@@ -8,15 +8,16 @@ from collections.abc import Callable
 import pytest
 
 from gateway import router, target
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, BadResponse
 from gateway.exchange import Request
 from gateway.headers import Outbound, inbound, received_by, tokens
-from gateway.model import AnswerLimits, ServerLimits, ServerSettings
+from gateway.model import AnswerLimits, Endpoint, Match, Route, ServerLimits, ServerSettings
 from gateway.server import proxy_protocol
 from gateway.server.chunked import ChunkedDecoder
 from gateway.server.connection import Connection, Place, Shared
 from gateway.server.parser import HeadParser
 from gateway.transport.answer import AnswerReader
+from gateway.transport.chunks import AnswerChunks
 from gateway.trust import Trust
 from tests import patterns
 from tests.unit.server.wire import RecordingDoor, ScriptedStream, echo
@@ -82,6 +83,27 @@ def _answer(data: bytes) -> Job:
     return run
 
 
+def _coded(data: bytes, piece: int = 1) -> Job:
+    def run() -> None:
+        decoder = AnswerChunks(0)
+        pieces: list[bytes] = []
+        for at in range(0, len(data), piece):
+            decoder.feed(data[at : at + piece], pieces)
+
+    return run
+
+
+def _no_answer(job: Job) -> Job:
+    def run() -> None:
+        with pytest.raises(BadResponse):
+            job()
+
+    return run
+
+
+ENDPOINT = Endpoint("http", "127.0.0.1", 80)
+STRIPPING = Route("r", "u", (Match(prefix="/a"),), strip_prefix=True)
+
 JOBS: dict[str, Callable[[int], Job]] = {
     "a request line byte by byte": lambda n: _connection(b"GET /" + b"a" * n),
     "header lines byte by byte": lambda n: _connection(b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * (n // 5)),
@@ -109,6 +131,20 @@ JOBS: dict[str, Callable[[int], Job]] = {
     "a cookie": lambda n: lambda: Request(b"GET", b"/", [(b"Cookie", b" a=b;" * (n // 5))], 0.0).cookie(b"c"),
     "fields of an answer": lambda n: lambda: inbound([(b"Connection", b"a,b")] * (n // 10), b"1.1 gw"),
     "an answer byte by byte": lambda n: _answer(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: " + b"a" * n + b"\r\n\r\n"),
+    "chunks of an answer": lambda n: _coded(b"1\r\na\r\n" * (n // 6), 4096),
+    "a chunk line of an answer byte by byte": lambda n: _coded(b"1" + b" ;a" * (n // 3)),
+    "a chunk line of an answer that is none": lambda n: _no_answer(_coded(b'1;a="' + b"\\a;" * (n // 3) + b"\r\n", 1 << 20)),
+    "empty extensions of an answer": lambda n: _no_answer(_coded(b"1" + b"; " * (n // 2) + b"\0\r\n", 1 << 20)),
+    "quoted extensions of an answer": lambda n: _no_answer(_coded(b"1" + b';a="b"' * (n // 6) + b"\0\r\n", 1 << 20)),
+    "trailers of an answer byte by byte": lambda n: _coded(b"0\r\n" + b"a:b\r\n" * (n // 5)),
+    "line feeds in an answer": lambda n: _answer(b"HTTP/1.1 200 OK\n" + b"a:b\n" * (n // 4) + b"Content-Length: 0\n\n"),
+    "lengths of an answer": lambda n: _answer(b"HTTP/1.1 200 OK\r\n" + b"Content-Length: 0, 0\r\n" * (n // 22) + b"\r\n"),
+    "a list of lengths of an answer": lambda n: _answer(b"HTTP/1.1 200 OK\r\nContent-Length: " + b"0," * (n // 2) + b"0\r\n\r\n"),
+    "dots in a path": lambda n: lambda: target.read(b"/./%2e//x" * (n // 9)),
+    "a path of dots": lambda n: lambda: target.read(b"/." * (n // 2)),
+    "a prefix behind dots": lambda n: lambda: target.outbound(
+        STRIPPING, ENDPOINT, target.parse(b"/./" * (n // 3) + b"a/b" + b"/.//" * (n // 4)), b"/a/b/"
+    ),
     "an answer to be put right": lambda n: _answer(b"HTTP/1.1 200 OK\r\nA : b\r\nX: " + b"a" * n + b"\r\nContent-Length: 0\r\n\r\n"),
 }  # fmt: skip
 

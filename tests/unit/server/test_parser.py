@@ -217,7 +217,33 @@ class TestExpect:
         assert not parse(head(b"POST / HTTP/1.0", b"Expect: x", b"Content-Length: 5")).expects_continue
 
     @pytest.mark.parametrize(
-        "fields", [[b"Expect: 200-ok"], [b"Expect: 100-continue, x"], [b"Expect: 100-continue", b"Expect: x"]]
+        ("fields", "expects"),
+        [
+            ([b"Expect: 100-continue, 100-Continue"], True),
+            ([b"Expect: 100-continue", b"Expect: 100-continue"], True),
+            ([b"Expect: , 100-continue\t,"], True),
+            ([b"Expect: 100-continue", b"Expect:"], True),
+            ([b"Expect:"], False),
+            ([b"Expect: "], False),
+            ([b"Expect: ,\t,"], False),
+            ([b"Expect:", b"Expect: ,"], False),
+        ],
+    )
+    def test_is_a_list(self, fields: list[bytes], expects: bool) -> None:
+        """RFC 9110 §10.1.1; empty members count for nothing (§5.6.1)."""
+        assert parse(head(b"POST / HTTP/1.1", *fields, b"Content-Length: 5")).expects_continue is expects
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            [b"Expect: 200-ok"],
+            [b"Expect: 100-continue, x"],
+            [b"Expect: 100-continue", b"Expect: x"],
+            [b"Expect: , x"],
+            [b"Expect: 100-continue;a=b"],
+            [b"Expect: 100-continue=x"],
+            [b'Expect: x=","'],
+        ],
     )
     def test_other_expectations_fail(self, fields: list[bytes]) -> None:
         assert refused(head(b"POST / HTTP/1.1", *fields, b"Content-Length: 5")) is ExpectationFailed

@@ -17,6 +17,7 @@ def binary(command: int, family: int, addresses: bytes, version: int = 2) -> byt
     return SIGNATURE + bytes([version << 4 | command, family]) + len(addresses).to_bytes(2, "big") + addresses
 
 
+PORT = 12345
 V4 = socket.inet_aton("192.0.2.7") + socket.inet_aton("192.0.2.1") + b"\x30\x39\x01\xbb"
 V6 = socket.inet_pton(socket.AF_INET6, "2001:db8::7") * 2 + b"\x30\x39\x01\xbb"
 
@@ -31,12 +32,18 @@ GOOD = [
     (binary(0, 0x00, b""), None),
     (binary(0, 0x11, V4), None),
     (binary(1, 0x00, b""), None),
+    # Valid families that are not TCP: as if they were UNSPEC (§2.2).
+    (binary(1, 0x12, V4), None),
+    (binary(1, 0x22, V6), None),
+    (binary(1, 0x31, b"x" * 216), None),
+    (binary(1, 0x32, b"x" * 216), None),
+    (binary(1, 0x12, b""), None),
 ]
 
 
 @pytest.mark.parametrize(("raw", "peer"), GOOD)
 def test_whole(raw: bytes, peer: str | None) -> None:
-    assert read(raw + REQUEST, "auto") == Preamble(len(raw), peer)
+    assert read(raw + REQUEST, "auto") == Preamble(len(raw), peer, PORT if peer else 0)
 
 
 @pytest.mark.parametrize("raw", [raw for raw, _ in GOOD])
@@ -73,8 +80,9 @@ def test_only_the_version_that_is_spoken() -> None:
         binary(1, 0x21, V6[:35]),
         binary(2, 0x11, V4),
         binary(1, 0x11, V4, version=1),
-        binary(1, 0x31, b"x" * 216),
-        binary(1, 0x12, V4),
+        binary(1, 0x13, V4),
+        binary(1, 0x41, V4),
+        binary(1, 0x30, V4),
         SIGNATURE + b"\x21\x11\xff\xff",
     ],
 )

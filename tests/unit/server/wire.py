@@ -181,6 +181,7 @@ def serve_stream(
     settings: ServerSettings | None = None,
     application: Any = None,
     opens_ahead: bool = False,
+    proxy_protocol: str = "off",
     **shared: Any,
 ) -> RecordingDoor:
     """The same over a stream that is made already."""
@@ -190,7 +191,7 @@ def serve_stream(
         door, application, settings, HeadParser(settings.limits), **{"worn": lambda: None, **shared}
     )
     place = Place("http", 8000, "127.0.0.1")
-    Connection(whole, stream, place, "192.0.2.1", 1234, opens_ahead=opens_ahead).run()  # type: ignore[arg-type]
+    Connection(whole, stream, place, "192.0.2.1", 1234, proxy_protocol, opens_ahead).run()  # type: ignore[arg-type]
     assert stream.closed
     assert not whole.connections
     assert {**whole.places.silent, **whole.places.idle, **whole.places.lingering} == {}
