@@ -565,6 +565,8 @@ class Connection:
             except TunnelFault as fault:
                 request.bytes_in, self.sent = fault.sent, fault.received
                 raise
+            # Its ends were relayed by the tunnel, which also waited for what was to be taken.
+            self.stream.close()
         finally:
             tunnel.close()
 

@@ -407,7 +407,7 @@ class EndpointPool(HTTPConnectionPool):
             raise BadResponse(f"101 to {token!r}, asked for {head.upgrade!r}")
         # Connection, like all framing, is the door's to write.
         headers = [(b"Upgrade", token), *judged.headers]
-        tunnel = Upgraded(self, connection, reader.upgraded, timeouts.tunnel)
+        tunnel = Upgraded(self, connection, reader.upgraded, timeouts.tunnel, timeouts.write)
         return Response(101, reader.reason, headers, bodyless=True, tunnel=tunnel)
 
     def _shorten(self, connection: Connection, told: int) -> None:

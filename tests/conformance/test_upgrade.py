@@ -5,12 +5,16 @@ An application cannot do this on gunicorn's own worker, so it is our worker that
 
 from __future__ import annotations
 
+import fcntl
 import os
+import socket
+import termios
 import threading
+import time
 
 import pytest
 
-from gateway.testing import Act, Exchange, Truncated, answer, chunked, head
+from gateway.testing import PATIENCE, Act, Exchange, Truncated, answer, chunked, head
 from tests.conformance.harness import check_problem, request
 
 SCENE = "standard"
@@ -251,3 +255,105 @@ class TestEnds:
             opened(client, b"/brief")
             assert client.ended()
         upstream.wait_aborted()
+
+
+TAIL = os.urandom(100_000)
+
+
+def wait_queue(sock, kind: int, empty: bool) -> None:
+    """Return once a kernel queue of the socket (TIOCOUTQ: unacknowledged, FIONREAD: unread) is, or is not, empty."""
+    deadline = time.monotonic() + PATIENCE
+    while any(fcntl.ioctl(sock.fileno(), kind, bytes(4))) is empty:
+        assert time.monotonic() < deadline, "the queue did not change"
+        time.sleep(0.001)
+
+
+def wait_received(sock) -> None:
+    """Return once the gateway's kernel has all that was sent."""
+    wait_queue(sock, termios.TIOCOUTQ, empty=True)
+
+
+def read_up_to(count: int, read_some) -> bytes:
+    """What came before the end, a reset included; at most `count` bytes."""
+    data = b""
+    while len(data) < count:
+        try:
+            piece = read_some()
+        except ConnectionResetError:
+            break
+        if not piece:
+            break
+        data += piece
+    return data
+
+
+class TestTails:
+    """What was received is delivered, however its sender ended (RFC 9110 §9.3.6)."""
+
+    @pytest.mark.parametrize("end", ["close", "reset", "cut_off", "close with a message unread"])
+    def test_of_an_upstream_to_a_slow_client(self, scene, upstream, end):
+        ended = threading.Event()
+        target = b"/ws-tail-" + end.replace(" ", "-").encode()
+
+        def last_words(exchange: Exchange) -> None:
+            exchange.send(SWITCH + TAIL)
+            wait_received(exchange.wire.sock)
+            if "unread" in end:
+                wait_queue(exchange.wire.sock, termios.FIONREAD, empty=False)
+            getattr(exchange.wire, "cut_off" if "unread" in end else end)()
+            ended.set()
+
+        upstream.answer(last_words)
+        with scene.client(receive_buffer=4096) as client:
+            opened(client, target)
+            if "unread" in end:
+                client.send(b"message")
+            assert ended.wait(PATIENCE)
+            assert read_up_to(len(TAIL), client.read_some) == TAIL
+            client.half_close()
+            assert client.ended()
+        record = scene.gateway.logged(target.decode())
+        assert (record["status"], record["reason"], record["bytes_out"]) == (101, None, len(TAIL))
+
+    @pytest.mark.parametrize("end", ["close", "reset", "cut_off"])
+    def test_of_a_client_to_a_slow_upstream(self, scene, upstream, end):
+        ended, done = threading.Event(), threading.Event()
+        got: list[bytes] = []
+
+        def read_late(exchange: Exchange) -> None:
+            exchange.wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            exchange.send(SWITCH)
+            assert ended.wait(PATIENCE)
+            got.append(read_up_to(len(TAIL), exchange.wire.read_some))
+            done.set()
+
+        upstream.answer(read_late)
+        with scene.client() as client:
+            opened(client)
+            client.send(TAIL)
+            wait_received(client.sock)
+            getattr(client, end)()
+            ended.set()
+            assert done.wait(PATIENCE)
+        assert got == [TAIL]
+
+    def test_both_sides_send_when_the_upstream_resets(self, scene, upstream):
+        """What the client still sends can go nowhere, and must not cost what it is to get."""
+        ended = threading.Event()
+
+        def last_words(exchange: Exchange) -> None:
+            exchange.send(SWITCH + TAIL)
+            wait_received(exchange.wire.sock)
+            exchange.wire.reset()
+            ended.set()
+
+        upstream.answer(last_words)
+        with scene.client(receive_buffer=4096) as client:
+            opened(client)
+            assert ended.wait(PATIENCE)
+            got = b""
+            for start in range(0, len(TAIL), 10_000):
+                client.send(b"m" * 10_000)
+                got += client.read_exactly(min(10_000, len(TAIL) - start))
+            assert got == TAIL
+            assert client.ended()
