@@ -123,6 +123,65 @@ class TestHandshake:
         assert all(seen.values(b"upgrade") == [] for seen in upstream.requests)
 
 
+class TestOtherProtocols:
+    """What a route's `upgrade` names, by any method: kubectl exec is a POST with SPDY/3.1, docker attach one with tcp."""
+
+    @pytest.mark.parametrize("length", [(), (b"Content-Length: 0",)])
+    @pytest.mark.parametrize("token", [b"SPDY/3.1", b"spdy/3.1", b"tcp"])
+    @pytest.mark.parametrize("method", [b"POST", b"GET"])
+    def test_become_a_tunnel(self, scene, upstream, method, token, length):
+        upstream.answer([head(101, b"Connection: Upgrade", b"Upgrade: " + token, b"X-Stream-Protocol-Version: v4.channel.k8s.io")
+                         + b"early", b"", Act.HANG])  # fmt: skip
+        with scene.client() as client:
+            lines = (b"Connection: Upgrade", b"Upgrade: " + token, b"X-Stream-Protocol-Version: v4.channel.k8s.io", *length)
+            response = client.request(request(b"/exec/api?command=sh", *lines, method=method))
+            assert (response.status, response.header(b"upgrade").lower()) == (101, token.lower())
+            assert response.header(b"x-stream-protocol-version") == b"v4.channel.k8s.io"
+            assert client.read_exactly(5) == b"early"
+        seen = upstream.last
+        assert (seen.method, seen.target, seen.header(b"upgrade").lower()) == (method, b"/exec/api?command=sh", token.lower())
+        assert seen.header(b"connection").lower() == b"upgrade"
+
+    def test_carry_bytes_both_ways(self, scene, upstream):
+        def attach(exchange: Exchange) -> None:
+            exchange.send(head(101, b"Connection: Upgrade", b"Upgrade: tcp", b"Content-Type: application/vnd.docker.raw-stream"))
+            exchange.send(exchange.wire.read_to_end()[::-1])
+            exchange.wire.close()
+
+        upstream.answer(attach)
+        with scene.client() as client:
+            ask = (b"Content-Type: text/plain", b"Connection: Upgrade", b"Upgrade: tcp")
+            client.send(request(b"/exec/attach?stdin=1", *ask, method=b"POST") + b"early ")
+            assert client.read_response(b"POST").status == 101
+            client.send(b"late")
+            client.half_close()
+            assert client.read_to_end() == b"etal ylrae"
+
+    @pytest.mark.parametrize("framing", ["length", "chunked", "empty chunked"])
+    def test_never_with_a_body(self, scene, upstream, framing):
+        inner = b"" if "empty" in framing else request(b"/evil")
+        lines = [b"Connection: Upgrade", b"Upgrade: SPDY/3.1"]
+        lines.append(b"Content-Length: %d" % len(inner) if framing == "length" else b"Transfer-Encoding: chunked")
+        with scene.client() as client:
+            client.send(request(b"/exec", *lines, method=b"POST") + (inner if framing == "length" else chunked(inner) if inner else b"0\r\n\r\n"))
+            assert client.read_response(b"POST").status == 200
+        assert [(seen.target, seen.body, seen.values(b"upgrade")) for seen in upstream.requests] == [(b"/exec", inner, [])]
+
+    @pytest.mark.parametrize(("target", "method", "lines"), [
+        (b"/ws", b"POST", (b"Connection: Upgrade", b"Upgrade: SPDY/3.1")), (b"/ws", b"GET", (b"Connection: Upgrade", b"Upgrade: SPDY/3.1")),
+        (b"/exec", b"POST", (b"Connection: Upgrade", b"Upgrade: websocket")), (b"/exec", b"POST", (b"Upgrade: SPDY/3.1",)),
+        (b"/exec", b"POST", (b"Connection: Upgrade", b"Upgrade: SPDY/3.1, tcp")), (b"/exec", b"POST", (b"Connection: Upgrade", b"Upgrade: SPDY/2")),
+        (b"/exec", b"POST", (b"Connection: Upgrade", b"Upgrade: tcp", b"Upgrade: SPDY/3.1"))])  # fmt: skip
+    def test_what_is_no_upgrade_is_a_request(self, scene, upstream, target, method, lines):
+        with scene.client() as client:
+            assert client.request(request(target, *lines, method=method), method).status == 200
+        assert upstream.last.values(b"upgrade") == []
+
+    def test_of_http_1_0(self, scene, upstream):
+        scene.ask(request(b"/exec", b"Connection: Upgrade", b"Upgrade: tcp", method=b"POST", version=b"HTTP/1.0"))
+        assert upstream.last.values(b"upgrade") == []
+
+
 class TestRefusals:
     @pytest.mark.parametrize("status", [200, 400, 401, 403, 426, 503])
     def test_pass_as_ordinary_answers(self, scene, upstream, status):
