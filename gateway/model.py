@@ -439,6 +439,7 @@ class ServerLimits:
     chunk_extensions: int = 4 * 1024
     connections: int = 10_000
     connections_per_client: int = 0
+    linger: int = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
