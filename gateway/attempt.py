@@ -12,12 +12,13 @@ from time import monotonic
 from typing import Any, Protocol
 
 from gateway import target as targets
+from gateway import upgrades
 from gateway.errors import ConnectTimeout, DeadlineExceeded, GatewayError
 from gateway.exchange import Request, Response
 from gateway.headers import Head, Outbound, with_field
 from gateway.health.candidate import Candidate
 from gateway.health.state import UpstreamState
-from gateway.model import Endpoint, Route, Timeouts
+from gateway.model import WEBSOCKET, Endpoint, Route, Timeouts
 from gateway.target import Target
 
 
@@ -134,14 +135,16 @@ def _head(
     deadline: float | None,
 ) -> Head:
     """The request's head for `endpoint`."""
-    wanted = request.upgrade
+    upgrade = None
+    if request.upgrade is not None or route.upgrade is not WEBSOCKET:
+        upgrade = upgrades.protocol(request, route.upgrade)
     head = outbound.head(
         request,
         targets.outbound(route, endpoint, target, normal),
         asked_host,
         asked_host if asked_host and route.host == "preserve" else _host(route, endpoint, asked_host),
         targets.stripped(route, normal) if route.strip_prefix else b"",
-        wanted if wanted is not None and wanted in route.upgrade else None,
+        upgrade,
     )
     if route.deadline_header is not None:
         head = _with_deadline(head, route.deadline_header, route.timeouts, deadline)

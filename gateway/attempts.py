@@ -11,13 +11,14 @@ import copy
 from collections.abc import Callable, Sequence
 from time import monotonic
 
+from gateway import upgrades
 from gateway.attempt import Tools, attempt
 from gateway.errors import ClientError, GatewayError, PoolFull
 from gateway.exchange import Request, Response
 from gateway.health.candidate import Candidate
 from gateway.health.state import UpstreamState
 from gateway.kept import Kept, keep
-from gateway.model import RetryPolicy, Route
+from gateway.model import Route
 from gateway.replay import ReplayBuffer
 from gateway.retry import Retries, pause, replayable
 from gateway.target import Target
@@ -53,7 +54,7 @@ def run(
     # An ejected candidate that this request is to probe.
     trial = outliers.trial(again, monotonic()) if outliers.due else None
     candidate = trial or state.balancer.pick(usable, request)
-    hedged = policy.hedge and trial is None and _may_hedge(request, policy, usable)
+    hedged = policy.hedge and trial is None and _may_hedge(request, route, usable)
     response: Response | None = None
     failure: GatewayError | None = None
     if not hedged:
@@ -306,12 +307,14 @@ def _others(left: Sequence[Candidate], tried: Candidate) -> tuple[Candidate, ...
     return tuple(candidate for candidate in left if candidate is not tried)
 
 
-def _may_hedge(request: Request, policy: RetryPolicy, left: Sequence[Candidate]) -> bool:
+def _may_hedge(request: Request, route: Route, left: Sequence[Candidate]) -> bool:
     """Whether a request may be sent twice at once: a GET that is nothing but its head, where two
     attempts are allowed and two endpoints available."""
-    if policy.attempts < 2 or len(left) < 2:
+    if route.retry.attempts < 2 or len(left) < 2:
         return False
-    return request.method == b"GET" and request.body is None and request.upgrade is None
+    if request.method != b"GET" or request.body is not None:
+        return False
+    return upgrades.protocol(request, route.upgrade) is None
 
 
 def _close(response: Response) -> None:

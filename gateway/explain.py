@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import Any
 
+from gateway import upgrades
 from gateway.asking import Answered, Asked, Question, asked, beaten, first_failure
 from gateway.config.origins import Origins
 from gateway.config.verdict import Path
@@ -229,6 +230,8 @@ class _Found:
             content_length=parser.content_length,
             chunked=parser.chunked,
             body=_Body(parser.expects_continue) if framed else None,
+            # As the worker's, which can make a tunnel of an HTTP/1.1 request.
+            interim=(lambda status, headers: None) if parser.http11 else None,
             upgrade=parser.upgrade,
             host=parser.host,
         )
@@ -584,7 +587,7 @@ _NOT_OF_COPIES = {f"retry.{field.name}" for field in fields(RetryPolicy) if fiel
 def _why_no_copy(route: Route, mirror: Mirror, request: Request) -> str:
     """Why a request is not copied (gateway.shaping, gateway.mirror)."""
     heads = (route,) if route.split is None else tuple(share.route for share in route.split.shares)
-    if request.upgrade is not None and all(request.upgrade in head.upgrade for head in heads):
+    if all(upgrades.protocol(request, head.upgrade) is not None for head in heads):
         return "no copy: it is an upgrade"
     if (request.content_length or 0) > mirror.route.retry.buffer:
         return f"no copy: the body of {request.content_length} bytes does not fit its retry.buffer"

@@ -15,6 +15,10 @@ from gateway.patterns import Expression
 
 Seconds = float | None
 
+# The protocols that may become a tunnel by default. Equal sets of a configuration are this object:
+# it is compared by identity on each request.
+WEBSOCKET = frozenset({b"websocket"})
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
@@ -236,7 +240,7 @@ class Upstream:
     retry: RetryPolicy = RetryPolicy()
     limits: AnswerLimits = AnswerLimits()
     tls: TlsSettings | None = None
-    upgrade: frozenset[bytes] = frozenset({b"websocket"})
+    upgrade: frozenset[bytes] = WEBSOCKET
     eject: Eject | None = Eject()
     health: HealthCheck | None = None
     breaker: Breaker | None = None
@@ -368,7 +372,7 @@ class Route:
     host: str = "preserve"
     timeouts: Timeouts = Timeouts()
     retry: RetryPolicy = RetryPolicy()
-    upgrade: frozenset[bytes] = frozenset({b"websocket"})
+    upgrade: frozenset[bytes] = WEBSOCKET
     deadline_header: str | None = None
     split: Split | None = None
     mirror: Mirror | None = None
@@ -437,6 +441,7 @@ class ServerLimits:
     chunk_extensions: int = 4 * 1024
     connections: int = 10_000
     connections_per_client: int = 0
+    linger: int = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

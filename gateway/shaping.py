@@ -11,7 +11,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Protocol
 
-from gateway import problem, readings
+from gateway import problem, readings, upgrades
 from gateway import target as targets
 from gateway.errors import BadRequest, NoEndpoint, NoRoute
 from gateway.exchange import Request, Response
@@ -86,7 +86,7 @@ class Shaper:
         if (
             mirror is None
             or not group.candidates
-            or (request.upgrade is not None and request.upgrade in chosen.upgrade)
+            or upgrades.protocol(request, chosen.upgrade) is not None
             or self._chance() >= mirror.percent
         ):
             return self._send(request, chosen, group, target, normal, asked_host)

@@ -436,6 +436,11 @@ class Stream:
 
     def shutdown_write(self) -> None:
         """Send FIN; what the other side sends can still be read."""
+        self.cut_write()
+
+    def cut_write(self) -> None:
+        """Send FIN, under TLS without close_notify: an end that is not authentic. A greenlet that
+        waits to write gets an error."""
         with suppress(OSError):  # gone already: there is nobody to tell
             self._raw.shutdown(socket.SHUT_WR)
 

@@ -56,7 +56,8 @@ def _nearest(section: Section, key: str, otherwise: Any) -> Any:
 
 
 def _upgrade(section: Section, otherwise: frozenset[bytes]) -> frozenset[bytes]:
-    return frozenset(_nearest(section, "upgrade", otherwise))
+    found = frozenset(_nearest(section, "upgrade", otherwise))
+    return model.WEBSOCKET if found == model.WEBSOCKET else found
 
 
 def _switched(

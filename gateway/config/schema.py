@@ -187,6 +187,7 @@ class ServerLimits(Section):
     chunk_extensions: Size = key("4KiB", "chunk extensions of one body")
     connections: Count = key(10000, "client connections of one worker")
     connections_per_client: Count = key(0, "of them, those of one client address")
+    linger: Size = key("64MiB", "what is read and dropped of a request whose answer is out")
 
 
 class Server(Section):

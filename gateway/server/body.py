@@ -33,6 +33,9 @@ class Client(Protocol):
     # Bytes that were read and belong to nobody yet.
     pending: bytes
     settings: ServerSettings
+    # The head of the answer is sent, and so many bytes of its body.
+    answering: bool
+    sent: int
 
     def send_continue(self) -> None: ...
 
@@ -68,6 +71,17 @@ class _Body:
         self.error = type(error)(error.cause)
         return error
 
+    def _recv(self, most: int) -> bytes:
+        """Read from the client, which may be silent as long as its answer makes progress."""
+        client, limit = self._client, self._client.settings.timeouts.body
+        while True:
+            answered = client.sent if client.answering else -1
+            try:
+                return client.stream.recv(most, limit)
+            except TimeoutError:
+                if not client.answering or client.sent == answered:
+                    raise
+
     def _bytes(self, most: int) -> bytes:
         """The next bytes from the client, whatever they are, at most `most`; never none."""
         if self.error is not None:
@@ -86,7 +100,7 @@ class _Body:
         settings = client.settings
         began = monotonic()
         try:
-            data = client.stream.recv(most, settings.timeouts.body)
+            data = self._recv(most)
         except TimeoutError:
             raise self._fail(RequestTimeout(f"no progress of the body for {settings.timeouts.body} s")) from None
         except OSError as error:
@@ -96,7 +110,7 @@ class _Body:
         if not data:
             raise self._fail(ClientClosed("client closed inside its body"))
         self._of_turn += len(data)
-        if settings.min_rate:
+        if settings.min_rate and not client.answering:
             if self._pace is None:
                 self._pace = Pace(settings.min_rate)
             if not self._pace.keeps(monotonic() - began, len(data)):

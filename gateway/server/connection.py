@@ -19,7 +19,6 @@ from math import inf
 from time import monotonic
 from typing import Any, Protocol
 
-import gevent
 from gevent import get_hub, getcurrent
 from gevent.event import Event
 
@@ -60,10 +59,11 @@ _TOKEN_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZab
 # An unread body is read and thrown away within these, to keep the connection …
 _DRAIN_BYTES = 256 * 1024
 _DRAIN_SECONDS = 1.0
-# … or else to close it without the RST that would take our answer from the client
-# (RFC 9112 §9.6; nginx's lingering_close).
-_LINGER_BYTES = 4 * 1024 * 1024
-_LINGER_SECONDS = 2.0
+# … or else to close it without the RST that would take our answer from the client (RFC 9112
+# §9.6; nginx's lingering_close): up to `limits.linger` bytes, so long without a byte, so long in all.
+LINGER_QUIET = 5.0
+LINGER_SECONDS = 30.0
+_READS_A_TURN = 16
 # How often a blocked write looks whether the client takes anything.
 _LONGEST_LOOK = 5.0
 _NO_BODY = frozenset({204, 304})
@@ -137,7 +137,6 @@ class Connection:
         "_half_closed",
         "_idle",
         "_keep",
-        "_lingers",
         "_opens_ahead",
         "_owed",
         "_pace",
@@ -150,6 +149,7 @@ class Connection:
         "closed_for_another",
         "gone",
         "idle_since",
+        "lingers_since",
         "peer",
         "peer_port",
         "pending",
@@ -185,8 +185,8 @@ class Connection:
         # It has not waited for its first byte yet.
         self._silent = True
         self._idle = shared.places.idle
-        # The last answer is out; what still comes is read and dropped.
-        self._lingers = False
+        # Since when the last answer is out and what still comes is read and dropped; None: it is not.
+        self.lingers_since: float | None = None
         # It was closed so that another one could be accepted.
         self.closed_for_another = False
         # Bytes that were read and belong to nobody yet.
@@ -463,6 +463,9 @@ class Connection:
                     door.finish(request, response, self.sent, error)
                 # The traceback of its cause leads to this frame: only the collector would find the two.
                 error = None
+        if self._keep and body is not None and not body.complete:
+            # What is left of the request must go; it is logged, and holds no slot.
+            self._keep = self._drain(body)
 
     def _deliver(
         self, request: Request, response: Response | None, error: GatewayError | None, body: ArrivingBody | None
@@ -480,15 +483,13 @@ class Connection:
         return response, self.write(request, response, body)
 
     def _settle(self, body: ArrivingBody | None) -> None:
-        """The answer is out or broken off: what is left of the request must go."""
+        """The answer is out or broken off."""
         self.busy = False
         if body is not None:
             body.request = self._body = None
         self._stop_half_closed()
         if self.stream.waiting:  # somebody still reads the body that nobody wants any more
             self._keep = False
-        elif self._keep and body is not None and not body.complete:
-            self._keep = self._drain(body)
 
     def failed(self, failure: BaseException) -> GatewayError:
         """A fault of the gateway (or of a WSGI application), with its traceback in the log."""
@@ -579,6 +580,8 @@ class Connection:
             except TunnelFault as fault:
                 request.bytes_in, self.sent = fault.sent, fault.received
                 raise
+            # Its ends were relayed by the tunnel, which also waited for what was to be taken.
+            self.stream.close()
         finally:
             tunnel.close()
 
@@ -856,7 +859,7 @@ class Connection:
 
     def make_room(self) -> bool:
         """Close the connection for another one, if it is idle or only lingers (`intake.Closable`)."""
-        if self._lingers:
+        if self.lingers_since is not None:
             self.stream.close()
         elif not self.dismiss():
             return False
@@ -925,19 +928,22 @@ class Connection:
         stream.shutdown_write()
         if done and not self.pending and stream.is_quiet():
             return
-        deadline = monotonic() + _LINGER_SECONDS
-        left = _LINGER_BYTES
-        self._lingers = True
+        self.lingers_since = monotonic()
+        deadline = self.lingers_since + LINGER_SECONDS
+        left = self.settings.limits.linger or inf
+        reads = 0
         self.shared.places.lingering[self] = None
         try:
-            while left > 0:
-                data = stream.recv(_READ, max(deadline - monotonic(), 0.0))
+            while left > 0 and (rest := deadline - monotonic()) > 0:
+                reads += 1
+                if not reads % _READS_A_TURN:
+                    stream.eager = False
+                data = stream.recv(PIECE, min(LINGER_QUIET, rest))
                 if not data:
                     return
                 left -= len(data)
-            gevent.sleep(max(deadline - monotonic(), 0.0))
         except OSError:
             return  # it waited long enough (TimeoutError), or is gone
         finally:
-            self._lingers = False
+            self.lingers_since = None
             self.shared.places.lingering.pop(self, None)

@@ -388,3 +388,6 @@ def _dismiss_idle(shared: Shared, began: float, now: float) -> None:
         since = connection.idle_since
         if since is not None and now - max(since, began) >= _GRACE:
             connection.dismiss()
+        since = connection.lingers_since
+        if since is not None and now - max(since, began) >= _GRACE:
+            connection.stream.close()

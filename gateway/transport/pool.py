@@ -405,11 +405,11 @@ class EndpointPool(HTTPConnectionPool):
         """A 101 is for the token that was asked for, or a fault (RFC 9110 §7.8)."""
         reader = connection.reader
         token = judged.upgrade
-        if head.upgrade is None or token != head.upgrade or reader.upgraded is None:
+        if head.upgrade is None or token != head.upgrade.lower() or reader.upgraded is None:
             raise BadResponse(f"101 to {token!r}, asked for {head.upgrade!r}")
         # Connection, like all framing, is the door's to write.
-        headers = [(b"Upgrade", token), *judged.headers]
-        tunnel = Upgraded(self, connection, reader.upgraded, timeouts.tunnel)
+        headers = [(b"Upgrade", head.upgrade), *judged.headers]
+        tunnel = Upgraded(self, connection, reader.upgraded, timeouts.tunnel, timeouts.write)
         return Response(101, reader.reason, headers, bodyless=True, tunnel=tunnel)
 
     def _shorten(self, connection: Connection, told: int) -> None:

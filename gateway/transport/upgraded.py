@@ -17,20 +17,24 @@ if TYPE_CHECKING:
 class Upgraded:
     """Never goes back to its pool. `on_end` is called once, when the tunnel is over."""
 
-    __slots__ = ("_connection", "_early", "_pool", "_timeout", "on_end")
+    __slots__ = ("_connection", "_early", "_pool", "_tail", "_timeout", "on_end")
 
-    def __init__(self, pool: EndpointPool, connection: Connection, early: bytes, timeout: float | None) -> None:
+    def __init__(
+        self, pool: EndpointPool, connection: Connection, early: bytes, timeout: float | None, tail: float | None
+    ) -> None:
         self._pool = pool
         self._connection: Connection | None = connection
         self._early = early
         self._timeout = timeout
+        # As for `Pump`.
+        self._tail = tail
         self.on_end: Callable[[], None] | None = None
 
     def run(self, client: Stream, early: bytes) -> tuple[int, int]:
         connection = self._connection
         if connection is None:
             return 0, 0
-        pump = Pump(client, connection.stream, self._timeout)
+        pump = Pump(client, connection.stream, self._timeout, self._tail)
         try:
             pump.run(early, self._early)
         finally:

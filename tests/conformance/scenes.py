@@ -31,6 +31,7 @@ routes:
   - {name: patient, match: {prefix: /patient}, upstream: quick, timeouts: {response: 0}}
   - {name: deadline, match: {prefix: /deadline}, upstream: deadline}
   - {name: brief, match: {prefix: /brief}, upstream: brief}
+  - {name: exec, match: {prefix: /exec}, upstream: main, upgrade: [websocket, SPDY/3.1, tcp]}
   - {name: narrow, match: {prefix: /narrow}, upstream: narrow}
   - {name: wide, match: {prefix: /wide}, upstream: wide}
   - {name: named, match: {prefix: /named}, upstream: named}

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from gateway.testing import PATIENCE, Act, Exchange, answer, chunk, head
+from gateway.testing import PATIENCE, Act, Exchange, Truncated, answer, chunk, head
 from tests.conformance.harness import check_problem, request
 
 SCENE = "impatient"
@@ -92,6 +92,50 @@ class TestBodies:
 
         upstream.answer(lazy)
         assert scene.ask(request(b"/", method=b"POST", body=b"x" * 8_000_000)).body == b"at last"
+
+
+class TestFullDuplex:
+    """While an answer is in progress, progress in either direction counts."""
+
+    START = (b"Transfer-Encoding: chunked",)
+
+    def test_a_silent_client_whose_answer_goes_on(self, scene, upstream):
+        took = threading.Semaphore(0)
+
+        def talk(exchange: Exchange) -> None:
+            exchange.send(head(200, b"Transfer-Encoding: chunked"))
+            for _ in range(10):  # three times the limit
+                exchange.send(chunk(b"tick\n"))
+                assert took.acquire(timeout=PATIENCE)
+                time.sleep(0.2)
+            exchange.read_body()
+            exchange.send(chunk(b"got " + exchange.request.body) + b"0\r\n\r\n")
+
+        upstream.answer(talk)
+        with scene.client() as client:
+            client.send(request(b"/duplex", *self.START, method=b"POST") + chunk(b"begun"))
+            assert client.read_head().status == 200
+            for _ in range(10):
+                client.read_until(b"tick\n\r\n")
+                took.release()
+            client.send(chunk(b", ended") + b"0\r\n\r\n")
+            assert client.read_until(b"0\r\n\r\n").endswith(b"got begun, ended\r\n0\r\n\r\n")
+        record = scene.gateway.logged("/duplex")
+        assert (record["status"], record["reason"]) == (200, None)
+
+    def test_silence_both_ways(self, scene, upstream):
+        def fall_silent(exchange: Exchange) -> None:
+            exchange.send(head(200, b"Transfer-Encoding: chunked") + chunk(b"tick\n"))
+            exchange.hang()
+
+        upstream.answer(fall_silent)
+        with scene.client() as client:
+            client.send(request(b"/duplex-silent", *self.START, method=b"POST") + chunk(b"begun"))
+            assert client.read_head().status == 200
+            with pytest.raises((Truncated, ConnectionResetError)):
+                client.read_until(b"0\r\n\r\n")
+        upstream.wait_aborted()
+        assert scene.gateway.logged("/duplex-silent")["reason"] == "request_timeout"
 
 
 class TestReading:

@@ -5,12 +5,16 @@ An application cannot do this on gunicorn's own worker, so it is our worker that
 
 from __future__ import annotations
 
+import fcntl
 import os
+import socket
+import termios
 import threading
+import time
 
 import pytest
 
-from gateway.testing import Act, Exchange, Truncated, answer, chunked, head
+from gateway.testing import PATIENCE, Act, Exchange, Truncated, answer, chunked, head
 from tests.conformance.harness import check_problem, request
 
 SCENE = "standard"
@@ -117,6 +121,65 @@ class TestHandshake:
                 pass  # closed
         assert b"/evil" not in [seen.target for seen in upstream.requests]
         assert all(seen.values(b"upgrade") == [] for seen in upstream.requests)
+
+
+class TestOtherProtocols:
+    """What a route's `upgrade` names, by any method: kubectl exec is a POST with SPDY/3.1, docker attach one with tcp."""
+
+    @pytest.mark.parametrize("length", [(), (b"Content-Length: 0",)])
+    @pytest.mark.parametrize("token", [b"SPDY/3.1", b"spdy/3.1", b"tcp"])
+    @pytest.mark.parametrize("method", [b"POST", b"GET"])
+    def test_become_a_tunnel(self, scene, upstream, method, token, length):
+        upstream.answer([head(101, b"Connection: Upgrade", b"Upgrade: " + token, b"X-Stream-Protocol-Version: v4.channel.k8s.io")
+                         + b"early", b"", Act.HANG])  # fmt: skip
+        with scene.client() as client:
+            lines = (b"Connection: Upgrade", b"Upgrade: " + token, b"X-Stream-Protocol-Version: v4.channel.k8s.io", *length)
+            response = client.request(request(b"/exec/api?command=sh", *lines, method=method))
+            assert (response.status, response.header(b"upgrade").lower()) == (101, token.lower())
+            assert response.header(b"x-stream-protocol-version") == b"v4.channel.k8s.io"
+            assert client.read_exactly(5) == b"early"
+        seen = upstream.last
+        assert (seen.method, seen.target, seen.header(b"upgrade").lower()) == (method, b"/exec/api?command=sh", token.lower())
+        assert seen.header(b"connection").lower() == b"upgrade"
+
+    def test_carry_bytes_both_ways(self, scene, upstream):
+        def attach(exchange: Exchange) -> None:
+            exchange.send(head(101, b"Connection: Upgrade", b"Upgrade: tcp", b"Content-Type: application/vnd.docker.raw-stream"))
+            exchange.send(exchange.wire.read_to_end()[::-1])
+            exchange.wire.close()
+
+        upstream.answer(attach)
+        with scene.client() as client:
+            ask = (b"Content-Type: text/plain", b"Connection: Upgrade", b"Upgrade: tcp")
+            client.send(request(b"/exec/attach?stdin=1", *ask, method=b"POST") + b"early ")
+            assert client.read_response(b"POST").status == 101
+            client.send(b"late")
+            client.half_close()
+            assert client.read_to_end() == b"etal ylrae"
+
+    @pytest.mark.parametrize("framing", ["length", "chunked", "empty chunked"])
+    def test_never_with_a_body(self, scene, upstream, framing):
+        inner = b"" if "empty" in framing else request(b"/evil")
+        lines = [b"Connection: Upgrade", b"Upgrade: SPDY/3.1"]
+        lines.append(b"Content-Length: %d" % len(inner) if framing == "length" else b"Transfer-Encoding: chunked")
+        with scene.client() as client:
+            client.send(request(b"/exec", *lines, method=b"POST") + (inner if framing == "length" else chunked(inner) if inner else b"0\r\n\r\n"))
+            assert client.read_response(b"POST").status == 200
+        assert [(seen.target, seen.body, seen.values(b"upgrade")) for seen in upstream.requests] == [(b"/exec", inner, [])]
+
+    @pytest.mark.parametrize(("target", "method", "lines"), [
+        (b"/ws", b"POST", (b"Connection: Upgrade", b"Upgrade: SPDY/3.1")), (b"/ws", b"GET", (b"Connection: Upgrade", b"Upgrade: SPDY/3.1")),
+        (b"/exec", b"POST", (b"Connection: Upgrade", b"Upgrade: websocket")), (b"/exec", b"POST", (b"Upgrade: SPDY/3.1",)),
+        (b"/exec", b"POST", (b"Connection: Upgrade", b"Upgrade: SPDY/3.1, tcp")), (b"/exec", b"POST", (b"Connection: Upgrade", b"Upgrade: SPDY/2")),
+        (b"/exec", b"POST", (b"Connection: Upgrade", b"Upgrade: tcp", b"Upgrade: SPDY/3.1"))])  # fmt: skip
+    def test_what_is_no_upgrade_is_a_request(self, scene, upstream, target, method, lines):
+        with scene.client() as client:
+            assert client.request(request(target, *lines, method=method), method).status == 200
+        assert upstream.last.values(b"upgrade") == []
+
+    def test_of_http_1_0(self, scene, upstream):
+        scene.ask(request(b"/exec", b"Connection: Upgrade", b"Upgrade: tcp", method=b"POST", version=b"HTTP/1.0"))
+        assert upstream.last.values(b"upgrade") == []
 
 
 class TestRefusals:
@@ -251,3 +314,105 @@ class TestEnds:
             opened(client, b"/brief")
             assert client.ended()
         upstream.wait_aborted()
+
+
+TAIL = os.urandom(100_000)
+
+
+def wait_queue(sock, kind: int, empty: bool) -> None:
+    """Return once a kernel queue of the socket (TIOCOUTQ: unacknowledged, FIONREAD: unread) is, or is not, empty."""
+    deadline = time.monotonic() + PATIENCE
+    while any(fcntl.ioctl(sock.fileno(), kind, bytes(4))) is empty:
+        assert time.monotonic() < deadline, "the queue did not change"
+        time.sleep(0.001)
+
+
+def wait_received(sock) -> None:
+    """Return once the gateway's kernel has all that was sent."""
+    wait_queue(sock, termios.TIOCOUTQ, empty=True)
+
+
+def read_up_to(count: int, read_some) -> bytes:
+    """What came before the end, a reset included; at most `count` bytes."""
+    data = b""
+    while len(data) < count:
+        try:
+            piece = read_some()
+        except ConnectionResetError:
+            break
+        if not piece:
+            break
+        data += piece
+    return data
+
+
+class TestTails:
+    """What was received is delivered, however its sender ended (RFC 9110 §9.3.6)."""
+
+    @pytest.mark.parametrize("end", ["close", "reset", "cut_off", "close with a message unread"])
+    def test_of_an_upstream_to_a_slow_client(self, scene, upstream, end):
+        ended = threading.Event()
+        target = b"/ws-tail-" + end.replace(" ", "-").encode()
+
+        def last_words(exchange: Exchange) -> None:
+            exchange.send(SWITCH + TAIL)
+            wait_received(exchange.wire.sock)
+            if "unread" in end:
+                wait_queue(exchange.wire.sock, termios.FIONREAD, empty=False)
+            getattr(exchange.wire, "cut_off" if "unread" in end else end)()
+            ended.set()
+
+        upstream.answer(last_words)
+        with scene.client(receive_buffer=4096) as client:
+            opened(client, target)
+            if "unread" in end:
+                client.send(b"message")
+            assert ended.wait(PATIENCE)
+            assert read_up_to(len(TAIL), client.read_some) == TAIL
+            client.half_close()
+            assert client.ended()
+        record = scene.gateway.logged(target.decode())
+        assert (record["status"], record["reason"], record["bytes_out"]) == (101, None, len(TAIL))
+
+    @pytest.mark.parametrize("end", ["close", "reset", "cut_off"])
+    def test_of_a_client_to_a_slow_upstream(self, scene, upstream, end):
+        ended, done = threading.Event(), threading.Event()
+        got: list[bytes] = []
+
+        def read_late(exchange: Exchange) -> None:
+            exchange.wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            exchange.send(SWITCH)
+            assert ended.wait(PATIENCE)
+            got.append(read_up_to(len(TAIL), exchange.wire.read_some))
+            done.set()
+
+        upstream.answer(read_late)
+        with scene.client() as client:
+            opened(client)
+            client.send(TAIL)
+            wait_received(client.sock)
+            getattr(client, end)()
+            ended.set()
+            assert done.wait(PATIENCE)
+        assert got == [TAIL]
+
+    def test_both_sides_send_when_the_upstream_resets(self, scene, upstream):
+        """What the client still sends can go nowhere, and must not cost what it is to get."""
+        ended = threading.Event()
+
+        def last_words(exchange: Exchange) -> None:
+            exchange.send(SWITCH + TAIL)
+            wait_received(exchange.wire.sock)
+            exchange.wire.reset()
+            ended.set()
+
+        upstream.answer(last_words)
+        with scene.client(receive_buffer=4096) as client:
+            opened(client)
+            assert ended.wait(PATIENCE)
+            got = b""
+            for start in range(0, len(TAIL), 10_000):
+                client.send(b"m" * 10_000)
+                got += client.read_exactly(min(10_000, len(TAIL) - start))
+            assert got == TAIL
+            assert client.ended()

@@ -57,6 +57,15 @@ def test_the_one_idle_longest_makes_room(worker: WorkerProcess) -> None:
         assert alive(clients[3])
 
 
+def test_lingering_ones_make_room(worker: WorkerProcess) -> None:
+    with ExitStack() as stack:
+        for _ in range(2 * MOST):
+            client = stack.enter_context(worker.client())
+            client.send(b"POST /refuse HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n")
+            assert client.read_response(b"POST").status == 413
+        assert worker.ask(get("/hello")).status == 200
+
+
 def test_who_is_inside_a_head_a_body_or_an_answer_keeps_its_place(worker: WorkerProcess) -> None:
     with ExitStack() as stack:
         heads, body, answer, idle = (stack.enter_context(worker.client()) for _ in range(MOST))

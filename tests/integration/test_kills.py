@@ -8,7 +8,9 @@ next request is answered.
 
 from __future__ import annotations
 
+import fcntl
 import ssl
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -28,6 +30,8 @@ from tests.switches import BESIDE, VICTIM, Aim, Scenario, Stage, readable, throw
 PIECES = [b"".join(b"%07d\n" % (100 * part + line) for line in range(100)) for part in range(4)]
 BODY = b"".join(PIECES)
 LARGE = b"".join(b"%07d\n" % line for line in range(64 * 1024))
+# More than a connection's small buffers hold.
+LAST_WORDS = LARGE[:60_000]
 EJECT = b"/eject"
 BUSY = b"busy\n"
 LARGE_BUSY = b"busy\n" * 4000
@@ -240,6 +244,15 @@ def upgrade(stage: Stage, exchange: Any) -> None:
     exchange.wire.close()
 
 
+def upgrade_then_reset(stage: Stage, exchange: Any) -> None:
+    """Ends by a reset once the gateway has received everything."""
+    exchange.send(head(101, b"Connection: Upgrade", b"Upgrade: websocket") + LAST_WORDS)
+    sock = exchange.wire.sock
+    stage.until(lambda: not any(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))))
+    exchange.wire.reset()
+    stage.answered = True
+
+
 def both_then(winner: int) -> Callable[[Stage, Any], None]:
     """Answers nothing until both tries are under way; then one of them is quick."""
 
@@ -322,6 +335,21 @@ def open_tunnel(stage: Stage) -> RawResponse:
     client.send(b"ping")
     client.read_exactly(4)
     client.half_close()
+    client.read_to_end()
+    return got
+
+
+def take_the_tail(stage: Stage) -> RawResponse:
+    """Sends a message to an upstream that is gone, and reads what that had sent before."""
+    client = stage.connect()
+    client.send(b"GET /victim HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    got = client.read_response()
+    if got.status != 101:
+        return got
+    stage.until(lambda: stage.answered)
+    client.send(b"message")
+    if client.read_exactly(len(LAST_WORDS)) != LAST_WORDS:
+        stage.problems.append("the tunnel delivered other bytes")
     client.read_to_end()
     return got
 
@@ -480,7 +508,13 @@ HEDGES = {
     )
     for which, winner in (("the first", 1), ("the second", 2))
 }  # fmt: skip
-TUNNELS = {"tunnel": Scenario(config(), upgrade, open_tunnel, wanted=(101, b""), through=("tunnel",))}
+TUNNELS = {
+    "tunnel": Scenario(config(), upgrade, open_tunnel, wanted=(101, b""), through=("tunnel",)),
+    "tunnel that breaks": Scenario(
+        config(), upgrade_then_reset, take_the_tail, wanted=(101, b""), through=("tunnel",),
+        send_buffer=4096, receive_buffer=4096,
+    ),
+}  # fmt: skip
 MIRRORS = {
     "mirrored": Scenario(
         "defaults: {{eject: null, timeouts: {{connect: 3s, response: 3s, idle: 3s}}}}\n"

@@ -205,15 +205,15 @@ class TestPump:
         assert sum(ends.over()) == PLENTY
 
     @pytest.mark.parametrize("client", [True, False])
-    def test_a_reset_reaches_the_other_side(self, upstream, line, client):
+    def test_a_reset_ends_the_other_side(self, upstream, line, client):
+        """By a FIN, as it may have bytes that it has not read yet; some systems drop them at a RST."""
         ends = Ends(line, upstream)
         one, other = (ends.client, ends.upstream) if client else (ends.upstream, ends.client)
         one.sendall(b"x")
         assert other.recv(1) == b"x"
         one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         one.close()
-        with pytest.raises(ConnectionResetError):
-            other.recv(1)
+        assert other.recv(1) == b""
         ends.over()
 
     @pytest.mark.parametrize("client", [True, False])
@@ -228,6 +228,46 @@ class TestPump:
         other.close()
         ends.over()
         assert isinstance(finish([sending])[0], OSError)
+
+    @pytest.mark.parametrize("client", [True, False])
+    def test_a_tail_that_is_not_taken_is_given_up(self, upstream, line, client):
+        line.timeouts = Timeouts(tunnel=5.0, write=0.2)
+        ends, other = self.broken_with_a_tail(upstream, line, client)
+        finish([ends.running])
+        with pytest.raises(ConnectionResetError):
+            drain(other)
+        ends.over()
+
+    @pytest.mark.parametrize("client", [True, False])
+    def test_a_close_from_outside_ends_the_delivery_of_a_tail(self, upstream, line, client):
+        """As a worker closes its connections at its deadline."""
+        line.timeouts = Timeouts(tunnel=5.0, write=None)
+        ends, _ = self.broken_with_a_tail(upstream, line, client)
+        ends.inside.close()
+        ends.over()
+
+    @pytest.mark.parametrize("client", [True, False])
+    def test_a_kill_ends_the_delivery_of_a_tail(self, upstream, line, client):
+        line.timeouts = Timeouts(tunnel=5.0, write=None)
+        ends, _ = self.broken_with_a_tail(upstream, line, client)
+        ends.running.kill()
+        assert ends.ended == [1]
+        ends.done()
+
+    @staticmethod
+    def broken_with_a_tail(upstream, line, client):
+        """One side was reset; the other has sent a message and does not read."""
+        ends = Ends(line, upstream)
+        one, other = (ends.client, ends.upstream) if client else (ends.upstream, ends.client)
+        one.setblocking(False)
+        with contextlib.suppress(BlockingIOError):  # all buffers between are full
+            while True:
+                one.send(b"x" * PLENTY)
+                gevent.sleep(0.01)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        one.close()
+        other.sendall(b"message")
+        return ends, other
 
     def test_much_both_ways_at_once(self, upstream, line):
         ends = Ends(line, upstream)

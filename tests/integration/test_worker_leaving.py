@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -104,6 +105,19 @@ class TestTermination:
             assert worker.ended("/hold?60")["status"] == 503
             worker.ended("/tunnel")
             assert "Traceback" not in worker.errors()
+
+    def test_lingering_ends(self, tmp_path: Path) -> None:
+        """A client that goes on with its upload does not hold the worker."""
+        with WorkerProcess(tmp_path, "--graceful-timeout", "8") as worker, worker.client() as client:
+            client.send(b"POST /refuse HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n")
+            assert client.read_response(b"POST").status == 413
+            leaving(worker)
+            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                while worker.process.poll() is None:
+                    client.send(b"x")
+                    time.sleep(0.05)
+            assert worker.wait() == 0
+            assert "broken off" not in worker.errors()
 
     @pytest.mark.alone  # within the drain
     def test_accepting_goes_on_while_it_drains(self, tmp_path: Path) -> None:

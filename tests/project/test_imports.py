@@ -33,27 +33,28 @@ ALLOWED: dict[str, set[str]] = {
     "retry": EXCHANGE,
     "replay": EXCHANGE,
     "kept": EXCHANGE,
-    "attempt": EXCHANGE | {"headers", "target", "health"},
-    "attempts": EXCHANGE | {"attempt", "target", "retry", "replay", "kept", "health"},
+    "upgrades": EXCHANGE | {"headers"},
+    "attempt": EXCHANGE | {"headers", "target", "health", "upgrades"},
+    "attempts": EXCHANGE | {"attempt", "target", "retry", "replay", "kept", "health", "upgrades"},
     "headers": EXCHANGE | {"trust"},
     "problem": EXCHANGE,
     "router": VALUES | {"patterns", "target"},
     "snapshot": VALUES | {"router", "target", "health", "turns"},
     "forwarder": EXCHANGE | {"attempt", "attempts", "headers", "target", "snapshot", "health"},
     "readings": EXCHANGE | {"router", "target"},
-    "shaping": EXCHANGE | {"headers", "problem", "readings", "target", "snapshot"},
+    "shaping": EXCHANGE | {"headers", "problem", "readings", "target", "snapshot", "upgrades"},
     # what commands tell, of the same functions
     "wording": VALUES,
     "asking": EXCHANGE | {"target", "readings", "router", "headers", "wording"},
     "explain": EXCHANGE
     | {"asking", "wording", "config", "server", "trust", "headers", "router", "retry", "forwarder", "snapshot", "health"}
-    | {"readings", "shaping", "target"},
+    | {"readings", "shaping", "target", "upgrades"},
     "overlap": VALUES | {"target"},
     "diff": EXCHANGE | {"asking", "wording", "overlap", "target", "router", "telemetry", "shaping"},
     "live_check": VALUES | {"providers", "transport", "health", "wording"},
     # waiting and bytes
     "stream": {"errors"},
-    "tunnel": EXCHANGE | {"stream"},
+    "tunnel": EXCHANGE | {"stream", "turns"},
     "hedge": set(),
     "turns": set(),
     "garbage": set(),
@@ -95,7 +96,7 @@ ALLOWED: dict[str, set[str]] = {
 
 # They take all they need as arguments: no clock, no socket, no framework.
 PURE = {"errors", "model", "trust", "target", "exchange", "retry", "replay", "headers", "problem", "router", "snapshot"}
-PURE |= {"ip", "patterns", "readings", "shaping", "wording", "asking", "explain", "overlap", "diff"}
+PURE |= {"ip", "patterns", "readings", "shaping", "wording", "asking", "explain", "overlap", "diff", "upgrades"}
 BANNED_IN_PURE = {"urllib3", "flask", "gevent", "gunicorn", "os", "socket", "time", "ssl", "threading", "subprocess"}
 
 # It reads the clock, and is otherwise like them: the transport is an argument.

@@ -224,7 +224,7 @@ DURATIONS = [
 SIZES = [
     *(
         (f"server: {{limits: {{{name}: %s}}}}", "server.limits." + name)
-        for name in ("body", "request_line", "header", "chunk_extensions")
+        for name in ("body", "request_line", "header", "chunk_extensions", "linger")
     ),
     ("server: {min_rate: %s}", "server.min_rate"),
     ("defaults: {limits: {header: %s}}", "defaults.limits.header"),

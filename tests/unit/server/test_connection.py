@@ -254,7 +254,7 @@ class TestBodies:
         """A thousand lines cost about a millisecond; what a stream reads at once may be sixty times that."""
         eager = []
         stream = ScriptedStream(b"1\r\nx\r\n" * 2000, b"3e8\r\n" + b"x" * 1000 + b"\r\n")
-        client = SimpleNamespace(stream=stream, pending=b"", settings=ServerSettings())
+        client = SimpleNamespace(stream=stream, pending=b"", settings=ServerSettings(), answering=False, sent=0)
         body = of_chunks(client, expects_continue=False)
         for size in (2000, 1000):
             stream.eager = True
@@ -571,3 +571,31 @@ class TestTimeouts:
         settings = ServerSettings(timeouts=ServerTimeouts(header=None, body=None, keepalive=None))
         stream, _ = serve(b"GET / HTTP/1.1\r\n", b"Host: a\r\n\r\n", POST, b"hello", settings=settings)
         assert set(stream.limits[:5]) == {None}
+
+
+class TestLingering:
+    POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9000000\r\n\r\n"
+
+    @staticmethod
+    def refuse(request: Request) -> Response:
+        return Response(500, b"Internal Server Error", [], data=b"early")
+
+    @pytest.mark.parametrize(("most", "read"), [(9, 1), (10, 1), (11, 2), (20, 2), (21, 3), (0, 4)])
+    def test_bytes(self, most: int, read: int) -> None:
+        """0 is no limit, as elsewhere; the fourth read is the end."""
+        settings = ServerSettings(limits=ServerLimits(linger=most))
+        stream, door = serve(self.POST, b"x" * 10, b"x" * 10, b"x" * 10, answers=self.refuse, settings=settings)
+        assert len(stream.limits) == 1 + read
+        assert door.finished == [(b"/", 500, 5, None)]
+
+    def test_seconds_without_a_byte(self) -> None:
+        stream, _ = serve(self.POST, b"x", TimeoutError(), b"x", answers=self.refuse)
+        assert stream.limits[1:] == [5.0, 5.0]
+
+    def test_seconds_in_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("gateway.server.connection.LINGER_SECONDS", 2.0)
+        stream, _ = serve(self.POST, b"x", b"x", answers=self.refuse)
+        assert all(limit is not None and limit <= 2.0 for limit in stream.limits[1:])
+        monkeypatch.setattr("gateway.server.connection.LINGER_SECONDS", 0.0)
+        stream, _ = serve(self.POST, b"x", b"x", answers=self.refuse)
+        assert len(stream.limits) == 1
