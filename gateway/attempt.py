@@ -86,7 +86,12 @@ def attempt(
         # The head has no name here, so that the pool can drop it once it is sent.
         response: Response = pool.send(
             request,
-            _head(request, tools.outbound, route, endpoint, target, normal, asked_host, deadline),
+            tools.outbound.head(request, target.raw, asked_host, asked_host)
+            if route.verbatim
+            and asked_host
+            and request.upgrade is None
+            and not (endpoint.base_path or endpoint.query)
+            else _head(request, tools.outbound, route, endpoint, target, normal, asked_host, deadline),
             route.timeouts,
             replayable,
             fresh,
@@ -134,7 +139,7 @@ def _head(
     asked_host: bytes,
     deadline: float | None,
 ) -> Head:
-    """The request's head for `endpoint`."""
+    """The request's head for `endpoint`. Most are as the request came: `attempt` makes those itself."""
     upgrade = None
     if request.upgrade is not None or route.upgrade is not WEBSOCKET:
         upgrade = upgrades.protocol(request, route.upgrade)
@@ -142,7 +147,7 @@ def _head(
         request,
         targets.outbound(route, endpoint, target, normal),
         asked_host,
-        asked_host if asked_host and route.host == "preserve" else _host(route, endpoint, asked_host),
+        _host(route, endpoint, asked_host),
         targets.stripped(route, normal) if route.strip_prefix else b"",
         upgrade,
     )

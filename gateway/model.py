@@ -385,6 +385,9 @@ class Route:
     line: int = 0
     # Nothing but `upstream` says what becomes of a request: what most routes are.
     plain: bool = field(init=False, repr=False, compare=False)
+    # Target and Host go on as they came, and no field is added but the usual ones, unless the endpoint has a path or
+    # query of its own, or the request asks for an upgrade: what most routes are as well.
+    verbatim: bool = field(init=False, repr=False, compare=False)
 
     def fields(self) -> Iterator[str]:
         """The names of the header fields that it is chosen by or chooses by, in lower case."""
@@ -396,6 +399,8 @@ class Route:
     def __post_init__(self) -> None:
         shaped = self.split or self.mirror or self.redirect or self.respond or self.fallback
         object.__setattr__(self, "plain", shaped is None)
+        changed = self.rewrite or self.strip_prefix or self.deadline_header or self.host != "preserve"
+        object.__setattr__(self, "verbatim", not changed and self.upgrade <= WEBSOCKET)
 
     @property
     def upstreams(self) -> tuple[str, ...]:

@@ -391,7 +391,8 @@ class EndpointPool(HTTPConnectionPool):
             pieces = reader.pieces
             response.data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             if upload is None and shareable and reader.persistent:
-                self.give_back(connection)
+                connection.served += 1
+                self._put(connection)
                 return response, None
         body = AnswerBody(self, connection, upload, shareable, timeouts.idle, self._address)
         if not reader.complete:
