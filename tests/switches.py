@@ -34,6 +34,7 @@ from gateway.server.parser import HeadParser
 from gateway.stream import wrap
 from gateway.testing import FakeUpstream, Malformed, RawClient, RawResponse, Truncated, answer
 from gateway.transport.pool import EndpointPool
+from tests import long
 from tests.exchanges import open_files
 
 # Target of the request that gets the error, of one that runs beside it, and of one sent afterwards.
@@ -520,12 +521,16 @@ def readable(client: RawClient) -> bool:
     return bool(client.buffer) or bool(select.select([client.sock], [], [], 0)[0])
 
 
+# Points of each kind of wait that are tried besides its last one.
+_FIRST = long.either(2, 1_000_000)
+
+
 def sample(waits: list[str]) -> list[int]:
-    """Numbers of points: the first two and the last of each kind of wait."""
+    """Numbers of points: the first two and the last of each kind of wait; with --long all."""
     places: dict[str, list[int]] = {}
     for number, wait in enumerate(waits):
         places.setdefault(wait, []).append(number)
-    return sorted({number for found in places.values() for number in (*found[:2], found[-1])})
+    return sorted({number for found in places.values() for number in (*found[:_FIRST], found[-1])})
 
 
 @cache
