@@ -164,7 +164,7 @@ class Request:
         self.method = method
         self.target = target
         self.headers = headers
-        # The header fields that routes and balancers read: those of the client, or, if one of them reads
+        # The header fields that routes and balancers read: those of the client, or, if a route or balancer reads
         # a field that only a trusted peer may set, those that will be forwarded (headers.Outbound.view).
         self.fields = headers
         self.http11 = http11

@@ -63,7 +63,7 @@ def _place(name: str) -> _Place | None:
     url = urlsplit(name if "://" in name else f"http://{name}")
     if not url.port:
         return None
-    # A name may have any address: all of them count.
+    # A name may have any address, so every address counts.
     return _Place(url.netloc, address(url.hostname or ""), url.port)
 
 

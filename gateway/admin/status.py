@@ -92,8 +92,8 @@ def _task(task: Task) -> Part:
 
 
 def of_upstreams(gateway: Gateway, turn: Turn = lambda: None) -> Iterator[Part]:
-    """The upstreams of one worker, one after the other. Where there are many endpoints, further parts of the same
-    upstream have nothing but more of them."""
+    """The upstreams of one worker, one after the other. Where there are many endpoints, the further parts of an
+    upstream hold endpoints alone."""
     now = time.monotonic()
     snapshot, providers = gateway.store.current, gateway.store.providers
     waiting = frozenset(gateway.store.waiting)

@@ -43,7 +43,7 @@ class Weights:
         self.settled = True
 
     def prepare(self, candidates: Sequence[Candidate], turn: Callable[[], object]) -> None:
-        """Work out the weights of candidates to come; not while some of them grow."""
+        """Work out the weights of candidates to come, unless a weight is still growing."""
         self._ready = None
         now = monotonic()
         weights: list[float] = []

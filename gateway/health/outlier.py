@@ -53,7 +53,7 @@ class Outliers:
         self.of: Sequence[Candidate] = ()
         self.usable: Sequence[Candidate] = ()
         self.due: list[Candidate] = []
-        # Candidates that are known to be up, all of them.
+        # Candidates of which every one is known to be up.
         self._plain: Sequence[Candidate] | None = None
         self.recheck = inf
         self.panic = False
@@ -75,7 +75,7 @@ class Outliers:
 
     def prepare(self, candidates: Sequence[Candidate], now: float, turn: Callable[[], object]) -> None:
         """Find out ahead of a swap whether all candidates are up. `turn` is called between two parts of the work."""
-        # Whatever happens to one of them meanwhile takes this back.
+        # Any event at a candidate in the meantime takes this back.
         self._plain = candidates
         if not candidates or any(_odd(candidate.state, now) for candidate in parts(candidates, turn)):
             self._plain = None
