@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -31,5 +32,7 @@ def test_the_page_shows_what_is_printed(
         (tmp_path / name).write_text(text)
     (tmp_path / "access.log").write_text(LOG[0])
     monkeypatch.chdir(tmp_path)
+    # As an ordinary user, whoever runs the tests.
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     found = CliRunner().invoke(cli.main, shlex.split(command))
     assert found.stdout + found.stderr == shown

@@ -416,7 +416,7 @@ def test_to_stdout_and_to_a_file(conf: Path, tmp_path: Path) -> None:
     written = run("nginx", conf, "-o", tmp_path / "out.yaml")
     assert (written.exit_code, written.output) == (0, "")
     assert (tmp_path / "out.yaml").read_text() == found.stdout
-    assert CliRunner().invoke(cli.main, ["check", str(tmp_path / "out.yaml")]).output == "ok: 1 route, 1 upstream\n"
+    assert CliRunner().invoke(cli.main, ["check", str(tmp_path / "out.yaml")]).stdout == "ok: 1 route, 1 upstream\n"
 
 
 def test_mistakes_end_with_1(conf: Path, tmp_path: Path) -> None:
