@@ -85,8 +85,11 @@ def assemble(
     """
     if held is None or where.key is None:
         return loads(text or b"", where.named, environ)
+    # Not at the top: a client of registries is for those who have one.
+    from gateway.config import registry
+
     # Its own mistakes first: the other document is judged together with it.
-    local(where, text, environ)
+    is_here = registry.is_here(where.key, local(where, text, environ).discovery)
     key, file = str(where.key), where.file or where.named
     theirs = _mapping(held, key)
     ours = _mapping(text or _NOTHING, file)
@@ -102,7 +105,8 @@ def assemble(
         if mistakes or draft is None:
             raise joined.told(mistakes, file, key)
         version = version_of(text, held)
-        return _made(draft, over, environ, version, where.named, lambda warning: joined.where(warning, file, key))
+        whole = _made(draft, over, environ, version, where.named)
+        return _warned(replace(whole, is_remote=not is_here), lambda warning: joined.where(warning, file, key))
     finally:
         _free(draft, ours, theirs, data)
 
@@ -170,7 +174,7 @@ def loads(text: bytes, name: str, environ: Mapping[str, str] = os.environ) -> Co
         if mistakes or draft is None:
             raise ConfigError.found(name, mistakes)
         version = version_of(text, None)
-        return _made(draft, over, environ, version, name, lambda warning: warning.told(name))
+        return _warned(_made(draft, over, environ, version, name), lambda warning: warning.told(name))
     finally:
         _free(draft, root, data)
 
@@ -186,21 +190,20 @@ def _free(draft: rules.Draft | None, *trees: object) -> None:
 
 
 def _made(
-    draft: rules.Draft,
-    over: environment.Overrides,
-    environ: Mapping[str, str],
-    version: str,
-    path: str,
-    told: Callable[[Mistake], str],
-) -> Config:
-    """The model of a document without mistakes, with its warnings."""
+    draft: rules.Draft, over: environment.Overrides, environ: Mapping[str, str], version: str, path: str
+) -> advice.Whole:
+    """A document without mistakes, and the model of it."""
     config = build.config(
         draft.document, over, version=version, path=path, line=lambda index: draft.line(("routes", index))
     )
-    whole = advice.Whole(draft, config, environ)
-    warnings = _told(draft.root, (breach for advise in advice.ADVICE for breach in advise(whole)))
+    return advice.Whole(draft, config, environ)
+
+
+def _warned(whole: advice.Whole, told: Callable[[Mistake], str]) -> Config:
+    """The model with its warnings."""
+    warnings = _told(whole.draft.root, (breach for advise in advice.ADVICE for breach in advise(whole)))
     ordered = sorted(warnings, key=lambda mistake: (mistake.line, mistake.col))
-    return replace(config, warnings=tuple(map(told, ordered)))
+    return replace(whole.config, warnings=tuple(map(told, ordered)))
 
 
 def _checked(root: Node, data: Any, over: environment.Overrides) -> tuple[rules.Draft | None, list[Mistake]]:

@@ -1,4 +1,4 @@
-"""Advice: short secrets, unverified upstreams, credentials over plain http.
+"""Advice: short secrets, unverified upstreams, credentials over plain http, loopback endpoints from elsewhere.
 
 Rule: a short secret is reported only if other machines can try it. Messages never quote a secret.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 
+from gateway import ip
 from gateway.config import kinds, urls
 from gateway.config.resilience import place
-from gateway.config.rules import SHORTEST_TOKEN, Breach, Breaches
+from gateway.config.rules import SHORTEST_TOKEN, Breach, Breaches, endpoint_paths
 from gateway.config.timing import once
 from gateway.config.whole import Whole
 from gateway.model import Config
@@ -62,6 +63,21 @@ def secrets_in_clear(whole: Whole) -> Breaches:
         yield Breach(("discovery", "consul", "address"), f"the token goes to {clear} in clear (https)")
     if discovery.etcd.password and (clear := _in_clear(discovery.etcd.endpoints)):
         yield Breach(("discovery", "etcd", "endpoints"), f"the password goes to {clear} in clear (https)")
+
+
+def foreign_loopback(whole: Whole) -> Breaches:
+    """Endpoints on this machine in a document that a registry on another machine holds."""
+    for path, upstream in whole.draft.upstreams() if whole.is_remote else ():
+        for at, endpoint in endpoint_paths(path, upstream):
+            if _is_loopback(endpoint.url.host):
+                yield Breach(at, "leads to the gateway's own machine, but the registry is on another one")
+
+
+def _is_loopback(host: str) -> bool:
+    found = ip.address(host)
+    if found is None:
+        return host == "localhost" or host.endswith(".localhost")
+    return any(form.is_loopback or form.is_unspecified for form in ip.forms(found))
 
 
 def _in_clear(addresses: Iterable[str]) -> str:

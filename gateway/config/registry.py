@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import gevent
 
+from gateway import machine
 from gateway.config.source import Key, Where
 from gateway.errors import ConfigError, Mistake
 from gateway.model import ConsulSettings, DiscoverySettings, EtcdSettings
@@ -76,6 +77,13 @@ def etcd_settings(key: Key, settings: DiscoverySettings) -> EtcdSettings:
     given = settings.etcd
     same = any(urlsplit(endpoint).netloc.rpartition("@")[2] == key.place for endpoint in given.endpoints)
     return given if same else replace(given, endpoints=(f"http://{key.place}",))
+
+
+def is_here(key: Key, settings: DiscoverySettings) -> bool:
+    """Whether the servers that are asked for the key are on this machine."""
+    if key.registry == "consul":
+        return machine.has_all([consul_settings(key, settings).address])
+    return machine.has_all(etcd_settings(key, settings).endpoints)
 
 
 def follow(key: Key, settings: DiscoverySettings, tell: Tell) -> None:

@@ -16,3 +16,5 @@ class Whole:
     draft: Draft
     config: Config
     environ: Mapping[str, str]
+    # A registry on another machine holds the upstreams.
+    is_remote: bool = False

@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeGuard
 
 from gateway import garbage, turns
 from gateway.ip import networks
+from gateway.machine import has_all
 from gateway.model import ConsulSource, DiscoverySettings, Endpoint, Upstream
 from gateway.providers.addresses import allowed, host
 from gateway.providers.base import (
@@ -38,7 +39,7 @@ from gateway.providers.base import (
     spread,
     until_set,
 )
-from gateway.providers.locality import are_here, foreign_loopback
+from gateway.providers.locality import foreign_loopback
 from gateway.providers.names import Names, expand, is_name
 from gateway.providers.names import make as make_names
 from gateway.registries import RefusedError, RegistryError
@@ -349,7 +350,7 @@ class ConsulProvider:
         self._endpoints, refused = allowed(turns.parts(found, turn), self._deny)
         self._refused = () if self._endpoints else refused
         self._journal.refused((*self._bad, *errors, *refused))
-        self._journal.doubtful(foreign_loopback(turns.parts(self._endpoints, turn), lambda: are_here([self._address])))
+        self._journal.doubtful(foreign_loopback(turns.parts(self._endpoints, turn), lambda: has_all([self._address])))
 
 
 def _fingerprint(body: Body, turn: Slices) -> bytes:

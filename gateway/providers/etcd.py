@@ -18,6 +18,7 @@ from typing import Protocol
 from gateway import garbage
 from gateway.config import urls
 from gateway.ip import networks
+from gateway.machine import has_all
 from gateway.model import DiscoverySettings, Endpoint, EtcdSource, Upstream
 from gateway.providers.addresses import allowed, host
 from gateway.providers.base import (
@@ -35,7 +36,7 @@ from gateway.providers.base import (
     spread,
     until_set,
 )
-from gateway.providers.locality import are_here, foreign_loopback
+from gateway.providers.locality import foreign_loopback
 from gateway.providers.names import Names, expand, is_name
 from gateway.providers.names import make as make_names
 from gateway.registries import RegistryError, etcd
@@ -295,7 +296,7 @@ class EtcdProvider:
             return
         endpoints, refused = allowed(parts(found, turn), self._deny)
         self._journal.refused((*bad, *errors, *refused))
-        self._journal.doubtful(foreign_loopback(endpoints, lambda: are_here(self._members)))
+        self._journal.doubtful(foreign_loopback(endpoints, lambda: has_all(self._members)))
         self._journal.success()
         self._say(emit, Update(self.upstream, endpoints, refused=() if endpoints else refused))
 

@@ -7,7 +7,6 @@ machine's own counts as another machine. The result only decides about a warning
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from urllib.parse import urlsplit
 
 from gateway import machine
 from gateway.ip import address, forms
@@ -32,16 +31,6 @@ def _is_loopback(endpoint: Endpoint) -> bool:
     return found is not None and any(form.is_loopback for form in forms(found))
 
 
-def are_here(urls: Iterable[str]) -> bool:
-    """Whether each of some servers, `http://host:port` or `host:port`, is on this machine."""
-    return all(_is_here(urlsplit(url if "://" in url else f"//{url}").hostname or "") for url in urls)
-
-
-def _is_here(host: str) -> bool:
-    found = address(host)
-    return machine.has_name(host) if found is None else machine.has_address(found)
-
-
 def dns_is_here(settings: DnsSettings) -> bool:
-    """The same of the DNS servers that are asked."""
-    return are_here(settings.servers or dns_servers.of_system())
+    """Whether the DNS servers that are asked are on this machine."""
+    return machine.has_all(settings.servers or dns_servers.of_system())

@@ -71,10 +71,10 @@ ALLOWED: dict[str, set[str]] = {
     "registries": VALUES | {"turns"},
     "providers": VALUES | {"ip", "machine", "registries", "turns", "garbage"},
     # a key holds a URL, which is read as the file's are
-    "providers.etcd": VALUES | {"ip", "registries", "config", "turns", "garbage"},
+    "providers.etcd": VALUES | {"ip", "machine", "registries", "config", "turns", "garbage"},
     "config": VALUES
     | {"ip", "patterns", "wording", "target", "trust", "router", "readings", "overlap", "registries", "background"}
-    | {"turns", "garbage"},
+    | {"turns", "garbage", "machine"},
     "importers": VALUES | {"config", "patterns", "router", "target", "overlap"},
     "store": VALUES | {"ip", "snapshot", "router", "providers", "turns", "garbage", "background", "health"},
     "saved": VALUES | {"ip", "snapshot", "providers", "registries", "turns"},

@@ -25,6 +25,21 @@ def test_own_addresses(text: str) -> None:
     assert machine.has_address(ipaddress.ip_address(text))
 
 
+@pytest.mark.parametrize(
+    ("urls", "here"),
+    [
+        ([], True),
+        (["http://127.0.0.1:8500"], True),
+        (["localhost:2379", "http://[::1]:2379"], True),
+        (["127.0.0.1"], True),
+        (["http://127.0.0.1:2379", "http://198.51.100.1:2379"], False),
+        (["consul.example:8500"], False),
+    ],
+)
+def test_servers_on_this_machine(urls: list[str], here: bool) -> None:
+    assert machine.has_all(urls) is here
+
+
 # TEST-NET-2, TEST-NET-3 and the documentation prefix (RFC 5737, 3849); a broadcast; a zone that is none.
 @pytest.mark.parametrize("text", ["198.51.100.1", "203.0.113.1", "2001:db8::1", "255.255.255.255", "fe80::1%nowhere"])
 def test_other_addresses(text: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from gateway import config
+from gateway.config import source
 from tests.unit.config.reading import at, read, with_upstream
 
 LONG, SHORT = "x" * 16, "x" * 15
@@ -87,3 +89,45 @@ def test_a_token_of_the_environment_counts() -> None:
 def test_secrets_are_not_repeated() -> None:
     text = f'version: 1\nadmin: {{bind: "0.0.0.0:9901", token: {SHORT}}}\ndiscovery: {{consul: {{address: "http://h", token: sesame}}}}\n'
     assert all(SHORT not in one and "sesame" not in one for one in warnings(text))
+
+
+# -- loopback endpoints of a registry on another machine --------------------------------------
+
+LOOPBACK = ["127.0.0.1", "127.9.9.9", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "localhost", "a.localhost"]
+
+
+def of_key(named: str, host: str, file: str | None = None) -> tuple[str, ...]:
+    held = with_upstream(f"{{endpoints: ['http://10.0.0.1:80', 'http://{host}:80']}}").encode()
+    return config.assemble(source.parse(named), file.encode() if file is not None else None, held, {}).warnings
+
+
+@pytest.mark.parametrize("host", LOOPBACK)
+@pytest.mark.parametrize("key", ["consul://198.51.100.1:8500/a", "etcd://etcd.example:2379//a"])
+def test_a_loopback_endpoint_that_another_machine_names(host: str, key: str) -> None:
+    """Requests would go to whatever has that port here."""
+    (warning,) = of_key(key, host)
+    told = "leads to the gateway's own machine, but the registry is on another one"
+    assert warning.startswith(f"{key}:3:")
+    assert warning.endswith(f"upstreams.u.endpoints[1]: {told}")
+
+
+@pytest.mark.parametrize("host", ["10.0.0.2", "localhost.example", "[fd00::1]"])
+def test_no_loopback_endpoint(host: str) -> None:
+    assert of_key("consul://198.51.100.1:8500/a", host) == ()
+
+
+@pytest.mark.parametrize("host", LOOPBACK)
+@pytest.mark.parametrize("key", ["consul://127.0.0.1:8500/a", "etcd://localhost:2379//a"])
+def test_a_loopback_endpoint_of_a_registry_here(host: str, key: str) -> None:
+    assert of_key(key, host) == ()
+
+
+def test_one_that_the_file_names() -> None:
+    assert warnings(with_upstream("{endpoints: ['http://127.0.0.1:80']}")) == []
+
+
+def test_every_member_of_etcd_that_is_asked_counts() -> None:
+    """The key's place is one of several members that the local file lists."""
+    file = "version: 1\ndiscovery: {etcd: {endpoints: ['http://127.0.0.1:2379', 'http://198.51.100.1:2379']}}\n"
+    assert len(of_key("gateway.yaml,etcd://127.0.0.1:2379//a", "127.0.0.1", file)) == 1
+    assert of_key("gateway.yaml,etcd://127.0.0.1:2379//a", "127.0.0.1", file.replace("198.51.100.1", "[::1]")) == ()
