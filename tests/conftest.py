@@ -4,7 +4,9 @@ monkey.patch_all()
 
 """What every test shares. Rule: gevent has patched before anything else is imported."""
 
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +20,12 @@ if str(ROOT) not in sys.path:
 
 from tests import long, patterns, services
 
-# Before anything of the gateway is imported: a test at the end of the run looks at all of them.
-patterns.record()
-patterns.record_re2()
+# Before anything of the gateway is imported: a test at the end of the run looks at all of them. With several pytest
+# processes at once the file is that of all.
+if "TESTS_PATTERNS" not in os.environ:
+    _folder = tempfile.TemporaryDirectory(prefix="patterns-")
+    os.environ["TESTS_PATTERNS"] = str(Path(_folder.name) / "compiled")
+patterns.record(os.environ["TESTS_PATTERNS"])
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

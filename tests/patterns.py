@@ -12,7 +12,7 @@ import ast
 import os
 import re
 import signal
-import sys
+import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,10 +24,13 @@ from re import _constants as sre  # type: ignore[attr-defined]
 from re import _parser as sre_parser  # type: ignore[attr-defined]
 from typing import Any
 
+from tests.startup import pattern_recorder
+
 # What may be done with a compiled pattern.
 _METHODS = ("match", "fullmatch", "search", "sub", "subn", "findall", "finditer", "split")
 
-GATEWAY = str(Path(__file__).resolve().parent.parent / "gateway") + os.sep
+ROOT = Path(__file__).resolve().parent.parent
+_STARTUP = str(Path(pattern_recorder.__file__).parent)
 
 # -- gathering ----------------------------------------------------------------------------
 
@@ -40,56 +43,50 @@ class Place:
     line: int
 
     def __str__(self) -> str:
-        return f"{self.file.removeprefix(GATEWAY)}:{self.line}"
+        return f"{self.file.removeprefix(pattern_recorder.GATEWAY)}:{self.line}"
 
 
-# (pattern, flags) -> the first place that compiled it. Kept for the whole run.
-compiled: dict[tuple[str | bytes, int], Place] = {}
-# The same of google-re2.
-compiled_re2: dict[str | bytes, Place] = {}
+# (pattern, flags) -> a place that compiles it.
+Gathered = dict[tuple[str | bytes, int], Place]
 
 
-def _place() -> Place | None:
-    """The line of the gateway's code that compiles, found below the frames of the library."""
-    frame = sys._getframe(2)
-    while frame is not None and os.path.basename(os.path.dirname(frame.f_code.co_filename)) in ("re", "re2"):
-        frame = frame.f_back  # type: ignore[assignment]
-    if frame is None or not frame.f_code.co_filename.startswith(GATEWAY):
-        return None
-    return Place(frame.f_code.co_filename, frame.f_lineno)
+def record(path: str) -> None:
+    """Note what this process compiles, and every Python process that is started from here: `path` is the file in
+    which they write it down (tests/startup). Before anything of the gateway is imported."""
+    pattern_recorder.record(path)
+    os.environ["TESTS_PATTERNS"] = path
+    original = subprocess.Popen.__init__
+
+    def start(self: Any, *given: Any, env: dict[str, str] | None = None, **more: Any) -> None:
+        known = dict(os.environ if env is None else env)
+        known["TESTS_PATTERNS"] = path
+        known["PYTHONPATH"] = os.pathsep.join(filter(None, [_STARTUP, known.get("PYTHONPATH")]))
+        original(self, *given, env=known, **more)
+
+    subprocess.Popen.__init__ = start  # type: ignore[method-assign]
 
 
-def record() -> None:
-    """Note each pattern that code of the gateway compiles from now on, whatever function compiles it."""
-    original = re._compile  # type: ignore[attr-defined]
-
-    def noting(pattern: Any, flags: Any) -> Any:
-        made = original(pattern, flags)
-        if isinstance(pattern, (str, bytes)) and (place := _place()) is not None:
-            compiled.setdefault((pattern, int(flags)), place)
-        return made
-
-    re._compile = noting  # type: ignore[attr-defined]
+def here() -> tuple[Gathered, Gathered]:
+    """What this process has compiled by `re` and by google-re2."""
+    found: dict[str, Gathered] = {"re": {}, "re2": {}}
+    for (library, pattern, flags), place in pattern_recorder.compiled.items():
+        found[library][pattern, flags] = Place(*place)
+    return found["re"], found["re2"]
 
 
-def record_re2() -> None:
-    """The same for google-re2, which is imported for it."""
-    import re2
-
-    original = re2.compile
-
-    def noting(pattern: Any, options: Any = None) -> Any:
-        made = original(pattern, options)
-        if isinstance(pattern, (str, bytes)) and (place := _place()) is not None:
-            compiled_re2.setdefault(pattern, place)
-        return made
-
-    re2.compile = noting
+def written() -> tuple[Gathered, Gathered]:
+    """What functions of the gateway have compiled in any process that writes to the same file as this one."""
+    found: dict[str, Gathered] = {"re": {}, "re2": {}}
+    path = Path(os.environ["TESTS_PATTERNS"])
+    for line in sorted(set(path.read_text(encoding="ascii").splitlines())) if path.exists() else ():
+        library, pattern, flags, file, number = ast.literal_eval(line)
+        found[library].setdefault((pattern, flags), Place(file, number))
+    return found["re"], found["re2"]
 
 
 def literals() -> Iterator[tuple[str | bytes, Place]]:
     """Patterns that stand as text in a call of `re` without flags, whether a test runs that line or not."""
-    for path in sorted(Path(GATEWAY).rglob("*.py")):
+    for path in sorted(Path(pattern_recorder.GATEWAY).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
                 continue

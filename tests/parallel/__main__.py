@@ -70,6 +70,8 @@ class Job:
         self._events = events(path)
         environ = {**os.environ, "TESTS_EVENTS": str(path), "TESTS_STACKS": str(self._stacks)}
         environ["TESTS_ALONE"] = str(int(self.alone))
+        # One file for all bins: the last of them judges the patterns of each.
+        environ["TESTS_PATTERNS"] = str(folder / "patterns")
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*self.command, *self.files],

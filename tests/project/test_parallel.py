@@ -278,6 +278,22 @@ class TestRun:
         assert "alone is done in 0:" in printed
         assert printed.splitlines()[-1].strip("= ").startswith("4 passed in ")
 
+    def test_all_bins_have_one_record_of_patterns(self, tmp_path: Path) -> None:
+        text = """
+import os, pytest
+def test_bin():
+    with open(os.environ["TESTS_PATTERNS"], "a") as file:
+        file.write(os.path.dirname(__file__) + " ")
+@pytest.mark.alone
+def test_alone():
+    with open(os.environ["TESTS_PATTERNS"]) as file:
+        assert len(set(file.read().split())) == 2
+"""
+        suites = [Suite(tmp_path / name, name=name).write(text) for name in ("a", "b")]
+        for suite in suites:
+            suite.job.files = [str(suite.folder / "test_it.py")]
+        assert self.run(*suites)
+
     def test_one_failure_fails_the_run_and_is_shown_once_at_the_end(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

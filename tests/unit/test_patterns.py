@@ -47,7 +47,7 @@ def test_the_record_knows_the_patterns_of_every_module() -> None:
     """The conftest records from before the first import; what stands at the top of a module is in it."""
     for name in _modules():
         importlib.import_module(name)
-    known = {pattern for pattern, _ in patterns.compiled}
+    known = {pattern for pattern, _ in patterns.here()[0]}
     assert {target._origin_form.__self__.pattern, chunked._TRAILER.pattern, redact._USERINFO.pattern} <= known
     assert len(known) > 80
 
@@ -80,20 +80,23 @@ def test_a_linear_pattern_is_not_blamed(pattern: str | bytes, method: str) -> No
     assert patterns.slow_string(pattern, 0, frozenset({method})) == ""
 
 
+@pytest.mark.alone  # behind all other bins
 @pytest.mark.last
 def test_every_pattern_of_this_run_is_linear() -> None:
-    """Those of every module, and those that any test of this run had the gateway compile: this test runs last."""
+    """Those of every module, and those that any test of this run had the gateway compile, also in processes that tests
+    started: this test runs last."""
     for name in _modules():
         importlib.import_module(name)
-    gathered = {**{(pattern, 0): place for pattern, place in patterns.literals()}, **patterns.compiled}
+    literals = {(pattern, 0): place for pattern, place in patterns.literals()}
+    gathered, configured = ({**first, **second} for first, second in zip(patterns.written(), patterns.here(), strict=True))
     slow = []
-    for (pattern, flags), place in gathered.items():
+    for (pattern, flags), place in (literals | gathered).items():
         wrong = patterns.slow_string(pattern, flags, patterns.methods(place))
         if wrong:
             slow.append(f"{place}: {pattern!r}: {wrong}")
-    configured = list(patterns.compiled_re2.items())
-    # All are run by one line of the gateway, and re2 promises linear time: some of 860 show that it keeps the promise.
-    for source, place in configured[:: long.either(max(1, len(configured) // RE2_SAMPLE), 1)]:
+    # All are run by one line of the gateway, and re2 promises linear time: some of them show that it keeps the promise.
+    step = long.either(max(1, len(configured) // RE2_SAMPLE), 1)
+    for (source, _), place in list(configured.items())[::step]:
         wrong = patterns.slow_re2(source)
         if wrong:
             slow.append(f"{place}: {source!r}: {wrong}")
