@@ -40,6 +40,7 @@ HOW = {
     "etcd": "apt-get install etcd-server",
     "dnsmasq": "apt-get install dnsmasq-base",
     "systemd-socket-activate": "apt-get install systemd",
+    "git": "apt-get install git",
 }
 
 # Program -> tests that were skipped for want of it.
