@@ -8,10 +8,12 @@ and lists what that request left behind: counters that did not fall, connections
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import select
 import socket
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -61,11 +63,14 @@ class Aim:
     points: str | int = "connection"
     victim: str | int = "connection"
     entering: bool = False
+    # Points are counted while the connection lingers after its answer, when the request is over.
+    lingering: bool = False
     # A killed request must have its log record, too. (Nothing in the product kills a connection's greenlet.)
     logged: bool = False
 
     def __str__(self) -> str:
         point = f"{'resumed' if self.entering else 'waits'}-{self.points}"
+        point += "-lingering" if self.lingering else ""
         return f"{self.error}-{point}" + ("" if self.victim == self.points else f"-into-{self.victim}")
 
 
@@ -115,13 +120,19 @@ class Switches:
         if isinstance(target, Greenlet) and target not in self.children and self._ours(target):
             self.children.append(target)
         watched = self.find(self.aim.points)
-        if watched is None or (isinstance(self.aim.points, str) and not self.under_way):
+        if watched is None or (isinstance(self.aim.points, str) and not self._is_due()):
             return
         if self.aim.entering:
             if target is watched:
                 self._point(sys._getframe())
         elif origin is watched and not origin.dead:
             self._point(origin.gr_frame)
+
+    def _is_due(self) -> bool:
+        """Whether the connection is in the part of the request that is aimed at."""
+        if self.aim.lingering:
+            return self.connection is not None and self.connection.lingers_since is not None
+        return self.under_way
 
     def _ours(self, target: Greenlet) -> bool:
         """Whether the connection's greenlet started it, or one that it started."""
@@ -137,7 +148,7 @@ class Switches:
     def _throw(self) -> None:
         victim = self.find(self.aim.victim)
         try:
-            if victim is None or victim.dead or (isinstance(self.aim.victim, str) and not self.under_way):
+            if victim is None or victim.dead or (isinstance(self.aim.victim, str) and not self._is_due()):
                 return
             self._throw_into(victim)
         finally:
@@ -145,6 +156,9 @@ class Switches:
 
     def _throw_into(self, victim: Any) -> None:
         kind, again = self.aim.error, self.delivered
+        if kind in ("another_connection", "leaving"):
+            self._close(kind)
+            return
         if kind == "kill":
             error: BaseException = greenlet.GreenletExit()
         elif kind == "fault":
@@ -164,6 +178,16 @@ class Switches:
             # In the same turn of the hub, so that it meets whatever the first one makes wait.
             get_hub().loop.run_callback(self._throw)
         victim.throw(error)
+
+
+    def _close(self, kind: str) -> None:
+        """A connection that lingers is closed from outside: for a new one, or because the worker leaves."""
+        assert self.connection is not None
+        self.delivered = True
+        if kind == "leaving":
+            self.connection.stream.close()
+        elif not self.connection.make_room():
+            raise AssertionError("a connection that lingers made no room")
 
 
 def _stack(frame: FrameType | None) -> str:
@@ -296,6 +320,19 @@ class Stage:
         """Whether the connection's greenlet waits for its client to read."""
         greenlet = self.switches.known.get("connection")
         return greenlet is not None and "wait_writable" in _stack(greenlet.gr_frame)
+
+    def lingers(self) -> bool:
+        """Whether the connection of the request only reads and drops what still comes."""
+        connection = self.switches.connection
+        return connection is not None and connection.lingers_since is not None
+
+    def is_read(self, client: RawClient) -> bool:
+        """Whether a connection that lingers has read all that a client sent."""
+        connection = self.switches.connection
+        if connection is None or connection.stream.closed:
+            return True
+        queues = ((client.sock.fileno(), termios.TIOCOUTQ), (connection.stream.fileno(), termios.FIONREAD))
+        return not any(any(fcntl.ioctl(file, queue, bytes(4))) for file, queue in queues)
 
     def spawn(self, run: Callable[[], object]) -> None:
         """Something the scenario does beside its client."""
@@ -440,6 +477,10 @@ class Stage:
             if pool.open != len(pool._idle) or pool._waiting:
                 found.append(f"pool: open {pool.open}, idle {len(pool._idle)}, waiting {len(pool._waiting)}")
         found += [f"greenlet {number} still runs" for number, one in enumerate(self.switches.children) if not one.dead]
+        places = self.shared.places
+        for kind, those in (("silent", places.silent), ("lingering", places.lingering), ("idle", places.idle)):
+            if those:
+                found.append(f"{len(those)} connections are listed as {kind}")
         alive = sum(not one.dead for one in self._connections)
         if alive:
             found.append(f"{alive} connections still served")

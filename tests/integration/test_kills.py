@@ -211,6 +211,13 @@ def answer_at_length(stage: Stage, exchange: Any) -> None:
     exchange.send(exchange.read_body())
 
 
+def refuse_early(stage: Stage, exchange: Any) -> None:
+    """Reads no more of the body."""
+    exchange.read_piece()
+    exchange.send(answer(b"enough", b"Connection: close", status=413))
+    exchange.wire.close()
+
+
 def early_hints(stage: Stage, exchange: Any) -> None:
     """More 103 than the client's and the gateway's sockets hold, then the answer."""
     for number in range(60):
@@ -368,6 +375,18 @@ def put_then_get(stage: Stage) -> RawResponse:
     return got
 
 
+def put_beyond_the_answer(stage: Stage) -> RawResponse:
+    """A long upload that is answered at once, and goes on for a while: the connection lingers."""
+    client = stage.connect()
+    client.send(put_head(b"Content-Length: 10000000") + PIECES[0])
+    got = client.read_response(b"PUT")
+    with suppress(OSError):
+        for piece in PIECES:
+            client.send(piece)
+            stage.until(lambda: not stage.lingers() or stage.is_read(client))
+    return got
+
+
 def put_while_leaving(stage: Stage) -> RawResponse:
     stage.shared.closing = True
     return put(stage)
@@ -515,6 +534,11 @@ TUNNELS = {
         send_buffer=4096, receive_buffer=4096,
     ),
 }  # fmt: skip
+LINGERING = {
+    "lingering after an early answer": Scenario(
+        config(), refuse_early, put_beyond_the_answer, wanted=(413, b"enough"), through=("connection",)
+    ),
+}  # fmt: skip
 MIRRORS = {
     "mirrored": Scenario(
         "defaults: {{eject: null, timeouts: {{connect: 3s, response: 3s, idle: 3s}}}}\n"
@@ -541,6 +565,11 @@ CASES = [
     *((RETRIES, aim) for aim in (*CONNECTION, *AT_ONCE, *workers(0, 1))),
     *((HEDGES, aim) for aim in (*CONNECTION, *AT_ONCE, *workers(0, 1))),
     *((TUNNELS, aim) for aim in (*CONNECTION, *AT_ONCE, Aim("kill", 0, 0), Aim("fault", 0, 0))),
+    *(
+        (LINGERING, Aim(error, lingering=True, logged=True, entering=entering))
+        for error in ("kill", "fault", "another_connection", "leaving")
+        for entering in (False, True)
+    ),
     *((MIRRORS, aim) for aim in (*CONNECTION, *AT_ONCE, *workers(0, 1))),
     *(
         ({name: SIMPLE[name]}, Aim("closed", "beside", "connection", entering=True))
