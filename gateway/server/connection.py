@@ -36,7 +36,7 @@ from gateway.errors import (
     UriTooLong,
     WriteTimeout,
 )
-from gateway.exchange import PIECE, Headers, Request, Response, ResponseBody
+from gateway.exchange import PIECE, Headers, Request, Response, ResponseBody, Tunnel
 from gateway.model import ServerSettings
 from gateway.portions import TOLD_PIECE, Portions
 from gateway.server import proxy_protocol as preamble
@@ -144,6 +144,7 @@ class Connection:
         "_paying",
         "_silent",
         "_told",
+        "_tunnel",
         "answering",
         "busy",
         "closed_for_another",
@@ -201,6 +202,8 @@ class Connection:
         self._greenlet: Any = None
         # That of the request which is answered.
         self._body: ArrivingBody | None = None
+        # What it has become.
+        self._tunnel: Tunnel | None = None
         self._half_closed: Any = None
         self._pace: Pace | None = None
         # The rest of the answer that is being written, until it was told that the client is slow.
@@ -575,6 +578,7 @@ class Connection:
             self._stop_half_closed()
             self.stream.on_readable = None
             early, self.pending = self.pending, b""
+            self._tunnel = tunnel
             try:
                 request.bytes_in, self.sent = tunnel.run(self.stream, early)
             except TunnelFault as fault:
@@ -844,6 +848,15 @@ class Connection:
     def _throw(self, error: GatewayError) -> None:
         if self.busy:
             self._greenlet.throw(error)
+
+    def close(self) -> None:
+        """Close it although it is not idle. From any greenlet but its own.
+
+        A tunnel may wait for its upstream alone: for what a half-closed client is to get, or to take what that sent.
+        """
+        self.stream.close()
+        if self._tunnel is not None:
+            self._tunnel.close()
 
     def dismiss(self) -> bool:
         """Close the connection if it is idle, and nothing has come meanwhile; whether it was."""

@@ -369,9 +369,9 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             gevent.sleep(_LOOK)
             for connection in list(data.shared.connections):
                 if not connection.busy:
-                    connection.stream.close()
+                    connection.close()
         for connection in list(data.shared.connections):
-            connection.stream.close()
+            connection.close()
         gevent.sleep(0)
 
 
