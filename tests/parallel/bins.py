@@ -31,6 +31,7 @@ REST = Bin("rest", 250, ())
 _OTHER_SCENES = ("explain", "limits", "retries", "routing", "shaping", "slow_clients", "staying_up", "trusted")
 _REGISTRIES = ("consul", "etcd", "dns", "outages", "registration", "discovered", "main_job")
 _TRANSPORT = ("transport", "bodies", "websocket", "stream", "mirror", "tls")
+_CLIENTS = ("apt", "git", "s3", "tunnel_tails")
 BINS = (
     Bin("scenes", 150, tuple(f"conformance/test_{name}.py" for name in _OTHER_SCENES)),
     Bin("conformance", 240, ("conformance/*",)),
@@ -40,6 +41,7 @@ BINS = (
     Bin("worker", 90, ("integration/test_worker*.py",)),
     Bin("hosting", 180, ("integration/test_hosting.py", "integration/test_reload*.py")),
     Bin("registries", 210, tuple(f"integration/test_{name}*.py" for name in _REGISTRIES)),
+    Bin("clients", 110, tuple(f"integration/test_{name}.py" for name in _CLIENTS)),
     Bin("transport", 140, tuple(f"integration/test_{name}*.py" for name in _TRANSPORT)),
     REST,
 )
