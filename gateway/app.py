@@ -37,6 +37,7 @@ from gateway.admin import Admin
 from gateway.alike import alike
 from gateway.background import Background, Task
 from gateway.balancers import Balancer, balancer
+from gateway.buffers.memory import Buffers
 from gateway.config.source import Where, parse
 from gateway.config.watch import ConfigStatus, Watch, off_hub
 from gateway.errors import BadPath, BadRequest, GatewayError, NoRoute, NotReady, Overloaded, UnsupportedMethod
@@ -118,7 +119,8 @@ class Gateway(Flask):
         name = _name(config.server.name, "")
         self._own_prefix = config.server.own_prefix.encode("latin-1") if config.server.own_prefix else None
         self._outbound = Outbound(config.server, name, Trust(config.server.trusted_proxies), _RequestIds())
-        self._forwarder = Forwarder(self._outbound, race)
+        self.buffers = Buffers(config.server.limits.buffers)
+        self._forwarder = Forwarder(self._outbound, race, buffers=self.buffers, latest=self._latest)
         self.transport = Transport(self._hop(name))
         self._copies = Copies(self._outbound, self.transport)
         self._shaper = Shaper(self._outbound, self._forwarder.forward, self._copies.copy, random.random)
@@ -168,6 +170,7 @@ class Gateway(Flask):
         """Start the greenlets of this worker and wait, bounded, for first answers. `bind`:
         the addresses that are listened on, which tell gateways of one host apart."""
         garbage.seldom()
+        garbage.one_arena()
         name = _name(self.server.name, bind)
         self._outbound.rename(name)
         self.transport.rename(self._hop(name))
@@ -386,6 +389,12 @@ class Gateway(Flask):
         if group is None or member is None:
             return None
         return group if pool_key(group.upstream, member.endpoint) == pool_key(upstream, endpoint) else None
+
+    def _latest(self, group: Group) -> Group:
+        """The group in force of the same upstream; `group` itself where that has other settings by now, or is gone: a
+        request keeps the settings that it began with."""
+        found = self.store.current.groups.get(group.upstream.name)
+        return found if found is not None and found.upstream is group.upstream else group
 
     def _read_fields(self, config: Config) -> None:
         """Find out whether routes or balancers read fields that only a trusted peer may set."""
@@ -666,7 +675,7 @@ class Gateway(Flask):
             self.finish(request, response, sent, error)
 
         wsgi.start(response, start_response)
-        return wsgi.WsgiAnswer(response, finish)
+        return wsgi.WsgiAnswer(response, finish, self.buffers)
 
     def _by_flask(
         self, request: Request, environ: WSGIEnvironment, start_response: StartResponse

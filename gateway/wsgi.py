@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from gateway.errors import BadRequest, BodyTooLarge, ClientClosed, ClientError, GatewayError, UnsupportedCoding
-from gateway.exchange import PIECE, Headers, Request, Response
+from gateway.buffers.ahead import Ahead, ahead, unless_soon
+from gateway.buffers.memory import Buffers
+from gateway.errors import BadRequest, BodyTooLarge, ClientClosed, GatewayError, UnsupportedCoding
+from gateway.exchange import PIECE, Headers, Request, Response, ResponseBody
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -145,7 +147,7 @@ class WsgiBody:
             return b""
         try:
             piece = self._pieces() if self._pieces is not None else self._read()
-        except ClientError:
+        except GatewayError:
             raise
         except Exception as error:
             # Servers have exceptions of their own for what is wrong with a body (gunicorn's
@@ -191,9 +193,13 @@ class WsgiAnswer:
         self,
         response: Response,
         finish: Callable[[int, GatewayError | None], None],
+        buffers: Buffers | None = None,
     ) -> None:
+        """`buffers`: where what is read ahead of a slow client is counted; None: nothing is read ahead."""
         self.response = response
         self._finish = finish
+        self._buffers = buffers
+        self._ahead: Ahead | None = None
         # Bytes of the body that were handed over, for the log.
         self.sent = 0
         # Why a server that can tell stopped writing, and the status that it gave instead.
@@ -210,15 +216,9 @@ class WsgiAnswer:
             if response.bodyless:
                 return
             # The head goes out with the first piece, even an empty one: at once.
-            self.sent += len(response.data)
-            yield response.data
-            stream = response.stream
-            while stream is not None:
-                piece = stream.read()
-                if not piece:
-                    break
-                self.sent += len(piece)
-                yield piece
+            yield from self._counted(response.data, response.stream)
+            while (stream := self._ahead or response.stream) is not None and (piece := stream.read()):
+                yield from self._counted(piece, stream)
         except GatewayError as failure:
             error = failure
             # The one way to make a WSGI server break the connection: the body is cut.
@@ -229,11 +229,25 @@ class WsgiAnswer:
         finally:
             self._end(error)
 
+    def _counted(self, piece: bytes, stream: ResponseBody | None) -> Iterator[bytes]:
+        """One piece of the body. If the server is not back soon, its client is slow: the answer is read ahead."""
+        self.sent += len(piece)
+        if self._buffers is None or stream is None or stream.buffering is None:
+            yield piece
+            return
+        with unless_soon(self._read_ahead, stream, self._buffers):
+            yield piece
+
+    def _read_ahead(self, stream: ResponseBody, buffers: Buffers) -> None:
+        length = self.response.content_length
+        self._ahead = ahead(stream, None if length is None else length - self.sent, buffers)
+
     def _end(self, error: GatewayError | None) -> None:
         if not self._ended:
             self._ended = True
-            if self.response.stream is not None:
-                self.response.stream.close()
+            stream = self._ahead or self.response.stream
+            if stream is not None:
+                stream.close()
             self._finish(self.sent, error)
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
 from gateway import problem
+from gateway.buffers.memory import Buffers
 from gateway.errors import Draining, GatewayError
 from gateway.exchange import Request, Response
 from gateway.model import ServerSettings
@@ -199,6 +200,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             left=self.max_requests,
             worn=self._worn,
             closing=not self.cfg.keepalive,
+            buffers=Buffers(0) if gateway is None else gateway.buffers,
         )
 
     def _admin_shared(self, data: Shared) -> Shared:

@@ -40,7 +40,8 @@ ALLOWED: dict[str, set[str]] = {
     "problem": EXCHANGE,
     "router": VALUES | {"patterns", "target"},
     "snapshot": VALUES | {"router", "target", "health", "turns"},
-    "forwarder": EXCHANGE | {"attempt", "attempts", "headers", "target", "snapshot", "health"},
+    "buffers": EXCHANGE | {"stream"},
+    "forwarder": EXCHANGE | {"attempt", "attempts", "buffers", "headers", "target", "snapshot", "health"},
     "readings": EXCHANGE | {"router", "target"},
     "shaping": EXCHANGE | {"headers", "problem", "readings", "target", "snapshot", "upgrades"},
     # what commands tell, of the same functions
@@ -63,8 +64,8 @@ ALLOWED: dict[str, set[str]] = {
     "portions": EXCHANGE | {"stream"},
     "transport": EXCHANGE | {"headers", "stream", "portions", "tunnel"},
     "mirror": EXCHANGE | {"forwarder", "hedge", "headers", "health", "snapshot", "target", "transport", "turns"},
-    "wsgi": EXCHANGE,
-    "server": EXCHANGE | {"log_lines", "stream", "portions", "turns", "target", "headers", "problem"},
+    "wsgi": EXCHANGE | {"buffers"},
+    "server": EXCHANGE | {"buffers", "log_lines", "stream", "portions", "turns", "target", "headers", "problem"},
     # gunicorn reads this one: it needs to know what the file says
     "server.settings": {"errors", "model", "server", "config"},
     # what is learnt from elsewhere
@@ -122,6 +123,7 @@ OWNERS: dict[str, set[str]] = {
         "tunnel",
         "hedge",
         "kept",
+        "buffers",
         "turns",
         "background",
         "transport",
