@@ -28,13 +28,6 @@ class Forwarded(flask.Response):
     (`send_file`), it does not read its body into memory unless a hook sets `direct_passthrough` to False."""
 
     default_mimetype = None
-    automatically_set_content_length = False
-
-    def set_data(self, value: bytes | str) -> None:
-        super().set_data(value)
-        # Until now it is the length of the upstream's body.
-        self.headers["Content-Length"] = str(self.calculate_content_length())
-
     def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
         answer = self.response
         if isinstance(answer, wsgi.WsgiAnswer) and answer.response.tunnel is not None:
@@ -46,7 +39,11 @@ class Forwarded(flask.Response):
 
 def forwarded(answer: wsgi.WsgiAnswer) -> Forwarded:
     """An answer of the gateway as Flask's hooks see it, its body still to come."""
-    return Forwarded(answer, *_head(answer.response), direct_passthrough=True)
+    response = answer.response
+    made = Forwarded(answer, *_head(response), direct_passthrough=True)
+    # A hook that reads the body of an answer to HEAD gets nothing, which is not the length of what GET would get.
+    made.automatically_set_content_length = response.content_length is not None or not response.bodyless
+    return made
 
 
 def _head(response: Response) -> tuple[str, list[tuple[str, str]]]:

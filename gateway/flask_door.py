@@ -17,14 +17,14 @@ from urllib.parse import unquote_to_bytes
 
 import flask
 from flask import Flask, signals
-from werkzeug.exceptions import BadHost, HTTPException
+from werkzeug.exceptions import BadHost, ClientDisconnected, HTTPException
 from werkzeug.routing import RequestRedirect
 
 from gateway import flask_answers, problem, wsgi
 from gateway.errors import BadRequest, ClientClosed, GatewayError, InternalError
 from gateway.exchange import Request, Response
 from gateway.instrumented import Replaced, replaced
-from gateway.kept_body import KeptBody
+from gateway.kept_body import BodyFailed, KeptBody
 from gateway.telemetry.active_span import propagate
 
 if TYPE_CHECKING:
@@ -300,6 +300,14 @@ class FlaskDoor(Flask):
             raise _fault(failure, request) from failure
         assert response is not None
         return response
+
+    def handle_user_exception(self, e: Exception) -> Any:
+        """Flask's; a body that cannot be had is the client's fault, not one of the application."""
+        if isinstance(e, BodyFailed):
+            disconnected = ClientDisconnected()
+            disconnected.__cause__ = e
+            e = disconnected
+        return super().handle_user_exception(e)
 
     def process_response(self, response: flask.Response) -> flask.Response:
         """Flask's after_request hooks; an answer of ours that they have replaced by one that is complete is not kept
