@@ -8,12 +8,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import flask
-from werkzeug.exceptions import HTTPException, default_exceptions
+from werkzeug.exceptions import ClientDisconnected, HTTPException, default_exceptions
 from werkzeug.wsgi import ClosingIterator
 
 from gateway import wsgi
 from gateway.errors import ClientClosed, GatewayError
 from gateway.exchange import Request, Response
+from gateway.kept_body import BodyFailed
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("gateway")
 
 _BODILESS = (204, 304)
+
+
+class Disconnected(BodyFailed, ClientDisconnected):
+    """The client left inside the body that a hook reads, in the words that Flask and its agents know."""
+
+    def __init__(self, told: str) -> None:
+        ClientDisconnected.__init__(self)
+        BodyFailed.__init__(self, told)
 
 
 class Forwarded(flask.Response):

@@ -17,12 +17,13 @@ from urllib.parse import unquote_to_bytes
 
 import flask
 from flask import Flask, signals
-from werkzeug.exceptions import BadHost, ClientDisconnected, HTTPException
+from werkzeug.exceptions import BadHost, HTTPException
 from werkzeug.routing import RequestRedirect
 
 from gateway import flask_answers, problem, wsgi
 from gateway.errors import BadRequest, ClientClosed, GatewayError, InternalError
 from gateway.exchange import Request, Response
+from gateway.flask_answers import Disconnected
 from gateway.instrumented import Replaced, replaced
 from gateway.kept_body import BodyFailed, KeptBody
 from gateway.telemetry.active_span import propagate
@@ -175,7 +176,7 @@ class FlaskDoor(Flask):
         if self._hooked() or self._inside:
             if request.body is not None:
                 # Hooks and agents may read it, and it is forwarded all the same.
-                request.body = kept = KeptBody(request.body)
+                request.body = kept = KeptBody(request.body, Disconnected)
                 environ["wsgi.input"] = environ["gateway.input"] = kept.file
             return self._by_flask(request, environ, start_response, exchange)
         propagate(request)
@@ -275,6 +276,7 @@ class FlaskDoor(Flask):
         except GatewayError as error:
             made = self._made(error, request)
             if self._error_handlers and not isinstance(error, ClientClosed):
+                asked.environ["gateway.reason"] = error.reason
                 raise flask_answers.http_error(error, made) from error
             answer = made
         exchange: wsgi.Exchange = asked.environ["gateway.exchange"]
@@ -303,17 +305,19 @@ class FlaskDoor(Flask):
 
     def handle_user_exception(self, e: Exception) -> Any:
         """Flask's; a body that cannot be had is the client's fault, not one of the application."""
-        if isinstance(e, BodyFailed):
-            disconnected = ClientDisconnected()
-            disconnected.__cause__ = e
-            e = disconnected
+        if isinstance(e, BodyFailed) and not isinstance(e, Disconnected):
+            e = Disconnected(str(e))
         return super().handle_user_exception(e)
 
     def process_response(self, response: flask.Response) -> flask.Response:
         """Flask's after_request hooks; an answer of ours that they have replaced by one that is complete is not kept
         waiting for the end of that."""
         given = super().process_response(response)
-        exchange = flask.request.environ.get("gateway.exchange")
+        environ = flask.request.environ
+        if "gateway.reason" in environ:
+            # The page of an error handler.
+            given.headers.setdefault("Gateway-Error", environ["gateway.reason"])
+        exchange = environ.get("gateway.exchange")
         if exchange is not None and exchange.answer is not None and given.is_sequence:
             exchange.answer.drop()
         return given

@@ -25,8 +25,9 @@ class BodyFailed(OSError):
 class RawBody(io.RawIOBase):
     """A request's body as a raw file: each read gives what has arrived."""
 
-    def __init__(self, body: RequestBody) -> None:
+    def __init__(self, body: RequestBody, failed: type[BodyFailed] = BodyFailed) -> None:
         self._body = body
+        self._failed = failed
         self._rest = memoryview(b"")
 
     def readable(self) -> bool:
@@ -37,7 +38,7 @@ class RawBody(io.RawIOBase):
             try:
                 self._rest = memoryview(self._body.read())
             except ClientError as error:
-                raise BodyFailed(str(error)) from error
+                raise self._failed(str(error)) from error
         count = min(len(buffer), len(self._rest))
         buffer[:count] = self._rest[:count]
         self._rest = self._rest[count:]
@@ -45,16 +46,16 @@ class RawBody(io.RawIOBase):
 
 
 class KeptBody:
-    """A `RequestBody` over another one."""
+    """A `RequestBody` over another one. `failed`: what `file` raises when the body cannot be had."""
 
-    def __init__(self, body: RequestBody) -> None:
+    def __init__(self, body: RequestBody, failed: type[BodyFailed] = BodyFailed) -> None:
         self._body = body
         # What was read by `file`, until somebody calls `stop`.
         self._kept: IO[bytes] | None = None
         self._stopped = False
         self._given = 0
         # Put this in the place of wsgi.input.
-        self.file = io.BufferedReader(RawBody(_Keeping(self)))
+        self.file = io.BufferedReader(RawBody(_Keeping(self), failed))
 
     @property
     def complete(self) -> bool:

@@ -66,7 +66,7 @@ ALLOWED: dict[str, set[str]] = {
     "wsgi": EXCHANGE,
     "kept_body": EXCHANGE,
     "instrumented": set(),
-    "flask_answers": EXCHANGE | {"wsgi"},
+    "flask_answers": EXCHANGE | {"kept_body", "wsgi"},
     "flask_door": EXCHANGE | {"flask_answers", "instrumented", "kept_body", "problem", "telemetry", "wsgi"},
     "server": EXCHANGE | {"log_lines", "stream", "portions", "turns", "target", "headers", "problem"}
     | {"instrumented", "kept_body", "wsgi"},
