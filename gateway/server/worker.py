@@ -29,6 +29,7 @@ from gateway import problem
 from gateway.buffers.memory import Buffers
 from gateway.errors import Draining, GatewayError
 from gateway.exchange import Request, Response
+from gateway.instrumented import wrapper
 from gateway.model import ServerSettings
 from gateway.server import hosting
 from gateway.server.acceptor import Acceptor
@@ -182,7 +183,8 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         if gateway is None:
             reason = f"the application is a {type(self.wsgi).__name__}, not a Gateway"
         elif reason is None:
-            reason = gateway.direct_door()
+            around = wrapper(gateway)
+            reason = f"the application was wrapped by {around}" if around else gateway.direct_door()
         door: Door
         if gateway is not None and reason is None:
             self.door, door = ("direct", ""), gateway
