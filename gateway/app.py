@@ -164,9 +164,10 @@ class Gateway(Flask):
 
     # -- life ---------------------------------------------------------------------------
 
-    def start(self, worker: int | str = 0, bind: str = "") -> None:
+    def start(self, worker: int | str = 0, bind: str = "", persist: bool = False) -> None:
         """Start the greenlets of this worker and wait, bounded, for first answers. `bind`:
-        the addresses that are listened on, which tell gateways of one host apart."""
+        the addresses that are listened on, which tell gateways of one host apart. `persist`: an
+        access log that cannot be opened is tried again; otherwise it raises OSError."""
         garbage.seldom()
         name = _name(self.server.name, bind)
         self._outbound.rename(name)
@@ -178,7 +179,7 @@ class Gateway(Flask):
         logged = self.settings.access_log or AccessLogSettings(path=None)
         observer = self.admin.metrics if self.admin is not None else None
         self._access_log = AccessLog(logged, worker, observer=observer, background=self.background)
-        self._access_log.start()
+        self._access_log.start(persist)
         self._bind = bind
         own = self.admin.listens() if self.admin is not None else ()
         self.store.refuse(Listeners([*bind.split(","), *own]).refusal)

@@ -22,6 +22,7 @@ from gateway.errors import ConfigError
 from gateway.model import Config
 from gateway.server import admin_listener as _admin_listener
 from gateway.server import hosting as _hosting
+from gateway.server import persistence as _persistence
 from gateway.server.run_directory import RunDirectory as _RunDirectory
 from gateway.server.siblings import Siblings as _Siblings
 from gateway.server.siblings import reloaded as _reloaded
@@ -30,6 +31,9 @@ worker_class = "gateway.server.worker.GatewayWorker"
 
 
 _admin = _admin_listener.AdminListener()
+_served = _persistence.Served()
+# The run directory, and the same for a worker that is being forked; None: it would be of no use to that worker.
+_made: _RunDirectory | None = None
 _run: _RunDirectory | None = None
 _latest: Config
 # Which of the inherited sockets is the admin listener.
@@ -60,12 +64,12 @@ os.environ.setdefault(_STICKY_KEY, secrets.token_hex(32))
 def on_starting(server: Any) -> None:
     """The master, before it opens a socket: what must hold whatever the environment says."""
     _hosting.speak_through(server.log)
+    _persistence.guard(server, _served)
     _force(server)
     warning = _hosting.raise_open_files(server.cfg.worker_connections)
     for told in (warning, _hosting.root_warning(server.cfg)):
         if told:
             server.log.warning("%s", told)
-    _meet(server)
     _inherit_admin(server)
     if "bind" in _hosting.given(server.cfg):
         _disinherit(server)
@@ -105,8 +109,8 @@ def on_reload(server: Any) -> None:
 
 def pre_fork(server: Any, worker: Any) -> None:
     """The master, for each worker: the number under which it counts and logs, and what it is to heed."""
-    if _run is not None:
-        _meet(server)
+    _meet(server)
+    worker.served = _served
     worker.slot = _hosting.free_slot({each.slot for each in server.WORKERS.values()})
     worker.heeded = _hosting.differing(server.cfg, _current)
 
@@ -120,6 +124,11 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def pre_exec(server: Any) -> None:
     """The process that becomes a new master (SIGUSR2), just before it does."""
+    hindrance = _persistence.cannot_exec(server.START_CTX)
+    if hindrance:
+        server.log.error("SIGUSR2: no new master can be started: %s", hindrance)
+        # An exception would make it stop the workers of the master that it is a copy of.
+        os._exit(1)
     arguments = server.START_CTX["args"]
     if arguments[1].endswith(os.path.join("gunicorn", "__main__.py")):
         # Begun as `python -m gunicorn`. As a script it would take gunicorn's own `http` for Python's.
@@ -151,8 +160,9 @@ def post_worker_init(worker: Any) -> None:
         return
     _reopen_on_usr1(worker, gateway)
     admin = _admin_socket(worker, kept=gateway.admin is not None)
-    if gateway.admin is not None and _run is not None:
-        gateway.admin.host(_run.path, worker, None if admin is None else admin.getsockname())
+    if gateway.admin is not None:
+        folder = "" if _run is None else _run.path
+        gateway.admin.host(folder, worker, None if admin is None else admin.getsockname())
     if _run is not None:
         gateway.siblings = _Siblings(_run.path)
         gateway.run_directory = str(_run.path)
@@ -160,11 +170,13 @@ def post_worker_init(worker: Any) -> None:
         # The signal to leave came before there was an application to tell.
         gateway.draining = True
     data = [listener for listener in worker.sockets if listener is not admin]
-    gateway.start(worker.slot, ",".join(sorted(_hosting.listens_at(each, worker.cfg.is_ssl) for each in data)))
+    bind = ",".join(sorted(_hosting.listens_at(each, worker.cfg.is_ssl) for each in data))
+    gateway.start(worker.slot, bind, persist=bool(_served))
     # What has been made so far is there to stay: the collector need not look at it again and
     # again, which with 50,000 endpoints takes a tenth of a second each time.
     gc.collect()
     gc.freeze()
+    _served.note()
 
 
 def worker_int(worker: Any) -> None:
@@ -200,17 +212,19 @@ def _reopen_on_usr1(worker: Any, gateway: Any) -> None:
 
 
 def _meet(server: Any) -> None:
-    """A directory for the workers to meet in."""
-    global _run
+    """A directory for the workers to meet in. One that cannot be made now is tried again for the next worker."""
+    global _made, _run
     try:
-        if _run is None:
+        if _made is None:
             # Where gunicorn is told to keep its own, for hosts with nothing else to write to.
-            _run = _RunDirectory(server.cfg.worker_tmp_dir, server.cfg.uid, server.cfg.gid)
+            _made = _RunDirectory(server.cfg.worker_tmp_dir, server.cfg.uid, server.cfg.gid)
         else:
-            _run.remake()
+            _made.remake()
     except OSError as error:
         _run = None
         server.log.error("No directory for this gateway's workers to meet in, each is alone: %s", error)
+    else:
+        _run = _made
 
 
 def _force(server: Any) -> None:

@@ -13,13 +13,15 @@ from __future__ import annotations
 import ipaddress
 import logging
 import math
+import signal
+import sys
 from collections import Counter
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 import gevent
-from gevent import get_hub, getcurrent
+from gevent import get_hub, getcurrent, monkey
 from gevent.event import Event
 from gunicorn.http.wsgi import base_environ
 from gunicorn.sock import ssl_context
@@ -29,7 +31,7 @@ from gateway import problem
 from gateway.errors import Draining, GatewayError
 from gateway.exchange import Request, Response
 from gateway.model import ServerSettings
-from gateway.server import hosting
+from gateway.server import hosting, persistence
 from gateway.server.acceptor import Acceptor
 from gateway.server.connection import Connection, Door, Place, Shared
 from gateway.server.environ import WsgiApplication
@@ -48,6 +50,12 @@ _LOOK = 0.05
 # What broken exchanges get to write their log lines.
 _LAST_WORDS = 1.0
 _ACCEPTS_A_TURN = 64
+
+# The plain one: the worker may have failed before it had an event loop.
+_sleep = monkey.get_original("time", "sleep")
+
+# Signals for the master alone.
+_MASTERS = (signal.SIGHUP, signal.SIGUSR2)
 
 _GATEWAY = ("handle", "finish", "answer", "direct_door", "server")
 # Connections of the admin listener: for it alone, so that it answers when all others are taken.
@@ -125,6 +133,8 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
     heeded: frozenset[str] = frozenset()
     # The descriptor of the listener that is not for data.
     admin_fd: int | None = None
+    # Whether a worker of this master was ever ready (`persistence.Served`).
+    served: object = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -134,6 +144,31 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         self._terminated = False
 
     # -- gunicorn's calls -------------------------------------------------------------
+
+    def init_process(self) -> None:
+        try:
+            super().init_process()
+        except Exception as error:
+            if self.booted or not self.served:
+                raise
+            # By the status with which gunicorn ends this worker its master would end, too.
+            self.log.error("This worker cannot start; another is started in %g s", persistence.PAUSE, exc_info=error)
+            self._pause(persistence.PAUSE)
+            sys.exit(persistence.CANNOT_START)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than until this worker is told to leave."""
+        end = monotonic() + seconds
+        while self.alive and monotonic() < end:
+            self.notify()
+            _sleep(_LOOK)
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        for number in _MASTERS:
+            # Sent to the whole process group they would end the workers; the master acts on them.
+            signal.signal(number, _ignore)
+            signal.siginterrupt(number, False)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM. A signal handler: it only sets what others look at."""
@@ -373,6 +408,10 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         for connection in list(data.shared.connections):
             connection.stream.close()
         gevent.sleep(0)
+
+
+def _ignore(number: int, frame: Any) -> None:
+    """A handler and not SIG_IGN, which programs started by an application would inherit."""
 
 
 def _peer(address: Any) -> tuple[str, int]:
