@@ -77,8 +77,10 @@ def on_starting(server: Any) -> None:
 
 def when_ready(server: Any) -> None:
     """The master, with its sockets open and no worker yet."""
-    # Once here and not in each worker: they start sooner and share its memory.
-    importlib.import_module("gateway.app")
+    # Once here and not in each worker: they start sooner and share its memory. And all that they may import later:
+    # when the package is upgraded on the disk, a worker must not mix its modules with those of before.
+    for name in ("gateway.app", "gateway.config.registry"):
+        importlib.import_module(name)
     if _inherited_admin is not None:
         # gunicorn has taken it for one of its own.
         _admin.adopt(server.LISTENERS.pop(_inherited_admin), server.log)
