@@ -22,6 +22,7 @@ from gateway.errors import ConfigError
 from gateway.model import Config
 from gateway.server import admin_listener as _admin_listener
 from gateway.server import hosting as _hosting
+from gateway.server import logs as _logs
 from gateway.server import persistence as _persistence
 from gateway.server.run_directory import RunDirectory as _RunDirectory
 from gateway.server.siblings import Siblings as _Siblings
@@ -63,7 +64,6 @@ os.environ.setdefault(_STICKY_KEY, secrets.token_hex(32))
 
 def on_starting(server: Any) -> None:
     """The master, before it opens a socket: what must hold whatever the environment says."""
-    _hosting.speak_through(server.log)
     _persistence.guard(server, _served)
     _force(server)
     warning = _hosting.raise_open_files(server.cfg.worker_connections)
@@ -92,6 +92,7 @@ def when_ready(server: Any) -> None:
 
 def on_reload(server: Any) -> None:
     """The master after SIGHUP: gunicorn imports this module once, so the file is read again here."""
+    _logs.follow(server.log)
     if _run is not None:
         _reloaded(_run.path)
     try:
@@ -150,7 +151,7 @@ def on_exit(server: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """The worker, once the application is loaded: greenlets start here, as they would not survive a fork."""
-    _hosting.speak_through(worker.log)
+    _logs.follow(worker.log)
     gateway = _gateway(worker)
     if gateway is None:
         worker.log.warning(
@@ -232,9 +233,14 @@ def _meet(server: Any) -> None:
 def _force(server: Any) -> None:
     overruled = _hosting.force(server.cfg)
     if "accesslog" in overruled:
-        # The logger has been set up by now, and keeps whether it writes an access log.
+        # Its handler has been added by now.
         server.log.setup(server.cfg)
+    on = _logs.silence(server.log)
+    _logs.follow(server.log)
+    if "accesslog" in overruled:
         server.log.warning("gunicorn's access log is off: the gateway writes its own (access_log in its file)")
+    elif on:
+        server.log.info("gunicorn's access log is off, whatever the log configuration says of gunicorn.access")
     for name in overruled:
         if name != "accesslog":
             server.log.warning("%s is not to be set from outside: the gateway decides it", name)

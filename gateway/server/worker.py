@@ -31,7 +31,7 @@ from gateway import problem
 from gateway.errors import Draining, GatewayError
 from gateway.exchange import Request, Response
 from gateway.model import ServerSettings
-from gateway.server import hosting, persistence
+from gateway.server import hosting, logs, persistence
 from gateway.server.acceptor import Acceptor
 from gateway.server.connection import Connection, Door, Place, Shared
 from gateway.server.environ import WsgiApplication
@@ -185,7 +185,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
     def run(self) -> None:
         if not logging.getLogger("gateway").hasHandlers():
             # Without the settings, or an application that has said where to.
-            hosting.speak_through(self.log)
+            logs.follow(self.log)
         self._woken = Event()
         shared = self._make_shared()
         data = self._data = self._listening(shared, shared.settings.limits.connections or math.inf)

@@ -8,14 +8,13 @@ import json
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.gateway_process import GatewayProcess
-from tests.services import ROOT, Server, wait_until
+from tests.gateway_process import GatewayProcess, GunicornProcess
+from tests.services import ROOT, wait_until
 
 CONFIG = """version: 1
 routes: [{name: all, match: {prefix: /}, respond: {status: 200, body: here}}]
@@ -116,20 +115,13 @@ app = create_app()
 
 @pytest.fixture
 def gunicorn(tmp_path: Path, folder: Path) -> Iterator[Callable[..., GatewayProcess]]:
-    """A gateway as `gunicorn -c … APP` starts it."""
+    """A gateway as `gunicorn -c … APPLICATION` starts it."""
     with contextlib.ExitStack() as stack:
 
-        def run(application: str, *flags: str, quiet: bool = False, **environ: str) -> GatewayProcess:
-            gateway = GatewayProcess(folder, str(tmp_path / "gateway.yaml"), 1, PYTHONPATH=f"{ROOT}:{tmp_path}", **environ)
-            command = [sys.executable, "-m", "gunicorn", "-c", "python:gateway.server.settings", "-w", "1"]
-            command += ["-b", f"127.0.0.1:{gateway.port}", *flags, application]
-            gateway.server = Server(command, cwd=folder, env=gateway.server.env)
-            if not quiet:
-                return stack.enter_context(gateway)
-            stack.push(gateway)
-            gateway.server.start()
-            replaced(gateway, [])
-            return gateway
+        def run(application: str, *flags: str) -> GatewayProcess:
+            path = f"{ROOT}:{tmp_path}"
+            gateway = GunicornProcess(folder, str(tmp_path / "gateway.yaml"), *flags, application=application, PYTHONPATH=path)
+            return stack.enter_context(gateway)
 
         yield run
 
@@ -221,7 +213,7 @@ def test_a_log_file_of_gunicorns_that_cannot_be_reopened(
     logs = tmp_path / "logs"
     logs.mkdir()
     kept = tmp_path / "kept"
-    gateway = gunicorn("gateway:create_app()", "--error-logfile", str(logs / "error.log"), *flags, quiet=True)
+    gateway = gunicorn("gateway:create_app()", "--error-logfile", str(logs / "error.log"), *flags)
     logs.rename(kept)
     gateway.server.send(signal.SIGUSR1)
     wait_until(lambda: (kept / "error.log").read_text().count("stays in use") >= 2, "master and worker report it")
