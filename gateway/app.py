@@ -641,10 +641,25 @@ class Gateway(Flask):
         except GatewayError as error:
             return self._refuse(error, environ, start_response)
         environ["gateway.request"] = request
-        response = None if self._hooked() else self._admitted(request) or self._handle(request, views=True)
+        if self._hooked():
+            response = self._probed(request)
+        else:
+            response = self._admitted(request) or self._handle(request, views=True)
         if response is None:
             return self._by_flask(request, environ, start_response)
         return self._write(request, response, start_response)
+
+    def _probed(self, request: Request) -> Response | None:
+        """The answer to `healthz` and `readyz`, which no hook stands in front of: who asks for them has no
+        credentials. None: it is another request."""
+        try:
+            path = target.read(request.target)[1]
+        except GatewayError:
+            return None
+        own = self._own_prefix
+        if own is None or path not in (own + b"healthz", own + b"readyz"):
+            return None
+        return self._admitted(request) or self._handle(request, views=False)
 
     def _by_admin(self, admin: Admin, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """A request on the admin listener of a server that has no door for it."""
@@ -693,8 +708,9 @@ class Gateway(Flask):
     def _refuse(
         self, error: GatewayError, environ: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
-        """An answer to what could not be made a Request."""
-        bare = Request(
+        """An answer to what could not be made a Request, or was one before a middleware replaced its body."""
+        parsed = environ.get("gateway.request")
+        bare = parsed if isinstance(parsed, Request) else Request(
             environ["REQUEST_METHOD"].encode("latin-1"),
             str(environ.get("RAW_URI", "/")).encode("latin-1"),
             [],

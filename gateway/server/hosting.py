@@ -32,6 +32,13 @@ FORCED: dict[str, Any] = {
     "http_protocols": "h1",
     "http2_cleartext": "off",
     "accesslog": None,
+    "reuse_port": False,
+}
+
+# Where "the gateway decides it" does not say enough.
+REASONS = {
+    "reuse_port": "each worker would have a queue of its own, and connections that wait in it are lost when the worker "
+    "leaves (SIGHUP, max_requests); all workers share one listener",
 }
 
 # gunicorn refuses more (its `limit_request_line` and `limit_request_fields`).

@@ -243,7 +243,8 @@ def _force(server: Any) -> None:
         server.log.info("gunicorn's access log is off, whatever the log configuration says of gunicorn.access")
     for name in overruled:
         if name != "accesslog":
-            server.log.warning("%s is not to be set from outside: the gateway decides it", name)
+            why = _hosting.REASONS.get(name, "the gateway decides it")
+            server.log.warning("%s is not to be set from outside: %s", name, why)
 
 
 def _open_admin(server: Any) -> None:

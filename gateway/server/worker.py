@@ -63,7 +63,8 @@ _MOST_ADMIN = 64
 
 
 class WsgiDoor:
-    """The door for an application that has to be called by WSGI: it has every request."""
+    """The door for an application that has to be called by WSGI: it has every request. `finish` is for those that the
+    gateway has not logged itself."""
 
     def __init__(self, gateway: Any | None) -> None:
         self._gateway = gateway
@@ -79,6 +80,8 @@ class WsgiDoor:
 
     def finish(self, request: Request, response: Response | None, bytes_out: int, error: GatewayError | None) -> None:
         if self._gateway is not None:
+            if not request.request_id:
+                self._gateway.identify(request)
             self._gateway.finish(request, response, bytes_out, error)
 
 

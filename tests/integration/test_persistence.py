@@ -240,3 +240,17 @@ def test_a_signal_for_the_master_that_the_whole_group_gets(start: Start, number:
     if number == signal.SIGHUP:
         gateway.server.send(number)
         replaced(gateway, [worker])
+
+
+def test_reuse_port_is_refused_and_a_reload_loses_nothing(gunicorn: Callable[..., GatewayProcess]) -> None:
+    gateway = gunicorn("gateway:create_app()", "--reuse-port")
+    gateway.logged("reuse_port is not to be set from outside: each worker would have a queue of its own", 1)
+    for number in (2, 3):
+        before = gateway.pids()
+        gateway.server.send(signal.SIGHUP)
+        while set(before) & set(gateway.pids()):
+            assert gateway.get("/x")[0] == 200
+        gateway.logged("reuse_port is not to be set from outside", number)
+        # Listening (0A) sockets at this port.
+        rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        assert len([row for row in rows if row[3] == "0A" and row[1].endswith(f":{gateway.port:04X}")]) == 1
