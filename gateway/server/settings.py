@@ -23,6 +23,7 @@ from gateway.model import Config
 from gateway.server import admin_listener as _admin_listener
 from gateway.server import hosting as _hosting
 from gateway.server import logs as _logs
+from gateway.server import output as _output
 from gateway.server import persistence as _persistence
 from gateway.server.run_directory import RunDirectory as _RunDirectory
 from gateway.server.siblings import Siblings as _Siblings
@@ -65,6 +66,7 @@ os.environ.setdefault(_STICKY_KEY, secrets.token_hex(32))
 def on_starting(server: Any) -> None:
     """The master, before it opens a socket: what must hold whatever the environment says."""
     _persistence.guard(server, _served)
+    _output.install(server)
     _force(server)
     warning = _hosting.raise_open_files(server.cfg.worker_connections)
     for told in (warning, _hosting.root_warning(server.cfg)):

@@ -31,7 +31,7 @@ from gateway import problem
 from gateway.errors import Draining, GatewayError
 from gateway.exchange import Request, Response
 from gateway.model import ServerSettings
-from gateway.server import hosting, logs, persistence
+from gateway.server import hosting, logs, output, persistence
 from gateway.server.acceptor import Acceptor
 from gateway.server.connection import Connection, Door, Place, Shared
 from gateway.server.environ import WsgiApplication
@@ -203,6 +203,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             intake.start()
         while self.alive:
             self.notify()
+            output.drain()
             self._woken.wait(1.0)
         self._leave()
 
