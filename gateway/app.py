@@ -146,9 +146,10 @@ class Gateway(FlaskDoor):
 
     # -- life ---------------------------------------------------------------------------
 
-    def start(self, worker: int | str = 0, bind: str = "") -> None:
+    def start(self, worker: int | str = 0, bind: str = "", persist: bool = False) -> None:
         """Start the greenlets of this worker and wait, bounded, for first answers. `bind`:
-        the addresses that are listened on, which tell gateways of one host apart."""
+        the addresses that are listened on, which tell gateways of one host apart. `persist`: an
+        access log that cannot be opened is tried again; otherwise it raises OSError."""
         garbage.seldom()
         garbage.one_arena()
         name = _name(self.server.name, bind)
@@ -161,7 +162,7 @@ class Gateway(FlaskDoor):
         logged = self.settings.access_log or AccessLogSettings(path=None)
         observer = self.admin.metrics if self.admin is not None else None
         self._access_log = AccessLog(logged, worker, observer=observer, background=self.background)
-        self._access_log.start()
+        self._access_log.start(persist)
         self._bind = bind
         own = self.admin.listens() if self.admin is not None else ()
         self.store.refuse(Listeners([*bind.split(","), *own]).refusal)

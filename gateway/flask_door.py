@@ -20,7 +20,7 @@ from flask import Flask, signals
 from werkzeug.exceptions import BadHost, HTTPException
 from werkzeug.routing import RequestRedirect
 
-from gateway import flask_answers, problem, wsgi
+from gateway import flask_answers, problem, target, wsgi
 from gateway.buffers.memory import Buffers
 from gateway.errors import BadRequest, ClientClosed, GatewayError, InternalError
 from gateway.exchange import Request, Response
@@ -59,6 +59,7 @@ class FlaskDoor(Flask):
 
     server: ServerSettings
     buffers: Buffers
+    _own_prefix: bytes | None
     admin: Admin | None
 
     def __init__(self) -> None:
@@ -176,6 +177,9 @@ class FlaskDoor(Flask):
             return self._refuse(error, environ, start_response)
         environ["gateway.request"] = request
         if self._hooked() or self._inside:
+            probed = self._probed(request)
+            if probed is not None:
+                return self._write(request, probed, start_response, exchange)
             if request.body is not None:
                 # Hooks and agents may read it, and it is forwarded all the same.
                 request.body = kept = KeptBody(request.body, Disconnected)
@@ -186,6 +190,18 @@ class FlaskDoor(Flask):
         if response is None:
             return self._by_flask(request, environ, start_response, exchange)
         return self._write(request, response, start_response, exchange)
+
+    def _probed(self, request: Request) -> Response | None:
+        """The answer to `healthz` and `readyz`, which no hook stands in front of: who asks for them has no
+        credentials. None: it is another request."""
+        try:
+            path = target.read(request.target)[1]
+        except GatewayError:
+            return None
+        own = self._own_prefix
+        if own is None or path not in (own + b"healthz", own + b"readyz"):
+            return None
+        return self._admitted(request) or self._handle(request, views=False)
 
     def _by_admin(self, admin: Admin, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """A request on the admin listener of a server that has no door for it."""
@@ -220,8 +236,9 @@ class FlaskDoor(Flask):
     def _refuse(
         self, error: GatewayError, environ: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
-        """An answer to what could not be made a Request."""
-        bare = Request(
+        """An answer to what could not be made a Request, or was one before a middleware replaced its body."""
+        parsed = environ.get("gateway.request")
+        bare = parsed if isinstance(parsed, Request) else Request(
             environ["REQUEST_METHOD"].encode("latin-1"),
             str(environ.get("RAW_URI", "/")).encode("latin-1"),
             [],

@@ -5,6 +5,7 @@ Rule: loopback and ephemeral ports only; what it says is what its workers logged
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -103,3 +104,32 @@ class GatewayProcess:
         """The access log so far."""
         lines = self.output().split("\n")[:-1]
         return [json.loads(line) for line in lines if line.startswith('{"time"')]
+
+
+class GunicornProcess(GatewayProcess):
+    """The same started by `gunicorn -c python:gateway.server.settings FLAGS APPLICATION`; modules are found in `folder`.
+    The port and the workers are ready once it answers: what it logs may go elsewhere."""
+
+    def __init__(
+        self, folder: Path, named: str, *flags: str, application: str = "gateway:create_app()", workers: int = 1,
+        settings: str = "python:gateway.server.settings", **environ: str,
+    ) -> None:  # fmt: skip
+        super().__init__(folder, named, workers, **{"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", **environ})
+        command = [sys.executable, "-m", "gunicorn", "-c", settings, "-w", str(workers)]
+        command += ["-b", f"127.0.0.1:{self.port}", *flags, application]
+        self.server = Server(command, cwd=self.server.cwd, env=self.server.env)
+
+    def __enter__(self) -> Self:
+        self.server.start()
+        try:
+            self.server.wait_until(self.serves, "the workers run")
+        except BaseException:
+            self.server.close()
+            raise
+        return self
+
+    def serves(self) -> bool:
+        """Whether all of its workers are there and it is ready."""
+        with contextlib.suppress(OSError):
+            return len(self.pids()) == self.workers and self.get("/-/readyz")[0] == 200
+        return False

@@ -32,6 +32,8 @@ Told = Callable[[], Iterable[Part]]
 
 # Seconds for one worker's whole answer.
 PATIENCE = 2.0
+# Seconds until it is tried again to listen.
+AGAIN = 5.0
 # At most of one worker's answer: 50,000 endpoints are less than a tenth of it.
 MOST_BYTES = 64 * 1024 * 1024
 _READ = 64 * 1024
@@ -47,26 +49,36 @@ class Peers:
         self._told = told
         self._background = background or Background()
         self._listener: Any = None
+        self._failing = False
         self._answering = Pool(_ASKED_AT_ONCE)
         self._greenlet: Task | None = None
 
     def listen(self) -> None:
-        """Answer others from now on. A predecessor's socket gives way."""
-        if not self._folder:
-            return
+        """Answer others from now on. A predecessor's socket gives way; when there is none to be had, it is tried
+        again."""
+        if self._folder:
+            self._try_to_listen()
+            self._greenlet = self._background.start("status for other workers", self._accept)
+
+    def _try_to_listen(self) -> None:
         path = self._path(self._slot)
-        listener = gsocket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            listener.bind(path)
-            listener.listen(_ASKED_AT_ONCE)
+            listener = gsocket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+                listener.bind(path)
+                listener.listen(_ASKED_AT_ONCE)
+            except OSError:
+                listener.close()
+                raise
         except OSError as error:
-            listener.close()
-            log.warning("other workers cannot ask this one for its status: %s", error)
-            return
-        self._listener = listener
-        self._greenlet = self._background.start("status for other workers", self._accept)
+            if not self._failing:
+                log.warning("other workers cannot ask this one for its status: %s", error)
+            self._failing = True
+        else:
+            self._failing = False
+            self._listener = listener
 
     def close(self) -> None:
         task, self._greenlet = self._greenlet, None
@@ -76,9 +88,13 @@ class Peers:
                 os.unlink(self._path(self._slot))
             task.kill(block=False)
             self._answering.kill(block=False)
-            self._listener.close()
+            if self._listener is not None:
+                self._listener.close()
 
     def _accept(self) -> None:
+        while self._listener is None:
+            gevent.sleep(AGAIN)
+            self._try_to_listen()
         while True:
             connection, _ = self._listener.accept()
             try:

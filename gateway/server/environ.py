@@ -212,6 +212,8 @@ class WsgiApplication:
         iterable: Any = None
         failure: BaseException | None = None
         told: GatewayError | None = None
+        # Whether a middleware answers in front of the gateway, which gives each request that it sees an id.
+        unseen = False
         # Everything that an application raises ends its request alone: SystemExit would end the
         # worker, and by its status gunicorn's master, too.
         try:
@@ -222,8 +224,10 @@ class WsgiApplication:
                 exchange = environ["gateway.exchange"]
                 iterable = self._application(environ, answer.start_response)
                 self._pass_on(iterable, answer, connection, request, exchange)
+                unseen = not request.request_id
             except BaseException as error:
                 failure = error
+                unseen = not request.request_id
                 told = self._fail(error, answer, connection, request, body)
             finally:
                 _note(exchange, told, answer, connection, body)
@@ -237,7 +241,10 @@ class WsgiApplication:
             connection.break_off()
         if iterable is None and failure is not None and not exchange.finished:
             connection.shared.door.finish(request, answer.response, connection.sent, None)
-        elif self._finished is not None:
+            return
+        if unseen and not exchange.finished:
+            connection.shared.door.finish(request, answer.response, connection.sent, told or connection.gone)
+        if self._finished is not None:
             self._finished(request, environ, answer.response, connection.sent)
 
     def _pass_on(

@@ -8,7 +8,6 @@ gunicorn's own flags, applied later by gunicorn, beat both, except for `FORCED`.
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import math
 import os
 import resource
@@ -17,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gateway import log_lines
 from gateway.errors import ConfigError
 from gateway.model import TLS12_CIPHERS, ServerSettings
 
@@ -34,6 +32,13 @@ FORCED: dict[str, Any] = {
     "http_protocols": "h1",
     "http2_cleartext": "off",
     "accesslog": None,
+    "reuse_port": False,
+}
+
+# Where "the gateway decides it" does not say enough.
+REASONS = {
+    "reuse_port": "each worker would have a queue of its own, and connections that wait in it are lost when the worker "
+    "leaves (SIGHUP, max_requests); all workers share one listener",
 }
 
 # gunicorn refuses more (its `limit_request_line` and `limit_request_fields`).
@@ -183,15 +188,6 @@ def disinherit(environ: Mapping[str, str], pid: int) -> list[int]:
     if environ.get("LISTEN_PID") != str(pid):
         return []
     return list(range(3, 3 + _whole("LISTEN_FDS", environ.get("LISTEN_FDS", "0"))))
-
-
-def speak_through(gunicorns: Any) -> None:
-    """What the gateway has to say goes where gunicorn's own error log goes, in its form and level."""
-    log_lines.install()
-    ours, theirs = logging.getLogger("gateway"), gunicorns.error_log
-    ours.handlers = theirs.handlers
-    ours.setLevel(theirs.level)
-    ours.propagate = False
 
 
 def root_warning(cfg: Any) -> str:

@@ -26,6 +26,9 @@ from gateway.errors import ConfigError
 from gateway.model import Config
 from gateway.server import admin_listener as _admin_listener
 from gateway.server import hosting as _hosting
+from gateway.server import logs as _logs
+from gateway.server import output as _output
+from gateway.server import persistence as _persistence
 from gateway.server.run_directory import RunDirectory as _RunDirectory
 from gateway.server.siblings import Siblings as _Siblings
 from gateway.server.siblings import reloaded as _reloaded
@@ -34,6 +37,9 @@ worker_class = "gateway.server.worker.GatewayWorker"
 
 
 _admin = _admin_listener.AdminListener()
+_served = _persistence.Served()
+# The run directory, and the same for a worker that is being forked; None: it would be of no use to that worker.
+_made: _RunDirectory | None = None
 _run: _RunDirectory | None = None
 _latest: Config
 # Which of the inherited sockets is the admin listener.
@@ -63,13 +69,13 @@ os.environ.setdefault(_STICKY_KEY, secrets.token_hex(32))
 
 def on_starting(server: Any) -> None:
     """The master, before it opens a socket: what must hold whatever the environment says."""
-    _hosting.speak_through(server.log)
+    _persistence.guard(server, _served)
+    _output.install(server)
     _force(server)
     warning = _hosting.raise_open_files(server.cfg.worker_connections)
     for told in (warning, _hosting.root_warning(server.cfg)):
         if told:
             server.log.warning("%s", told)
-    _meet(server)
     _inherit_admin(server)
     if "bind" in _hosting.given(server.cfg):
         _disinherit(server)
@@ -77,8 +83,10 @@ def on_starting(server: Any) -> None:
 
 def when_ready(server: Any) -> None:
     """The master, with its sockets open and no worker yet."""
-    # Once here and not in each worker: they start sooner and share its memory.
-    importlib.import_module("gateway.app")
+    # Once here and not in each worker: they start sooner and share its memory. And all that they may import later:
+    # when the package is upgraded on the disk, a worker must not mix its modules with those of before.
+    for name in ("gateway.app", "gateway.config.registry"):
+        importlib.import_module(name)
     if _inherited_admin is not None:
         # gunicorn has taken it for one of its own.
         _admin.adopt(server.LISTENERS.pop(_inherited_admin), server.log)
@@ -90,6 +98,7 @@ def when_ready(server: Any) -> None:
 
 def on_reload(server: Any) -> None:
     """The master after SIGHUP: gunicorn imports this module once, so the file is read again here."""
+    _logs.follow(server.log)
     if _run is not None:
         _reloaded(_run.path)
     try:
@@ -109,8 +118,8 @@ def on_reload(server: Any) -> None:
 
 def pre_fork(server: Any, worker: Any) -> None:
     """The master, for each worker: the number under which it counts and logs, and what it is to heed."""
-    if _run is not None:
-        _meet(server)
+    _meet(server)
+    worker.served = _served
     worker.slot = _hosting.free_slot({each.slot for each in server.WORKERS.values()})
     worker.heeded = _hosting.differing(server.cfg, _current)
 
@@ -124,6 +133,11 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def pre_exec(server: Any) -> None:
     """The process that becomes a new master (SIGUSR2), just before it does."""
+    hindrance = _persistence.cannot_exec(server.START_CTX)
+    if hindrance:
+        server.log.error("SIGUSR2: no new master can be started: %s", hindrance)
+        # An exception would make it stop the workers of the master that it is a copy of.
+        os._exit(1)
     arguments = server.START_CTX["args"]
     if arguments[1].endswith(os.path.join("gunicorn", "__main__.py")):
         # Begun as `python -m gunicorn`. As a script it would take gunicorn's own `http` for Python's.
@@ -143,7 +157,7 @@ def on_exit(server: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """The worker, once the application is loaded: greenlets start here, as they would not survive a fork."""
-    _hosting.speak_through(worker.log)
+    _logs.follow(worker.log)
     gateway = _gateway(worker)
     if gateway is None:
         worker.log.warning(
@@ -155,8 +169,9 @@ def post_worker_init(worker: Any) -> None:
         return
     _reopen_on_usr1(worker, gateway)
     admin = _admin_socket(worker, kept=gateway.admin is not None)
-    if gateway.admin is not None and _run is not None:
-        gateway.admin.host(_run.path, worker, None if admin is None else admin.getsockname())
+    if gateway.admin is not None:
+        folder = "" if _run is None else _run.path
+        gateway.admin.host(folder, worker, None if admin is None else admin.getsockname())
     if _run is not None:
         gateway.siblings = _Siblings(_run.path)
         gateway.run_directory = str(_run.path)
@@ -164,11 +179,13 @@ def post_worker_init(worker: Any) -> None:
         # The signal to leave came before there was an application to tell.
         gateway.draining = True
     data = [listener for listener in worker.sockets if listener is not admin]
-    gateway.start(worker.slot, ",".join(sorted(_hosting.listens_at(each, worker.cfg.is_ssl) for each in data)))
+    bind = ",".join(sorted(_hosting.listens_at(each, worker.cfg.is_ssl) for each in data))
+    gateway.start(worker.slot, bind, persist=bool(_served))
     # What has been made so far is there to stay: the collector need not look at it again and
     # again, which with 50,000 endpoints takes a tenth of a second each time.
     gc.collect()
     gc.freeze()
+    _served.note()
 
 
 def worker_int(worker: Any) -> None:
@@ -204,28 +221,36 @@ def _reopen_on_usr1(worker: Any, gateway: Any) -> None:
 
 
 def _meet(server: Any) -> None:
-    """A directory for the workers to meet in."""
-    global _run
+    """A directory for the workers to meet in. One that cannot be made now is tried again for the next worker."""
+    global _made, _run
     try:
-        if _run is None:
+        if _made is None:
             # Where gunicorn is told to keep its own, for hosts with nothing else to write to.
-            _run = _RunDirectory(server.cfg.worker_tmp_dir, server.cfg.uid, server.cfg.gid)
+            _made = _RunDirectory(server.cfg.worker_tmp_dir, server.cfg.uid, server.cfg.gid)
         else:
-            _run.remake()
+            _made.remake()
     except OSError as error:
         _run = None
         server.log.error("No directory for this gateway's workers to meet in, each is alone: %s", error)
+    else:
+        _run = _made
 
 
 def _force(server: Any) -> None:
     overruled = _hosting.force(server.cfg)
     if "accesslog" in overruled:
-        # The logger has been set up by now, and keeps whether it writes an access log.
+        # Its handler has been added by now.
         server.log.setup(server.cfg)
+    on = _logs.silence(server.log)
+    _logs.follow(server.log)
+    if "accesslog" in overruled:
         server.log.warning("gunicorn's access log is off: the gateway writes its own (access_log in its file)")
+    elif on:
+        server.log.info("gunicorn's access log is off, whatever the log configuration says of gunicorn.access")
     for name in overruled:
         if name != "accesslog":
-            server.log.warning("%s is not to be set from outside: the gateway decides it", name)
+            why = _hosting.REASONS.get(name, "the gateway decides it")
+            server.log.warning("%s is not to be set from outside: %s", name, why)
 
 
 def _open_admin(server: Any) -> None:

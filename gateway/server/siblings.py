@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 
 from gevent import monkey
+
+log = logging.getLogger("gateway.server")
 
 # The plain one: gevent's waits for a loop that does not run in the master.
 _close = monkey.get_original("os", "close")
@@ -30,26 +33,43 @@ def reloaded(folder: str) -> None:
 
 
 class Siblings:
-    """One worker's view; made in that worker."""
+    """One worker's view; made in that worker. While the file cannot be opened, this worker leads nothing."""
 
     def __init__(self, folder: str) -> None:
-        self._fd = os.open(os.path.join(folder, _NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._born = self._reloads()
+        self._path = os.path.join(folder, _NAME)
+        self._fd: int | None = None
+        self._born = 0
+        self._failing = False
+        self._opened()
 
     def lead(self) -> bool:
         """Whether this worker is the one of them; once it is, it stays so."""
+        fd = self._opened()
+        if fd is None:
+            return False
         try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):  # POSIX allows either
             return False
         return True
 
     def resign(self) -> None:
-        fcntl.lockf(self._fd, fcntl.LOCK_UN)
+        if self._fd is not None:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
     def replaced(self) -> bool:
         """Whether younger workers take over when this one leaves."""
-        return self._reloads() != self._born
+        return self._fd is not None and os.fstat(self._fd).st_size != self._born
 
-    def _reloads(self) -> int:
-        return os.fstat(self._fd).st_size
+    def _opened(self) -> int | None:
+        """The file; it is tried again until it can be opened."""
+        if self._fd is None:
+            try:
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                if not self._failing:
+                    log.error("this worker leaves what one does for all to others: %s", error)
+                self._failing = True
+            else:
+                self._born = os.fstat(self._fd).st_size
+        return self._fd

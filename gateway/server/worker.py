@@ -13,13 +13,15 @@ from __future__ import annotations
 import ipaddress
 import logging
 import math
+import signal
+import sys
 from collections import Counter
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 import gevent
-from gevent import get_hub, getcurrent
+from gevent import get_hub, getcurrent, monkey
 from gevent.event import Event
 from gunicorn.http.wsgi import base_environ
 from gunicorn.sock import ssl_context
@@ -31,7 +33,7 @@ from gateway.errors import Draining, GatewayError
 from gateway.exchange import Request, Response
 from gateway.instrumented import wrapper
 from gateway.model import ServerSettings
-from gateway.server import hosting
+from gateway.server import hosting, logs, output, persistence
 from gateway.server.acceptor import Acceptor
 from gateway.server.connection import Connection, Door, Place, Shared
 from gateway.server.environ import WsgiApplication
@@ -51,13 +53,20 @@ _LOOK = 0.05
 _LAST_WORDS = 1.0
 _ACCEPTS_A_TURN = 64
 
+# The plain one: the worker may have failed before it had an event loop.
+_sleep = monkey.get_original("time", "sleep")
+
+# Signals for the master alone.
+_MASTERS = (signal.SIGHUP, signal.SIGUSR2)
+
 _GATEWAY = ("handle", "finish", "answer", "direct_door", "server")
 # Connections of the admin listener: for it alone, so that it answers when all others are taken.
 _MOST_ADMIN = 64
 
 
 class WsgiDoor:
-    """The door for an application that has to be called by WSGI: it has every request."""
+    """The door for an application that has to be called by WSGI: it has every request. `finish` is for those that the
+    gateway has not logged itself."""
 
     def __init__(self, gateway: Any | None) -> None:
         self._gateway = gateway
@@ -73,6 +82,8 @@ class WsgiDoor:
 
     def finish(self, request: Request, response: Response | None, bytes_out: int, error: GatewayError | None) -> None:
         if self._gateway is not None:
+            if not request.request_id:
+                self._gateway.identify(request)
             self._gateway.finish(request, response, bytes_out, error)
 
 
@@ -127,6 +138,8 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
     heeded: frozenset[str] = frozenset()
     # The descriptor of the listener that is not for data.
     admin_fd: int | None = None
+    # Whether a worker of this master was ever ready (`persistence.Served`).
+    served: object = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -136,6 +149,31 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         self._terminated = False
 
     # -- gunicorn's calls -------------------------------------------------------------
+
+    def init_process(self) -> None:
+        try:
+            super().init_process()
+        except Exception as error:
+            if self.booted or not self.served:
+                raise
+            # By the status with which gunicorn ends this worker its master would end, too.
+            self.log.error("This worker cannot start; another is started in %g s", persistence.PAUSE, exc_info=error)
+            self._pause(persistence.PAUSE)
+            sys.exit(persistence.CANNOT_START)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than until this worker is told to leave."""
+        end = monotonic() + seconds
+        while self.alive and monotonic() < end:
+            self.notify()
+            _sleep(_LOOK)
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        for number in _MASTERS:
+            # Sent to the whole process group they would end the workers; the master acts on them.
+            signal.signal(number, _ignore)
+            signal.siginterrupt(number, False)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM. A signal handler: it only sets what others look at."""
@@ -152,7 +190,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
     def run(self) -> None:
         if not logging.getLogger("gateway").hasHandlers():
             # Without the settings, or an application that has said where to.
-            hosting.speak_through(self.log)
+            logs.follow(self.log)
         self._woken = Event()
         shared = self._make_shared()
         data = self._data = self._listening(shared, shared.settings.limits.connections or math.inf)
@@ -167,6 +205,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             intake.start()
         while self.alive:
             self.notify()
+            output.drain()
             self._woken.wait(1.0)
         self._leave()
 
@@ -377,6 +416,10 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         for connection in list(data.shared.connections):
             connection.close()
         gevent.sleep(0)
+
+
+def _ignore(number: int, frame: Any) -> None:
+    """A handler and not SIG_IGN, which programs started by an application would inherit."""
 
 
 def _peer(address: Any) -> tuple[str, int]:

@@ -211,17 +211,29 @@ class AccessLog:
 
     # -- begin and end ----------------------------------------------------------------
 
-    def start(self) -> None:
-        """Open the log and begin to write; OSError when it cannot be opened."""
+    def start(self, persist: bool = False) -> None:
+        """Open the log and begin to write. When it cannot be opened: OSError, or (`persist`) the lines are lost,
+        and it is tried again with every batch."""
         if not self._limit:
             return
         if self._path is not None:
-            self._file = LogFile(self._path)
+            self._file = self._open(self._path, persist)
         self._pid = os.getpid()
         atexit.register(self._at_exit)
         self._greenlet = self._background.start("access log", partial(self._run, self._file, ThreadPool(1)))
         if self._observer is not None:
             self._ticker = self._background.start("metrics", partial(self._tick, self._observer))
+
+    def _open(self, path: str, persist: bool) -> LogFile:
+        file = LogFile(path)
+        try:
+            file.open()
+        except OSError as error:
+            if not persist:
+                raise
+            log.error("access log %s: %s; lines are lost until it can be opened", path, error)
+            self._failing = True
+        return file
 
     def reopen(self) -> None:
         """Before the next lines are written, let go of a file that was moved away (SIGUSR1)."""
@@ -390,7 +402,7 @@ class AccessLog:
         if self._reopen:
             self._reopen = False
             try:
-                file.reopen()
+                file.open()
             except OSError as error:
                 stale = error  # the old file stays in use
         lost, failed = file.write(self._batch, deadline)

@@ -38,6 +38,10 @@ _SLACK: Final = 1000
 _SLICE: Final = 250
 # Room on the disk that is taken at once: writing into a file that has none kills the process.
 _ROOM: Final = 256 * 1024
+# What reading a file raises that is not as it was written.
+_DAMAGE: Final = (RuntimeError, ValueError, TypeError, struct.error)
+# Files that were reported as damaged.
+_left_out: set[str] = set()
 # More than any value takes: names of 128 characters, each of six bytes in JSON.
 _LARGEST: Final = 4096
 
@@ -59,15 +63,20 @@ def pause(number: int) -> None:
 
 
 class CounterFile:
-    """The values of one file, by metric, sample and labels."""
+    """The values of one file, by metric, sample and labels. To be opened first."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: Any = _opened(path)
+        self._file: Any = None
         self._keys: dict[tuple[str, Labels], str] = {}
-        self._number = sum(1 for _ in self._file.read_all_values())
+        self._number = 0
         # What a predecessor has left is not known to be in use.
         self._kept = 0
+
+    def open(self) -> None:
+        """Open it, unless it is open. Raises OSError, and may be called again."""
+        if self._file is None:
+            self._file, self._number = _opened(self._path)
 
     def has(self, sample: str, labels: Labels) -> bool:
         """Whether this worker has written that value before."""
@@ -111,7 +120,7 @@ class CounterFile:
         """Put a file in place of this one that has only what is used."""
         path = self._path.with_suffix(".new")
         path.unlink(missing_ok=True)
-        fresh = _opened(path, self._file._capacity)
+        fresh, _ = _opened(path, self._file._capacity)
         kept = 0
         for number, (key, value, timestamp) in enumerate(self._file.read_all_values()):
             pause(number + 1)
@@ -125,29 +134,74 @@ class CounterFile:
         self._number = self._kept = kept
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
-def _opened(path: Path, room: int = _ROOM) -> Any:
-    """The values in a file, from before too; one that is damaged is begun anew."""
+def _opened(path: Path, room: int = _ROOM) -> tuple[Any, int]:
+    """The values in a file, from before too, and how many there are; one that is damaged is begun anew."""
     try:
-        return MmapedDict(str(_with_room(path, room)))
-    except (RuntimeError, ValueError, struct.error) as error:
+        return _sound(path, room)
+    except _DAMAGE as error:
         log.warning("metrics in %s are damaged and begin anew: %s", path, error)
         path.unlink()
-        return MmapedDict(str(_with_room(path, room)))
+        return _sound(path, room)
+
+
+def _sound(path: Path, room: int) -> tuple[Any, int]:
+    file = MmapedDict(str(_with_room(path, room)))
+    if not 8 <= file._used <= file._capacity:
+        raise ValueError(f"{file._used} of {file._capacity} bytes are in use")
+    return file, _check(file.read_all_values())
+
+
+def _check(values: Iterable[tuple[str, float, float]]) -> int:
+    """The number of values. Raises one of `_DAMAGE` for a key that is none."""
+    number = 0
+    for key, _, _ in values:
+        number += 1
+        _, _, labels, _ = json.loads(key)
+        if not isinstance(labels, dict):
+            raise ValueError(f"the key {key[:80]!r}")
+    return number
 
 
 def _with_room(path: Path, room: int) -> Path:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with open(descriptor, "r+b") as file:
-        if os.fstat(descriptor).st_size < room:
-            os.posix_fallocate(descriptor, 0, room)
+        size = os.fstat(descriptor).st_size
+        if size < room:
+            try:
+                os.posix_fallocate(descriptor, 0, room)
+            except OSError:
+                if not size:
+                    # Who reads the files takes an empty one for damaged.
+                    path.unlink()
+                raise
         file.flush()
     return path
 
 
 def collect(folders: Iterable[str]) -> Iterator[Metric]:
-    """What all workers have counted, added up. Reads files: not for the hub's thread."""
+    """What all workers have counted, added up. Reads files: not for the hub's thread. A damaged file is left out."""
     for folder in folders:
-        yield from MultiProcessCollector(None, folder).collect()
+        paths = sorted(map(str, Path(folder).glob("*.db")))
+        try:
+            found = MultiProcessCollector.merge(paths)
+        except Exception:
+            # One of them is damaged; if not, it is raised again.
+            found = MultiProcessCollector.merge([path for path in paths if _readable(path)])
+        yield from found
+
+
+def _readable(path: str) -> bool:
+    try:
+        _check((key, value, now) for key, value, now, _ in MmapedDict.read_all_values_from_file(path))
+    except (*_DAMAGE, OSError) as error:
+        if path not in _left_out:
+            log.warning("metrics in %s are left out: %s: %s", path, type(error).__name__, error)
+        _left_out.add(path)
+        return False
+    _left_out.discard(path)
+    return True

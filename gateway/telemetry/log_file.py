@@ -27,38 +27,42 @@ _MODE = 0o640
 
 
 class LogFile:
-    """An open log. Not for two threads at once.
-
-    Raises OSError when the path cannot be opened.
-    """
+    """A log, closed until `open` or the first `write`. Not for two threads at once."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._fd = _open(path)
-        self._regular = _is_regular(self._fd)
+        # -1: closed.
+        self._fd = -1
+        self._regular = False
         # The last write broke off within a line: the next one begins a new line.
         self._torn = False
 
-    def reopen(self) -> None:
-        """Let go of a file that was moved away; on OSError the old one stays in use."""
-        if self._path == STDOUT:
+    def open(self) -> None:
+        """Open it, anew if it is open: the file may have been moved away. On OSError the old one stays in use."""
+        if self._path == STDOUT and self._fd >= 0:
             return
         new = _open(self._path)
-        old, self._fd = self._fd, new
+        self.close()
+        self._fd = new
         self._regular = _is_regular(new)
         self._torn = False
-        os.close(old)
 
     def close(self) -> None:
-        if self._path != STDOUT:
+        if self._path != STDOUT and self._fd >= 0:
             os.close(self._fd)
+        self._fd = -1
 
     def write(self, lines: bytes, deadline: float | None = None) -> tuple[int, OSError | None]:
-        """Write whole lines; how many could not be, and why.
+        """Write whole lines; how many could not be, and why. A closed log is opened first.
 
         Waits as long as it takes, or until `deadline` (`time.monotonic()`), without ever
         blocking beyond it.
         """
+        if self._fd < 0:
+            try:
+                self.open()
+            except OSError as error:
+                return lines.count(b"\n"), error
         prefix = b"\n" if self._torn else b""
         lines = prefix + lines
         view = memoryview(lines)

@@ -24,7 +24,7 @@ from gevent.lock import BoundedSemaphore
 
 from gateway.model import Endpoint, Route, Upstream
 from gateway.telemetry.access_log import Record
-from gateway.telemetry.counter_file import OTHER, CounterFile, Labels, Series, pause
+from gateway.telemetry.counter_file import MOST, OTHER, CounterFile, Labels, Series, pause
 
 log = logging.getLogger("gateway.metrics")
 
@@ -118,6 +118,10 @@ class Metrics:
         self._failing = False
         # Writing takes turns with requests, and so may be begun twice.
         self._writing = BoundedSemaphore(1)
+        try:
+            self._open()
+        except OSError as error:
+            self._failed(error)
 
     # -- off the request path: the access log's greenlet --------------------------------
 
@@ -147,14 +151,33 @@ class Metrics:
         """Write what has been added up. Callable from any greenlet; requests go on meanwhile.
         What a full disk does not take is lost, and said once."""
         try:
+            self._open()
             self._flush()
             self._renew()
         except OSError as error:
-            if not self._failing:
-                log.warning("metrics cannot be written: %s", error)
-            self._failing = True
+            self._failed(error)
         else:
+            if self._failing:
+                log.warning("metrics are written again")
             self._failing = False
+
+    def _failed(self, error: OSError) -> None:
+        if not self._failing:
+            log.warning("metrics cannot be written: %s", error)
+        self._failing = True
+
+    def _open(self) -> None:
+        """The files, until they are open. What was counted so far stays for the next call."""
+        with self._writing:
+            try:
+                self._counters.open()
+                self._histogram.open()
+            except OSError:
+                self._flushed = self._clock()
+                if len(self._cells) > MOST:
+                    # Cells of configurations that are gone would pile up.
+                    self._cells.clear()
+                raise
 
     def _flush(self) -> None:
         with self._writing:

@@ -190,6 +190,35 @@ def test_a_log_that_cannot_be_opened_is_an_error_at_the_start(path: str) -> None
         AccessLog(AccessLogSettings(path), 1).start()
 
 
+def test_a_log_that_may_be_opened_later_loses_lines_until_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "logs" / "access.log"
+    log = AccessLog(AccessLogSettings(str(path)), 1)
+    with caplog.at_level(logging.WARNING, "gateway.access_log"):
+        log.start(persist=True)
+        for lost in (1, 2):
+            record(log, "/lost")
+            until(lambda lost=lost: log.lost == lost)
+        path.parent.mkdir()
+        record(log, "/1")
+        until(lambda: path.exists() and path.stat().st_size)
+        log.stop()
+    assert targets(path.read_bytes()) == ["/1"]
+    assert log.lost == 2
+    first, last = (entry.getMessage() for entry in caplog.records)
+    assert first.endswith("lines are lost until it can be opened")
+    assert last.endswith("written again; 2 lines were lost so far")
+
+
+def test_a_log_that_was_never_opened_stops_and_counts(tmp_path: Path) -> None:
+    log = AccessLog(AccessLogSettings(str(tmp_path / "logs" / "access.log")), 1)
+    log.start(persist=True)
+    record(log, "/lost")
+    log.stop()
+    assert log.lost == 1
+
+
 def test_a_named_pipe_without_a_reader_is_an_error_not_a_wait(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(OSError, match="fifo"):

@@ -103,3 +103,21 @@ def test_a_folder_that_is_gone_is_said_and_no_fault(caplog: pytest.LogCaptureFix
     assert "other workers cannot ask" in caplog.text
     assert slots(own.ask()) == [0]
     own.close()
+
+
+def test_a_worker_that_cannot_listen_tries_again(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "AGAIN", 0.01)
+    own, place = worker(folder, 0), Path(folder, "later")
+    other = worker(str(place), 1)
+    gevent.sleep(0.05)
+    place.mkdir()
+    with gevent.Timeout(10):
+        while not (place / "worker-1.sock").exists():
+            gevent.sleep(0.01)
+    assert slots(Peers(str(place), 2, lambda: [{"slot": 2}]).ask()) == [2, 1]
+    other.close()
+    own.close()
+
+
+def test_a_worker_that_never_could_listen_closes(folder: str) -> None:
+    worker(f"{folder}/gone", 1).close()

@@ -68,7 +68,7 @@ ALLOWED: dict[str, set[str]] = {
     "kept_body": EXCHANGE,
     "instrumented": set(),
     "flask_answers": EXCHANGE | {"kept_body", "wsgi"},
-    "flask_door": EXCHANGE | {"buffers", "flask_answers", "instrumented", "kept_body", "problem", "telemetry", "wsgi"},
+    "flask_door": EXCHANGE | {"buffers", "flask_answers", "instrumented", "kept_body", "problem", "target", "telemetry", "wsgi"},
     "server": EXCHANGE | {"buffers", "log_lines", "stream", "portions", "turns", "target", "headers", "problem"}
     | {"instrumented", "kept_body", "wsgi"},
     # gunicorn reads this one: it needs to know what the file says

@@ -261,6 +261,21 @@ def test_a_hook_may_answer(app: Gateway) -> None:
     assert app.test_client().get("/x").status_code == 418
 
 
+@pytest.mark.parametrize(
+    ("own_prefix", "answered"), [("/-/", {"/-/healthz", "/-/readyz"}), ("/gw/", {"/gw/healthz", "/gw/readyz"}), (None, set())]
+)
+def test_a_hook_does_not_stand_in_front_of_health(own_prefix: str | None, answered: set[str]) -> None:
+    app = Gateway(config(own_prefix=own_prefix))
+    app.before_request(lambda: ("stop", 418))
+    asked = [f"{prefix}{name}" for prefix in ("/-/", "/gw/", "/") for name in ("healthz", "readyz", "status", "")]
+    client = app.test_client()
+    # Without providers that run, it is not ready.
+    assert {path for path in asked if client.get(path).status_code in (200, 503)} == answered
+    assert client.post("/x").status_code == 418
+    # What is no target is refused as it was before.
+    assert client.get("/x", environ_overrides={"RAW_URI": "x y"}).status_code in (400, 418)
+
+
 def test_a_signals_receiver_closes_the_direct_door(app: Gateway) -> None:
     def receiver(sender: Flask, **extra: Any) -> None:
         seen.append(sender)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -179,6 +180,75 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureF
     worker.observe([record()])
     worker.close()
     assert values(tmp_path)["gateway_requests_total", "GET", "r", "200", "u"] == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"\x08", b"\0" * 100, b"\xf0\xff\xff\x7f" + bytes(300_000), b"\xf0\xff\xff\xff" + bytes(300_000)],
+    ids=["empty", "short", "zeros", "used-beyond-its-end", "used-negative"],
+)
+def test_whatever_a_predecessor_left_the_counters_work(tmp_path: Path, damage: bytes) -> None:
+    for name in ("counter", "histogram"):
+        (tmp_path / f"{name}_gateway-0.db").write_bytes(damage)
+    worker = Metrics(str(tmp_path), 0, InUse())
+    worker.observe([record()])
+    worker.close()
+    assert values(tmp_path)["gateway_requests_total", "GET", "r", "200", "u"] == 1
+
+
+def with_key(path: Path, key: bytes) -> None:
+    """A file of one value, whose key has a length that needs no padding."""
+    key = key.ljust(len(key) + (-len(key) - 4) % 8)
+    value = struct.pack("i", len(key)) + key + struct.pack("dd", 1.0, 0.0)
+    path.write_bytes((struct.pack("ii", 8 + len(value), 0) + value).ljust(300_000, b"\0"))
+
+
+@pytest.mark.parametrize("key", [b"\xff\xfe", b"{", b"[1, 2]", b'["a", "b", 3, "c"]'])
+def test_a_file_of_another_slot_that_is_damaged_is_left_out(
+    tmp_path: Path, key: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Metrics(str(tmp_path), 0, InUse())
+    worker.observe([record()])
+    worker.flush()
+    with_key(tmp_path / "counter_gateway-1.db", key)
+    for _ in range(2):
+        assert values(tmp_path)["gateway_requests_total", "GET", "r", "200", "u"] == 1
+    assert [entry.getMessage().split(":")[0] for entry in caplog.records] == [
+        f"metrics in {tmp_path}/counter_gateway-1.db are left out"
+    ]
+    # Its worker begins it anew.
+    other = Metrics(str(tmp_path), 1, InUse())
+    assert "begin anew" in caplog.text
+    other.observe([record()])
+    other.close()
+    worker.close()
+    assert values(tmp_path)["gateway_requests_total", "GET", "r", "200", "u"] == 2
+
+
+def test_a_disk_that_is_full_at_the_start(
+    tmp_path: Path, now: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is counted meanwhile is not lost, and no file is left that others cannot read."""
+
+    def allocate(descriptor: int, offset: int, length: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(counter_file.os, "posix_fallocate", allocate)
+        counted = Metrics(str(tmp_path), 0, InUse(), lambda: now[0])
+        for _ in range(3):
+            now[0] += 1.0
+            counted.observe([record()])
+            counted.tick(0, 0)
+        assert values(tmp_path) == {}
+        assert list(tmp_path.iterdir()) == []
+    now[0] += 1.0
+    counted.tick(0, 0)
+    assert values(tmp_path)["gateway_requests_total", "GET", "r", "200", "u"] == 3
+    assert [entry.getMessage() for entry in caplog.records] == [
+        "metrics cannot be written: [Errno 28] No space left on device", "metrics are written again",
+    ]  # fmt: skip
+    counted.close()
 
 
 def test_what_is_gone_leaves_the_files_and_what_stays_keeps_its_count(tmp_path: Path, now: list[float]) -> None:

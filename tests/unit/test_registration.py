@@ -396,6 +396,21 @@ def test_a_reload_is_seen_by_those_who_were_there(tmp_path: Path) -> None:
     assert young.replaced()
 
 
+def test_a_worker_without_the_file_leads_nothing_until_it_has_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = Siblings(str(tmp_path / "gone"))
+    for _ in range(2):
+        assert not ours.lead()
+    assert not ours.replaced()
+    ours.resign()
+    assert len(caplog.records) == 1
+    (tmp_path / "gone").mkdir()
+    assert ours.lead()
+    reloaded(str(tmp_path / "gone"))
+    assert ours.replaced()
+
+
 def in_another(program: str) -> str:
     """What a program prints in a process of its own."""
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
