@@ -33,9 +33,6 @@ class Pieces:
 
     complete = False
 
-    buffering = None
-    sent = True
-
     def __init__(self, *pieces: object, expects_continue: bool = False) -> None:
         self._pieces = iter(pieces)
         self.expects_continue = expects_continue

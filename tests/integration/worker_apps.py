@@ -37,6 +37,8 @@ class Pieces:
     most = 65536
     on_end: Callable[[], None] | None = None
     on_wait: Callable[[], None] | None = None
+    buffering = None
+    sent = True
 
     def __init__(self, number: int, gap: float, piece: bytes = b"tick\n", end: GatewayError | None = None) -> None:
         self._left = number

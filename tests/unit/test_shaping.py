@@ -45,6 +45,8 @@ class Rest:
         self.most = 0
         self.on_end: Callable[[], None] | None = None
         self.on_wait: Callable[[], None] | None = None
+        self.buffering = None
+        self.sent = True
         self.ended = 0
 
     def read(self) -> bytes:

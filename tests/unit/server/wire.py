@@ -108,6 +108,8 @@ class Pieces:
         self.asked: list[int] = []
         self.on_end = None
         self.on_wait = None
+        self.buffering = None
+        self.sent = True
         self.closed = 0
 
     def read(self) -> bytes:
