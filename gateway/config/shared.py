@@ -16,6 +16,10 @@ import os
 Texts = tuple[bytes | None, bytes | None]
 
 NAME = "configuration"
+# The endpoints, which `saved` reads and writes.
+ENDPOINTS = "endpoints"
+# What the master after this one (SIGUSR2) takes over.
+FILES = (NAME, ENDPOINTS)
 
 
 def write(folder: str, texts: Texts) -> None:
