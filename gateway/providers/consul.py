@@ -47,9 +47,10 @@ from gateway.registries.dns import LEAST_TTL
 from gateway.registries.json_pieces import Body, parts
 from gateway.turns import Slices
 
-# An empty answer after a failure is doubted for so many polls: checks need their first
-# interval (10 s are usual) before anything passes.
+# An empty answer after a failure is doubted for so many polls, and so many seconds at least: checks need their first
+# interval (10 s are usual) before anything passes, however short `poll` is.
 DOUBTED = 3
+LEAST_DOUBT = 15.0
 # Names among the addresses are looked up after an answer when they are due, and no answer
 # tells when they change: nothing is waited for longer than this, or than they are good.
 NAMES_WAIT = 10.0
@@ -227,7 +228,7 @@ class ConsulProvider:
         self._clock = clock
         self._random = random
         self._journal = Journal(upstream, clock)
-        self._belief = Belief(DOUBTED * self._poll)
+        self._belief = Belief(max(LEAST_DOUBT, DOUBTED * self._poll))
         self._backoff = Backoff(random)
         # Whoever set a shorter poll wants more.
         self._bucket = TokenBucket(clock, max(QUESTIONS_A_SECOND, 1 / self._poll))

@@ -354,6 +354,22 @@ def test_an_empty_answer_after_a_failure_is_doubted_for_three_polls() -> None:
         assert told[-1].endpoints == last
 
 
+@pytest.mark.parametrize(("poll", "seconds"), [(0.25, 15.0), (1.0, 15.0), (5.0, 15.0), (10.0, 30.0)])
+def test_an_empty_answer_after_a_failure_is_doubted_for_15_seconds_at_least(poll: float, seconds: float) -> None:
+    """A short poll does not make the checks of services any faster."""
+
+    def after(empties: int) -> tuple[list[Update], list[float]]:
+        settings = ConsulSettings(poll=poll)
+        _, told, registry = consul(good(instance()), RegistryError("away"), *[good()] * empties, consul=settings)
+        return told, registry.at[2:]
+
+    _, asked = after(100)
+    # The first one comes at once, each of the others after one poll.
+    within = 1 + sum(each + poll - asked[0] < seconds for each in asked[1:])
+    assert after(within)[0][-1].endpoints is None
+    assert after(within + 1)[0][-1].endpoints == ()
+
+
 def test_changes_while_an_empty_answer_is_doubted_do_not_make_it_believed_sooner() -> None:
     _, told, _ = consul(good(instance()), RegistryError("away"), *[good(index=n) for n in range(8, 20)])
     assert [u.endpoints for u in told] == [at("10.0.0.1"), None, None]
