@@ -260,6 +260,7 @@ class ConsulProvider:
                     # The next question counts, whether or not it has to wait anyway.
                     stop.wait(max(pause, self._bucket.take()))
         finally:
+            self._names.close()
             self._registry.close()
 
     def _round(self, emit: Emit) -> float:
@@ -292,7 +293,7 @@ class ConsulProvider:
         """How long the registry may take until something changes."""
         if not self._named:
             return self._poll
-        fresh = max(LEAST_TTL, self._names.due - self._clock()) if self._names.paced else NAMES_WAIT
+        fresh = max(LEAST_TTL, self._names.due - self._clock()) if self._names.paced else self._names.interval
         return min(self._poll, fresh, NAMES_WAIT)
 
     def _failed(self, error: str, emit: Emit, refused: bool) -> float:
