@@ -30,6 +30,7 @@ from gateway.alike import alike
 from gateway.background import Background, Task
 from gateway.balancers import Balancer, balancer
 from gateway.buffers.memory import Buffers
+from gateway.config import shared
 from gateway.config.source import Where, parse
 from gateway.config.watch import ConfigStatus, Watch, off_hub
 from gateway.errors import BadPath, BadRequest, GatewayError, NoRoute, NotReady, Overloaded, UnsupportedMethod
@@ -125,6 +126,8 @@ class Gateway(FlaskDoor):
         self._reloading = BoundedSemaphore(1)
         self._configured = Event()
         self._saving = saved.Saving(off_hub)
+        # For siblings that start later; it need not survive the machine.
+        self._sharing = saved.Saving(off_hub, durable=False)
         # Listed in /-/status.
         self.background = Background()
         self._announcer = registration.Announcer(self._registration_for, self.background)
@@ -174,8 +177,8 @@ class Gateway(FlaskDoor):
             )  # fmt: skip
             self._watch.begin()
             self._greenlets.append(self.background.start("configuration", self._watch.run))
-        if self.settings.version:
-            self.store.restore(self._saved(self.settings))
+        if self.store.current.version:
+            self.store.restore(self._saved(self.store.config, self.store.waiting, restart=True))
         self._greenlets.append(self.background.start("endpoints file", self._save))
         self._announcer.start(self.store.config.discovery.consul)
         self.store.start()
@@ -186,20 +189,28 @@ class Gateway(FlaskDoor):
         self._greenlets.append(self.background.start("sweep", self._sweep))
         self.overload.start()
 
-    def _saved(self, config: Config) -> dict[str, tuple[Endpoint, ...]]:
-        """The endpoints that were known before a restart."""
-        path = config.discovery.snapshot
-        if path is None:
-            return {}
+    def _saved(self, config: Config, names: Collection[str], restart: bool) -> dict[str, tuple[Endpoint, ...]]:
+        """What siblings know of these upstreams; after a `restart` also what was known before it."""
+        found: dict[str, tuple[Endpoint, ...]] = {}
         with garbage.spared():
-            found = saved.load(path, config.upstreams, config.discovery.deny, Slices())
+            for path in (self._shared_endpoints, config.discovery.snapshot if restart else None):
+                wanted = {name: config.upstreams[name] for name in names if name not in found}
+                if path is not None and any(map(saved.source_of, wanted.values())):
+                    found |= saved.load(path, wanted, config.discovery.deny, Slices())
             garbage.settle(sum(map(len, found.values())))
         return found
+
+    @property
+    def _shared_endpoints(self) -> str | None:
+        return None if self.run_directory is None else os.path.join(self.run_directory, shared.ENDPOINTS)
 
     def _save(self) -> None:
         while True:
             gevent.sleep(SAVE)
-            self._saving.turn(self.store.current, frozenset(self.store.waiting))
+            current = self.store.current
+            unknown = frozenset(self.store.waiting)
+            self._saving.turn(current.config.discovery.snapshot, current, unknown)
+            self._sharing.turn(self._shared_endpoints, current, unknown)
 
     def _hop(self, name: bytes) -> bytes:
         """Our entry for Via in answers."""
@@ -216,6 +227,7 @@ class Gateway(FlaskDoor):
         self.store.stop()
         self.prober.stop()
         self._saving.close()
+        self._sharing.close()
         self.overload.stop()
         self._copies.stop()
         self.transport.close()
@@ -265,12 +277,12 @@ class Gateway(FlaskDoor):
     def _reconfigure(self, config: Config) -> None:
         self._preparing.append(config)
         try:
-            known = self.transport.known_contexts
-            usable, router, contexts = off_hub(lambda: self._ready_for(config, known))
+            old_contexts = self.transport.known_contexts
+            usable, router, contexts = off_hub(lambda: self._ready_for(config, old_contexts))
             self.transport.adopt(contexts)
-            saved_before = None if self.store.current.version else self._saved(config)
             before = self.store.config.upstreams
-            self.store.reconfigure(usable, router, saved_before)
+            known = self._saved(usable, self.store.unknown(usable), restart=not self.store.current.version)
+            self.store.reconfigure(usable, router, known)
             new = (one.source for name, one in usable.upstreams.items() if before.get(name) is not one)
             garbage.settle(sum(len(source.endpoints) for source in new if isinstance(source, StaticSource)))
         finally:

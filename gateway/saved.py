@@ -1,9 +1,13 @@
 """The last good endpoints in a file, for a start while the registry is away.
 
+There are two such files: `discovery.snapshot` for a restart of the machine, and one in the run directory for
+workers that are replaced.
+
 Rule: the file is written whole or not at all (beside it, fsync, rename), readable by its
 owner alone, by one worker of all that share it (who has the lock), off the hub, and at most
 once a second. What is read is believed only when it is ours, whole (SHA-256) and about the
 same source as now; else it is refused with a line in the log, and nothing more happens.
+A worker that got no answer for an upstream leaves that upstream's entry in the file as it is.
 """
 
 from __future__ import annotations
@@ -45,15 +49,17 @@ class Refused(Exception):
 
 
 class Saver:
-    """Keeps the file at `path` as the snapshot in force has it.
+    """Keeps the file at `path` as the snapshot in force has it. `durable`: it survives a power failure.
 
     Everything here is meant for a thread. A worker that does not have the lock writes nothing;
-    it tries again each time, because the one that has it may leave. Only one thread writes at a time: a
-    second call during a write (its caller was interrupted and restarted) does nothing.
+    it tries again each time, because the one that has it may leave. Only a worker whose look-ups all
+    succeed keeps the lock: a sibling may know what another worker could not look up. Only one thread writes at a
+    time: a second call during a write (its caller was interrupted and restarted) does nothing.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, durable: bool = True) -> None:
         self.path = path
+        self._durable = durable
         # The thread that pops the element may write. `pop` is atomic, and unlike a lock never blocks the hub.
         self._turn = [True]
         self._closing = False
@@ -61,7 +67,7 @@ class Saver:
         self._written = ""
         # The one that the file has.
         self.saved: Snapshot | None = None
-        # The JSON of a group, as long as the group is the same.
+        # What was written last of each upstream, and its JSON.
         self._pieces: dict[str, tuple[Group, bytes]] = {}
         self._trouble = ""
 
@@ -73,19 +79,7 @@ class Saver:
         except IndexError:
             return
         try:
-            if self._lock is None:
-                self._lock = _locked(f"{self.path}.lock")
-            if self._lock is None:
-                return
-            body = self._body(snapshot, unknown)
-            digest = hashlib.sha256(body).hexdigest()
-            if digest != self._written:
-                _write(self.path, b'{"sha256":"%b","upstreams":%b,"version":%d}\n' % (digest.encode(), body, FORMAT))
-                self._written = digest
-            self.saved = snapshot
-            if self._trouble:
-                log.info("endpoints are saved to %s again", self.path)
-            self._trouble = ""
+            self._save(snapshot, unknown)
         except OSError as error:
             told = error.strerror or str(error)
             if told != self._trouble:
@@ -96,32 +90,94 @@ class Saver:
             if self._closing:
                 self.close()
 
+    def _save(self, snapshot: Snapshot, unknown: Collection[str]) -> None:
+        if self._lock is None:
+            self._lock = _locked(f"{self.path}.lock")
+            # Another worker may have written meanwhile.
+            self._written = ""
+        if self._lock is None:
+            return
+        groups = {name: group for name, group in snapshot.groups.items() if source_of(group.upstream) is not None}
+        unconfirmed = {name for name, group in groups.items() if name in unknown or self._stale(name, group)}
+        try:
+            self._write(groups, unknown, unconfirmed)
+            self.saved = snapshot
+            if self._trouble:
+                log.info("endpoints are saved to %s again", self.path)
+            self._trouble = ""
+        finally:
+            if unconfirmed:
+                self._unlock()
+
+    def _stale(self, name: str, group: Group) -> bool:
+        """Whether the last look-up failed, and no answer has come since the last save."""
+        piece = self._pieces.get(name)
+        return bool(group.error) and (piece is None or piece[0].endpoints is group.endpoints)
+
+    def _write(self, groups: Mapping[str, Group], unknown: Collection[str], unconfirmed: Collection[str]) -> None:
+        """Write the file unless it would stay the same. Entries of the file replace `unconfirmed` groups."""
+        known = {name: group for name, group in groups.items() if name not in unknown}
+        if unconfirmed and self._same_as_before(known):
+            return
+        pieces = {name: (group, self._json(name, group)) for name, group in known.items()}
+        theirs = self._theirs({name: groups[name].upstream for name in unconfirmed})
+        texts = {**{name: text for name, (_, text) in pieces.items()}, **theirs}
+        # Made of pieces: one long call of the encoder would hold the interpreter, and with it the hub.
+        body = b"{%b}" % b",".join(b"%b:%b" % (_compact(name), texts[name]) for name in sorted(texts))
+        digest = hashlib.sha256(body).hexdigest()
+        if digest != self._written:
+            whole = b'{"sha256":"%b","upstreams":%b,"version":%d}\n' % (digest.encode(), body, FORMAT)
+            _replace(self.path, whole, self._durable)
+            self._written = digest
+        self._pieces = pieces
+
+    def _same_as_before(self, known: Mapping[str, Group]) -> bool:
+        """Whether the endpoints are those of the last save."""
+        before = self._pieces
+        return known.keys() == before.keys() and all(
+            before[name][0].endpoints is group.endpoints and before[name][0].upstream is group.upstream
+            for name, group in known.items()
+        )
+
+    def _json(self, name: str, group: Group) -> bytes:
+        before = self._pieces.get(name)
+        if before is not None and before[0].endpoints is group.endpoints and before[0].upstream is group.upstream:
+            return before[1]
+        return _json(group)
+
+    def _theirs(self, upstreams: Mapping[str, Upstream]) -> dict[str, bytes]:
+        """The file's entries of these upstreams as JSON, where their source is still the same."""
+        if not upstreams:
+            return {}
+        try:
+            data, _ = _read(self.path)
+            entries = _entries(data, lambda: None)
+        except (OSError, Refused):
+            return {}
+        return {
+            name: b"".join(entry.json())
+            for name, upstream in upstreams.items()
+            if (entry := entries.get(name)) is not None and entry.usable(upstream)
+        }
+
     def close(self) -> None:
         """Release the lock on the file, or let the thread that is writing release it at its end."""
         self._closing = True
-        if not self._turn:
-            return
+        if self._turn:
+            self._unlock()
+
+    def _unlock(self) -> None:
         lock, self._lock = self._lock, None
         if lock is not None:
             os.close(lock)
-
-    def _body(self, snapshot: Snapshot, unknown: Collection[str]) -> bytes:
-        """The upstreams as JSON, its keys in order. Made of pieces, because one long call of
-        the encoder would keep every other thread, and with it the hub, waiting."""
-        pieces: dict[str, tuple[Group, bytes]] = {}
-        for name, group in snapshot.groups.items():
-            if name in unknown or source_of(group.upstream) is None:
-                continue
-            known = self._pieces.get(name)
-            pieces[name] = known if known is not None and known[0] is group else (group, _json(group))
-        self._pieces = pieces
-        return b"{%b}" % b",".join(b"%b:%b" % (_compact(name), pieces[name][1]) for name in sorted(pieces))
 
 
 def source_of(upstream: Upstream) -> str | None:
     """What tells where the endpoints of an upstream come from; None when they are in the file."""
     source = upstream.source
-    if isinstance(source, StaticSource) and all(address(one.host) is not None for one in source.endpoints):
+    if isinstance(source, StaticSource) and (
+        source.literal or all(address(one.host) is not None for one in source.endpoints)
+    ):
         return None
     name = upstream.tls.server_name if upstream.tls is not None else None
     told = f"{type(source).__name__} {source!r} {upstream.scheme} {name}"
@@ -167,7 +223,7 @@ def _locked(path: str) -> int | None:
     return lock
 
 
-def _write(path: str, data: bytes) -> None:
+def _replace(path: str, data: bytes, durable: bool) -> None:
     """Replace a file: either the old one or the whole new one is there, whatever happens."""
     beside = f"{path}.tmp"
     # Left over from a process that was killed; nobody else writes, as we have the lock.
@@ -178,12 +234,15 @@ def _write(path: str, data: bytes) -> None:
         with open(file, "wb") as opened:
             opened.write(data)
             opened.flush()
-            os.fsync(file)
+            if durable:
+                os.fsync(file)
         os.rename(beside, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(beside)
         raise
+    if not durable:
+        return
     folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
@@ -249,6 +308,10 @@ class _Saved:
     source: object = None
     members: dict[str, list[bytes]] = field(default_factory=dict)
 
+    def usable(self, upstream: Upstream) -> bool:
+        """Whether it is whole and about the source that the upstream has now."""
+        return self.endpoints is not None and self.source == source_of(upstream) is not None
+
     def json(self) -> Iterator[bytes]:
         for number, key in enumerate(sorted(self.members)):
             yield b"%b%b:" % (b"," if number else b"{", _compact(key))
@@ -259,14 +322,7 @@ class _Saved:
 def _decode(
     data: bytes, upstreams: Mapping[str, Upstream], turn: Callable[[], object]
 ) -> dict[str, tuple[Endpoint, ...]]:
-    try:
-        told, saved = _document(Pieces(data, turn, MOST_VALUE), turn)
-    except RegistryError:
-        raise Refused("damaged: it is not JSON") from None
-    if told.get("version") != FORMAT:
-        raise Refused(f"not of format {FORMAT}")
-    if saved is None or _digest(saved, turn) != told.get("sha256"):
-        raise Refused("damaged: its checksum does not fit")
+    saved = _entries(data, turn)
     found = {}
     for name, upstream in upstreams.items():
         entry = saved.get(name)
@@ -276,6 +332,19 @@ def _decode(
             raise Refused(f"damaged: the endpoints of {name}")
         found[name] = tuple(entry.endpoints)
     return found
+
+
+def _entries(data: bytes, turn: Callable[[], object]) -> dict[str, _Saved]:
+    """The upstreams of a whole file; raises `Refused`."""
+    try:
+        told, saved = _document(Pieces(data, turn, MOST_VALUE), turn)
+    except RegistryError:
+        raise Refused("damaged: it is not JSON") from None
+    if told.get("version") != FORMAT:
+        raise Refused(f"not of format {FORMAT}")
+    if saved is None or _digest(saved, turn) != told.get("sha256"):
+        raise Refused("damaged: its checksum does not fit")
+    return saved
 
 
 def _document(reader: Pieces, turn: Callable[[], object]) -> tuple[dict[str, object], dict[str, _Saved] | None]:
@@ -362,21 +431,28 @@ def _one_of(value: str, *allowed: str) -> str:
 class Saving:
     """Saves what is in force whenever it has changed. `aside` makes a call on a thread."""
 
-    def __init__(self, aside: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, aside: Callable[[Callable[[], None]], None], durable: bool = True) -> None:
         self._aside = aside
+        self._durable = durable
         self._saver: Saver | None = None
 
-    def turn(self, snapshot: Snapshot, unknown: Collection[str]) -> None:
-        """To be called once a second or so; where to save is looked at anew each time."""
-        # Without a version there is no configuration yet: nothing is known of its upstreams.
-        path = snapshot.config.discovery.snapshot if snapshot.version else None
-        if self._saver is not None and self._saver.path != path:
+    def turn(self, path: str | None, snapshot: Snapshot, unknown: Collection[str]) -> None:
+        """Save to `path`, nowhere if that is None. To be called about once a second."""
+        if not snapshot.version:
+            # There is no configuration yet: nothing is known of its upstreams.
+            path = None
+        if self._saver is not None and (self._saver.path != path or self._lost(self._saver)):
             self.close()
         if path is None:
             return
-        saver = self._saver = self._saver or Saver(path)
+        saver = self._saver = self._saver or Saver(path, self._durable)
         if saver.saved is not snapshot:
             self._aside(lambda: saver.save(snapshot, unknown))
+
+    def _lost(self, saver: Saver) -> bool:
+        """Whether a file in the run directory was removed, as cleaners of /tmp do. A durable file may be on a network
+        file system that hangs, so it is not looked at."""
+        return not self._durable and saver.saved is not None and not os.path.exists(saver.path)
 
     def close(self) -> None:
         if self._saver is not None:

@@ -170,9 +170,20 @@ class Store:
         return {name: feed.provider for name, feed in self._feeds.items() if feed.provider is not None}
 
     @property
-    def waiting(self) -> Iterable[str]:
+    def waiting(self) -> list[str]:
         """Upstreams that have not had one good answer; an empty group is one."""
         return sorted(self._waiting)
+
+    def unknown(self, config: Config) -> list[str]:
+        """The upstreams of a configuration that have to be looked up and have had no good answer so far."""
+        found = []
+        for name, upstream in config.upstreams.items():
+            if isinstance(upstream.source, StaticSource) and upstream.source.literal:
+                continue
+            feed = self._existing(name, depends_on(upstream, config.discovery))
+            if feed is None or feed.waiting:
+                found.append(name)
+        return found
 
     # -- updates ------------------------------------------------------------------------
 

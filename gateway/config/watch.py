@@ -3,8 +3,9 @@
 Rule: one document, used whole or not at all. What cannot be read or is wrong changes nothing;
 it is told once for each distinct trouble, and once when it is over. The same bytes again are
 no change. A file that is being written is not looked at before it has come to rest, and no
-trouble is told that is over as soon as that. An internal error is reported in the same way, and the
-step that failed is retried every `AGAIN` seconds.
+trouble is told that is over as soon as that. While a source is bad, a worker has the newest documents that a sibling
+could use: some of them may have read a good version that others missed. An internal error is reported in the same
+way, and the step that failed is retried every `AGAIN` seconds.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ TICK = 0.2
 GRACE = 0.7
 # What is wrong may be mended elsewhere: a certificate that the configuration names.
 AGAIN = 5.0
+# How often a worker with trouble looks for newer documents of its siblings.
+ASK = 1.0
 # Distinct troubles that are remembered until one is over.
 MOST_LOGGED = 100
 # Warnings and mistakes of one configuration that are logged: requests wait meanwhile.
@@ -83,9 +86,9 @@ class ConfigStatus:
 
 @dataclass(slots=True)
 class Text:
-    """What one source holds, as far as that is known; `error`: why not now."""
+    """What one source holds, as far as that is known; `error`: why not now. `part.at`: when it was read last."""
 
-    data: bytes | None = None
+    part: shared.Part = shared.NONE
     error: str = ""
 
 
@@ -105,9 +108,10 @@ def look(path: str) -> Look:
 class FileText:
     """The text of a file, as it is when it has come to rest."""
 
-    def __init__(self, path: str, data: bytes | None) -> None:
-        self.text = Text(data)
+    def __init__(self, path: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.text = Text()
         self._path = path
+        self._clock = clock
         self._seen: Look = ""
         self._settled: Look = ""
 
@@ -120,18 +124,20 @@ class FileText:
         if isinstance(now, str):
             self._trouble(f"{self._path}: {now}")
         else:
+            began = self._clock()
             try:
                 data = source.read(self._path)
             except ConfigError as error:
+                # Not settled: what kept it from being read (EMFILE, EIO, ESTALE) may be over at the next look.
                 self._trouble(str(error))
-            else:
-                if look(self._path) != now:
-                    return
-                self.text = Text(data)
+                return
+            if look(self._path) != now:
+                return
+            self.text = Text(shared.Part(data, began))
         self._settled = now
 
     def _trouble(self, error: str) -> None:
-        self.text = Text(self.text.data, error)
+        self.text = Text(self.text.part, error)
 
 
 def _first_mistakes(error: ConfigError) -> str:
@@ -165,25 +171,25 @@ class Watch:
         self._trouble = trouble
         self._environ = environ
         self._clock = clock
-        # Where siblings leave the documents in force; read until that has succeeded once.
+        # Where siblings leave the documents in force, the state of that file at the last look, and the next look.
         self._run_directory = run_directory
-        self._asked_siblings = run_directory is None
+        self._shared: Look = ""
         self._ask_at = -math.inf
-        # The version that `use` accepted last, its texts, and the version that was left for siblings.
+        # The version that `use` accepted last, its documents, and those that were left for siblings.
         self._version = config.version
-        self._texts: shared.Texts | None = None
-        self._left = ""
+        self._parts = shared.NOTHING
+        self._left = shared.NOTHING
         self._leave_at = -math.inf
         self._in_force = in_force or (lambda: self._version)
         self._background = background or Background()
         self._warned = set(config.warnings)
-        self._file = FileText(where.file, None) if where.file is not None else None
+        self._file = FileText(where.file, clock) if where.file is not None else None
         self._key = Text()
         self._settings = config.discovery
         self._news = Event()
         self._follower: Task | None = None
-        # The texts that were judged last, when, and what was wrong with them.
-        self._judged: tuple[bytes | None, bytes | None] | None = None
+        # The documents that were judged last, when, and what was wrong with them.
+        self._judged: shared.Parts | None = None
         self._judged_at = 0.0
         self._verdict = ""
         # The internal error that kept the file from being checked.
@@ -210,7 +216,7 @@ class Watch:
                     self._tick(self._file)
                 self.consider()
                 # Without a file there may be nothing to do for hours.
-                asking = not self._version and not self._asked_siblings
+                asking = not self._version and self._run_directory is not None
                 busy = self._file is not None or self._wrong or self._may_leave() or asking
                 self._news.wait(TICK if busy else None)
                 self._news.clear()
@@ -248,8 +254,8 @@ class Watch:
         """Use what the sources hold, if that is another configuration; tell of trouble."""
         of_file = self._file.text.error if self._file is not None else ""
         error = self._hindrance or of_file or self._judge() or self._key.error
-        if (error or not self._version) and not self._asked_siblings and self._clock() >= self._ask_at:
-            self._ask_siblings()
+        if (error or not self._version) and self._run_directory is not None and self._clock() >= self._ask_at:
+            self._ask_siblings(self._run_directory)
         if self._may_leave() and self._clock() >= self._leave_at:
             self._leave()
         now = self._clock()
@@ -278,55 +284,61 @@ class Watch:
 
     def _judge(self) -> str:
         """Load what the sources hold, unless that was done; what is wrong with it."""
-        texts = (self._file.text.data if self._file is not None else None, self._key.data)
-        if self._file is not None and texts[0] is None:
+        file = self._file.text.part if self._file is not None else shared.NONE
+        if self._file is not None and file.data is None:
             return ""
+        # What came from siblings meanwhile may be newer than what was read here.
+        parts = shared.newest((file, self._key.part), self._parts)
         now = self._clock()
-        if texts == self._judged and not (self._verdict and now - self._judged_at >= AGAIN):
+        if parts == self._judged and not (self._verdict and now - self._judged_at >= AGAIN):
             return self._verdict
         try:
-            self._load(*texts)
+            self._load(parts)
         except ConfigError as error:
             verdict = _first_mistakes(error)
         except Exception as error:
             verdict = self._fault("cannot be loaded, and is tried again", error)
         else:
             verdict = ""
-        # Set only with a verdict: after any other exception (a kill, a timeout) the texts are judged again.
-        self._judged, self._judged_at, self._verdict = texts, now, verdict
+        # Set only with a verdict: after any other exception (a kill, a timeout) the documents are judged again.
+        self._judged, self._judged_at, self._verdict = parts, now, verdict
         return verdict
 
     def _may_leave(self) -> bool:
         """Whether the documents in force still have to be left for siblings."""
-        known = self._run_directory is not None and self._texts is not None
-        return known and self._left != self._version == self._in_force()
+        known = self._run_directory is not None and self._parts != shared.NOTHING
+        return known and self._left != self._parts and self._version == self._in_force()
 
     def _leave(self) -> None:
-        """What is in force, for siblings that start later."""
-        folder, texts, version = self._run_directory, self._texts, self._version
+        """What is in force, for siblings that start later or have trouble."""
+        folder, parts, version = self._run_directory, self._parts, self._version
         assert folder is not None
-        assert texts is not None
-        self._asked_siblings = True
         self._leave_at = self._clock() + AGAIN
         try:
-            off_hub(lambda: shared.write(folder, texts))
+            written = off_hub(lambda: shared.write(folder, parts))
         except Exception as error:
             text = f"workers that start later may miss the configuration {version}: {error}"
             if text not in self._logged:
                 log.warning("%s", text)
             self._remember(text)
         else:
-            self._left, self._leave_at = version, -math.inf
+            self._leave_at = -math.inf
+            if written:
+                self._left = parts
 
-    def _ask_siblings(self) -> None:
-        """A worker that starts while there is trouble, or with nothing, has what its siblings have."""
-        assert self._run_directory is not None
-        self._ask_at = self._clock() + AGAIN
-        texts = shared.read(self._run_directory)
-        if texts is not None and version_of(*texts) != self._version:
+    def _ask_siblings(self, folder: str) -> None:
+        """Take over documents of siblings that are newer than those in force."""
+        self._ask_at = self._clock() + ASK
+        now = look(os.path.join(folder, shared.NAME))
+        if now == self._shared:
+            return
+        theirs = off_hub(lambda: shared.read(folder))
+        parts = shared.newest(self._parts, theirs or shared.NOTHING)
+        if parts != self._parts and version_of(*_data(parts)) != self._version:
             try:
-                self._use_texts(*texts)
+                self._use_parts(parts)
             except Exception as error:
+                self._ask_at = self._clock() + AGAIN
                 text = f"what the other workers have in force cannot be used: {error}"
                 if text not in self._logged:
                     log.warning("%s", text, exc_info=None if isinstance(error, ConfigError) else error)
@@ -335,25 +347,27 @@ class Watch:
             log.warning("the configuration %s is that of the other workers", self._version)
             # The document is still broken: report that again.
             self._told = ""
-        self._asked_siblings = True
+        self._shared = now
 
-    def _load(self, file: bytes | None, key: bytes | None) -> None:
+    def _load(self, parts: shared.Parts) -> None:
         where, environ = self._where, self._environ
+        file, key = _data(parts)
         if where.key is not None:
             self._follow(off_hub(lambda: local(where, file, environ)).discovery)
             if key is None:
                 return
         if version_of(file, key) != self._version:
-            self._use_texts(file, key)
+            self._use_parts(parts)
         else:
-            self._texts = (file, key)
+            self._parts = parts
 
-    def _use_texts(self, file: bytes | None, key: bytes | None) -> None:
+    def _use_parts(self, parts: shared.Parts) -> None:
+        file, key = _data(parts)
         # It may have tens of thousands of endpoints.
         with garbage.spared():
             config = off_hub(lambda: assemble(self._where, file, key, self._environ))
             self._use(config)
-        self._version, self._texts = config.version, (file, key)
+        self._version, self._parts = config.version, parts
         new = [warning for warning in config.warnings if warning not in self._warned]
         for warning in new[:MOST_WARNINGS]:
             log.warning("%s", warning)
@@ -377,7 +391,18 @@ class Watch:
         self._follower = self._background.start("configuration key", follow)
 
     def _heard(self, value: bytes | None, error: str) -> None:
-        told = Text(self._key.data, f"{self._where.key}: {error}") if value is None else Text(value)
-        if told != self._key:
-            self._key = told
+        before = self._key
+        if value is None:
+            heard = Text(before.part, f"{self._where.key}: {error}")
+        elif value == before.part.data and not before.error:
+            heard = before
+        else:
+            heard = Text(shared.Part(value, self._clock()))
+        if heard != before:
+            self._key = heard
             self._news.set()
+
+
+def _data(parts: shared.Parts) -> tuple[bytes | None, bytes | None]:
+    file, key = parts
+    return file.data, key.data

@@ -48,9 +48,10 @@ from gateway.registries.dns import LEAST_TTL
 from gateway.registries.json_pieces import Body, parts
 from gateway.turns import Slices
 
-# An empty answer after a failure is doubted for so many polls: checks need their first
-# interval (10 s are usual) before anything passes.
+# An empty answer after a failure is doubted for so many polls, and so many seconds at least: checks need their first
+# interval (10 s are usual) before anything passes, however short `poll` is.
 DOUBTED = 3
+LEAST_DOUBT = 15.0
 # Names among the addresses are looked up after an answer when they are due, and no answer
 # tells when they change: nothing is waited for longer than this, or than they are good.
 NAMES_WAIT = 10.0
@@ -228,7 +229,7 @@ class ConsulProvider:
         self._clock = clock
         self._random = random
         self._journal = Journal(upstream, clock)
-        self._belief = Belief(DOUBTED * self._poll)
+        self._belief = Belief(max(LEAST_DOUBT, DOUBTED * self._poll))
         self._backoff = Backoff(random)
         # Whoever set a shorter poll wants more.
         self._bucket = TokenBucket(clock, max(QUESTIONS_A_SECOND, 1 / self._poll))
@@ -260,6 +261,7 @@ class ConsulProvider:
                     # The next question counts, whether or not it has to wait anyway.
                     stop.wait(max(pause, self._bucket.take()))
         finally:
+            self._names.close()
             self._registry.close()
 
     def _round(self, emit: Emit) -> float:
@@ -292,7 +294,7 @@ class ConsulProvider:
         """How long the registry may take until something changes."""
         if not self._named:
             return self._poll
-        fresh = max(LEAST_TTL, self._names.due - self._clock()) if self._names.paced else NAMES_WAIT
+        fresh = max(LEAST_TTL, self._names.due - self._clock()) if self._names.paced else self._names.interval
         return min(self._poll, fresh, NAMES_WAIT)
 
     def _failed(self, error: str, emit: Emit, refused: bool) -> float:

@@ -160,10 +160,13 @@ class DnsSrvProvider:
         return self._journal.status
 
     def run(self, emit: Emit, stop: Stop) -> None:
-        with until_set(stop):
-            while not stop.is_set():
-                emit(self._round())
-                stop.wait(max(LEAST_TTL, min(self._due, self._names.due) - self._clock()))
+        try:
+            with until_set(stop):
+                while not stop.is_set():
+                    emit(self._round())
+                    stop.wait(max(LEAST_TTL, min(self._due, self._names.due) - self._clock()))
+        finally:
+            self._names.close()
 
     def _round(self) -> Update:
         try:

@@ -203,9 +203,12 @@ class EtcdProvider:
     def run(self, emit: Emit, stop: Stop) -> None:
         # After a restart the store has recorded an error: emit the endpoints again.
         self._told = None
-        with until_set(stop):
-            while not stop.is_set():
-                stop.wait(self._round(emit, stop))
+        try:
+            with until_set(stop):
+                while not stop.is_set():
+                    stop.wait(self._round(emit, stop))
+        finally:
+            self._names.close()
 
     def _round(self, emit: Emit, stop: Stop) -> float:
         """Everything once, then what changes until the watch is over; the pause before the next."""
@@ -272,7 +275,7 @@ class EtcdProvider:
         """How long nothing need happen until something is to be done again."""
         if self._named and self._names.paced:
             return min(self._poll, max(LEAST_TTL, self._names.due - self._clock()))
-        return min(self._poll, NAMES)
+        return min(self._poll, NAMES, self._names.interval if self._named else NAMES)
 
     def _idle(self, emit: Emit) -> None:
         """Nothing is new in etcd, which answers."""

@@ -3,7 +3,8 @@
 Rule: a name that cannot be looked up keeps the addresses that it last had. The system's
 look-up runs on one of a few threads that all upstreams of the process share, at most one a name at any
 time; waiting for it is bounded, and one that is slower than that is not asked again but collected in a
-later round. DNS servers that the configuration names are asked by us, and say how long an answer is good.
+later round, so that no name holds up the others. DNS servers that the configuration names are asked by us, and
+say how long an answer is good.
 """
 
 from __future__ import annotations
@@ -28,8 +29,12 @@ from gateway.registries.dns import LEAST_TTL, Addresses, shared
 # An answer is kept for 30 s at most (what interface.md promises): it is asked again in the
 # first round after this, and rounds are never more than 10 s apart.
 FRESH = 20.0
+# With a shorter `discovery.dns.ttl`, rounds are that much closer, and an answer is good for this share of it.
+FRESH_SHARE = FRESH / 30.0
 # How long a round waits for look-ups; glibc itself may take 5 s for each server it tries.
 PATIENCE = 2.0
+# How long a round waits for all of its names: a little longer, so that a look-up that gives up says why.
+ROUND = PATIENCE + 0.5
 # Threads for look-ups in one process, whatever the number of upstreams.
 THREADS = 16
 
@@ -115,7 +120,10 @@ LookUp = Callable[[str], Addresses | tuple[str, ...]]
 
 @dataclass(slots=True)
 class _Known:
+    """`asking`: the look-up that is under way."""
+
     backoff: Backoff | None
+    asking: gevent.Greenlet | None = None
     addresses: tuple[str, ...] = ()
     due: float = -math.inf
     error: str = ""
@@ -127,7 +135,8 @@ class Names:
 
     With `random` the names have a pace of their own, which `due` tells: an answer's TTL, and
     after a failure 1 s to 30 s, or `longest`: servers that are back are seen as soon as a change
-    would be. Without it a name that failed is asked for in the next round.
+    would be. Without it a name that failed is asked for in the next round. `longest`: seconds that an answer is kept
+    at most; `interval` is how often names without a pace are to be looked at for that.
     """
 
     def __init__(
@@ -143,40 +152,64 @@ class Names:
     def paced(self) -> bool:
         return self._random is not None
 
+    @property
+    def interval(self) -> float:
+        """Seconds between two rounds, however these are spread."""
+        return self._longest / (1 + JITTER)
+
     def refresh(
         self, names: Iterable[str], told: Mapping[str, tuple[str, ...]] | None = None, until: float = -math.inf
     ) -> tuple[str, ...]:
-        """Ask for what is due, all at once; returns an error for each name that failed.
+        """Ask for what is due, all at once; returns an error for each name that failed or takes longer than `ROUND`,
+        whose answer is for a later round.
 
         `told`: addresses that came along with another answer, and are good `until` then.
         Names that are not wanted any more are forgotten.
         """
-        self._known = {name: self._known.get(name) or _Known(self._backoff()) for name in names}
+        before = self._known
+        self._known = {name: before.get(name) or _Known(self._backoff()) for name in names}
+        _end(before[name] for name in before.keys() - self._known.keys())
         told = told or {}
         for name in self._known.keys() & told.keys():
             self._keep(self._known[name], told[name], until)
         # Rounds are never closer than the least TTL: what is due before the next one is due now.
         now = self._clock() + (LEAST_TTL if self.paced else 0.0)
-        due = [name for name, known in self._known.items() if known.due <= now and name not in told]
-        asking = [gevent.spawn(self._ask, name) for name in due]
-        try:
-            gevent.joinall(asking, raise_error=True)
-        finally:
-            gevent.killall(asking, block=False)
-        return tuple(known.error for known in self._known.values() if known.error)
+        asking = []
+        for name, known in self._known.items():
+            if known.due <= now and name not in told and known.asking is None:
+                known.asking = gevent.spawn(self._ask, name, known)
+                asking.append(known.asking)
+        gevent.joinall(asking, timeout=ROUND, raise_error=True)
+        return tuple(error for name, known in self._known.items() if (error := self._trouble(name, known)))
+
+    def close(self) -> None:
+        """End the look-ups that are under way."""
+        _end(self._known.values())
+
+    @staticmethod
+    def _trouble(name: str, known: _Known) -> str:
+        if known.error or known.asking is None:
+            return known.error
+        return f"{name}: no answer in {PATIENCE:g} s"
 
     @property
     def due(self) -> float:
         """When the next name is to be asked for, by the clock."""
-        return min((known.due for known in self._known.values()), default=math.inf)
+        soon = self._clock() + LEAST_TTL
+        return min((soon if known.asking else known.due for known in self._known.values()), default=math.inf)
 
     def addresses(self, name: str) -> tuple[str, ...]:
         """What is known of a name; empty when it was never answered."""
         known = self._known.get(name)
         return known.addresses if known else ()
 
-    def _ask(self, name: str) -> None:
-        known = self._known[name]
+    def _ask(self, name: str, known: _Known) -> None:
+        try:
+            self._look(name, known)
+        finally:
+            known.asking = None
+
+    def _look(self, name: str, known: _Known) -> None:
         try:
             found = self._look_up(name)
         except (LookupFailed, RegistryError) as error:
@@ -188,7 +221,7 @@ class Names:
             hosts = sorted({*found.hosts, *_of_version(known.addresses, found.unknown)})
             self._keep(known, tuple(hosts), self._until(found.ttl))
         else:
-            self._keep(known, found, self._clock() + FRESH)
+            self._keep(known, found, self._clock() + min(FRESH, self._longest * FRESH_SHARE))
 
     @staticmethod
     def _keep(known: _Known, addresses: tuple[str, ...], until: float) -> None:
@@ -209,7 +242,13 @@ def make(settings: DnsSettings, clock: Clock, random: Random) -> Names:
     """Names that are looked up as the configuration says."""
     if settings.servers:
         return Names(shared(settings).addresses, clock, random, settings.ttl)
-    return Names(_threads, clock)
+    return Names(_threads, clock, longest=settings.ttl)
+
+
+def _end(names: Iterable[_Known]) -> None:
+    for known in names:
+        if known.asking is not None:
+            known.asking.kill(block=False)
 
 
 def _of_version(addresses: Iterable[str], version: int | None) -> tuple[str, ...]:

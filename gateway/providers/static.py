@@ -15,7 +15,6 @@ from gateway.ip import networks
 from gateway.model import DiscoverySettings, Endpoint, StaticSource, Upstream
 from gateway.providers.addresses import allowed, host
 from gateway.providers.base import (
-    JITTER,
     Backoff,
     Clock,
     Emit,
@@ -51,7 +50,7 @@ class StaticProvider:
         self._endpoints = endpoints
         self._deny = networks(settings.deny)
         self._names = names
-        self._interval = min(INTERVAL, settings.dns.ttl / (1 + JITTER))
+        self._interval = min(INTERVAL, names.interval)
         self._clock = clock
         self._random = random
         self._journal = Journal(upstream, clock)
@@ -62,10 +61,13 @@ class StaticProvider:
         return self._journal.status
 
     def run(self, emit: Emit, stop: Stop) -> None:
-        with until_set(stop):
-            while not stop.is_set():
-                emit(self._round())
-                stop.wait(self._pause())
+        try:
+            with until_set(stop):
+                while not stop.is_set():
+                    emit(self._round())
+                    stop.wait(self._pause())
+        finally:
+            self._names.close()
 
     def _round(self) -> Update:
         errors = self._names.refresh(e.host for e in self._endpoints if is_name(e))

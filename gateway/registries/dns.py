@@ -3,14 +3,18 @@
 Rule: "there is none" (NXDOMAIN, or NOERROR without a record) is an answer; that nobody
 answers is a `RegistryError`. Names are absolute: no search list, no hosts file. Whoever asks
 what is being asked already waits for the same answer, and no more than `AT_ONCE` questions
-are open at a time.
+of a type are open at a time. Silence of a server or a zone does not hold up other names: the names of one domain have
+a part of these places, and a question that was slow the last time gets a place among slow ones.
 """
 
 from __future__ import annotations
 
 import functools
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +38,19 @@ from gateway.registries.dns_servers import LIFETIME, Servers, flat
 LEAST_TTL = 1.0
 # "There is none" is asked again soon, so that a service that begins is seen soon.
 EMPTY_TTL = 5.0
-# Questions of one worker at a time; a thousand upstreams may begin together.
+# Questions of one worker and type at a time; a thousand upstreams may begin together. As many more that were slow
+# before.
 AT_ONCE = 32
+# Those of them about names in one domain: the names of a zone are silent together.
+AT_ONCE_IN_DOMAIN = 16
+# A question that took so many seconds is slow: its first server was silent.
+SLOW = 1.0
+# Slow questions that are remembered.
+MOST_SLOW = 10_000
+# Once a name has addresses of one version of IP, those of the other one have so many seconds (RFC 8305 §3). Later
+# ones join within `LATEST` seconds.
+RESOLUTION_DELAY = 0.05
+LATEST = 2 * LIFETIME
 # Aliases that are followed; dnspython follows as many within one message.
 MOST_ALIASES = 8
 
@@ -86,12 +101,21 @@ class DnsApi:
     def __init__(self, settings: DnsSettings, servers: Servers | None = None) -> None:
         self._longest = settings.ttl
         self._servers = servers or Servers(flat(settings.servers))
-        self._open = BoundedSemaphore(AT_ONCE)
+        # By type, as some servers are silent for AAAA alone; and whether the question was slow before.
+        self._open = {(kind, slow): BoundedSemaphore(AT_ONCE) for kind in (A, AAAA, SRV) for slow in (False, True)}
+        self._domains: dict[Question, _Domain] = {}
+        self._slow: set[Question] = set()
         self._flights: dict[Question, _Flight] = {}
+        # Names of which one question is answered and the other is not, the oldest first.
+        self._late: dict[dns.name.Name, _Late] = {}
 
     def srv(self, name: str) -> Service:
         """The records of a service; none when it is decidedly not there."""
-        (found,) = self._ask(name, SRV)
+        flight = self._flight((_question(name), SRV))
+        try:
+            found = flight.greenlet.get()
+        finally:
+            self._leave(flight)
         if isinstance(found, RegistryError):
             raise found
         # A target "." says that there is no such service (RFC 2782), whatever stands beside it.
@@ -106,36 +130,53 @@ class DnsApi:
         return Service(records, addresses, self._kept(min(found.ttl, ttl), empty=not records))
 
     def addresses(self, name: str) -> Addresses:
-        """The IPv4 and IPv6 addresses of a name; none when it decidedly has none."""
+        """The IPv4 and IPv6 addresses of a name; none when it decidedly has none. Those of one version alone, for
+        `LEAST_TTL`, while the server is slow to answer for the other one (RFC 4074 §4.1: some never do)."""
         if name.rstrip(".").lower().rpartition(".")[2] == "localhost":
             # RFC 6761 §6.3: not a question for the DNS.
             return Addresses(("127.0.0.1",), self._longest)
-        found = self._ask(name, A, AAAA)
-        had = [one for one in found if not isinstance(one, RegistryError)]
+        asked = _question(name)
+        self._forget_late()
+        late = self._late.pop(asked, None)
+        if late is not None and time.monotonic() - late.since > LATEST:
+            self._leave(*late.flights)
+            late = None
+        age = 0.0 if late is None else time.monotonic() - late.since
+        if late is None:
+            late = _Late([self._flight((asked, kind)) for kind in (A, AAAA)], time.monotonic())
+        try:
+            _wait(late.flights)
+            found = [flight.greenlet.get() if flight.greenlet.ready() else None for flight in late.flights]
+            if None in found and asked not in self._late:
+                self._late[asked] = late
+        finally:
+            if self._late.get(asked) is not late:
+                self._leave(*late.flights)
+        return self._of_both(found, age)
+
+    def _of_both(self, found: list[_Records | RegistryError | None], age: float) -> Addresses:
+        """The addresses in the answers to both questions, which were asked `age` seconds ago. None: there is no answer
+        so far."""
+        had = [one for one in found if isinstance(one, _Records)]
         hosts = _routed(host for one in had for host in _hosts(one.rrset))
-        failed = [(version, one) for version, one in zip((4, 6), found, strict=True) if isinstance(one, RegistryError)]
+        failed = [(version, one) for version, one in zip((4, 6), found, strict=True) if not isinstance(one, _Records)]
         if failed and not hosts:
-            raise failed[0][1]
-        ttl = min(one.ttl for one in had)
+            raise next(one for _, one in failed if one is not None)
+        ttl = LEAST_TTL if None in found else min(one.ttl for one in had) - age
         return Addresses(hosts, self._kept(ttl, empty=not hosts), failed[0][0] if failed else None)
+
+    def _forget_late(self) -> None:
+        """Give up what no caller has come back for."""
+        for name, late in list(itertools.islice(self._late.items(), 2)):
+            if time.monotonic() - late.since < LATEST:
+                return
+            del self._late[name]
+            self._leave(*late.flights)
 
     def _kept(self, ttl: float, empty: bool) -> float:
         return max(LEAST_TTL, min(ttl, self._longest, EMPTY_TTL if empty else ttl))
 
     # -- questions ----------------------------------------------------------------------
-
-    def _ask(self, name: str, *kinds: RdataType) -> list[_Records | RegistryError]:
-        """What is said to each kind of question, all of them asked at once."""
-        try:
-            asked = dns.name.from_text(name).canonicalize()
-        except (dns.exception.DNSException, UnicodeError) as error:
-            raise RegistryError(one_line(f"{name}: {error}")) from error
-        flights = [self._flight((asked, kind)) for kind in kinds]
-        try:
-            return [flight.greenlet.get() for flight in flights]
-        finally:
-            for flight in flights:
-                self._leave(flight)
 
     def _flight(self, question: Question) -> _Flight:
         flight = self._flights.get(question)
@@ -144,27 +185,57 @@ class DnsApi:
         flight.waiting += 1
         return flight
 
-    def _leave(self, flight: _Flight) -> None:
-        """The last to leave ends the question: nobody waits for it any more."""
-        flight.waiting -= 1
-        if flight.waiting == 0:
-            flight.greenlet.kill(block=False)
-            del self._flights[flight.question]
+    def _leave(self, *flights: _Flight) -> None:
+        """The last to leave ends a question: nobody waits for it any more."""
+        for flight in flights:
+            flight.waiting -= 1
+            if flight.waiting == 0:
+                flight.greenlet.kill(block=False)
+                del self._flights[flight.question]
 
     def _answer(self, name: dns.name.Name, kind: RdataType) -> _Records | RegistryError:
         """Errors are values here: one flight is waited for by several."""
-        late = gevent.Timeout(LIFETIME)
+        with self._place((name, kind)):
+            # The time in the queue does not count.
+            late = gevent.Timeout(LIFETIME)
+            try:
+                with late:
+                    return self._follow(name, kind)
+            except gevent.Timeout as timeout:
+                if timeout is not late:
+                    raise
+                return RegistryError(f"{_text(name)} {dns.rdatatype.to_text(kind)}: no answer in {LIFETIME:g} s")
+            except RegistryError as error:
+                return error
+            except dns.exception.DNSException as error:
+                return RegistryError(one_line(f"{_text(name)} {dns.rdatatype.to_text(kind)}: {error}"))
+
+    @contextmanager
+    def _place(self, question: Question) -> Iterator[None]:
+        """One of the places for open questions; waits for it."""
+        name, kind = question
+        place = (name.parent() if name != dns.name.root else name, kind)
+        domain = self._domains.get(place)
+        if domain is None:
+            domain = self._domains[place] = _Domain(BoundedSemaphore(AT_ONCE_IN_DOMAIN))
+        domain.users += 1
         try:
-            with late, self._open:
-                return self._follow(name, kind)
-        except gevent.Timeout as timeout:
-            if timeout is not late:
-                raise
-            return RegistryError(f"{_text(name)} {dns.rdatatype.to_text(kind)}: no answer in {LIFETIME:g} s")
-        except RegistryError as error:
-            return error
-        except dns.exception.DNSException as error:
-            return RegistryError(one_line(f"{_text(name)} {dns.rdatatype.to_text(kind)}: {error}"))
+            with domain.open, self._open[kind, question in self._slow]:
+                began = time.monotonic()
+                yield
+                self._note(question, time.monotonic() - began)
+        finally:
+            domain.users -= 1
+            if not domain.users:
+                del self._domains[place]
+
+    def _note(self, question: Question, took: float) -> None:
+        if took < SLOW:
+            self._slow.discard(question)
+            return
+        if len(self._slow) >= MOST_SLOW:
+            self._slow.clear()
+        self._slow.add(question)
 
     def _follow(self, name: dns.name.Name, kind: RdataType) -> _Records:
         """An alias whose target the server did not add is asked for by that name."""
@@ -187,6 +258,38 @@ class _Flight:
     question: Question
     greenlet: Any
     waiting: int = 0
+
+
+@dataclass(slots=True)
+class _Late:
+    """The questions for both kinds of addresses of a name, asked at `since` (monotonic seconds)."""
+
+    flights: list[_Flight]
+    since: float
+
+
+@dataclass(slots=True)
+class _Domain:
+    """The places of one domain, and how many questions have one or wait for one."""
+
+    open: BoundedSemaphore
+    users: int = 0
+
+
+def _wait(flights: list[_Flight]) -> None:
+    """Wait for every answer, but not for long once there are addresses."""
+    greenlets = [flight.greenlet for flight in flights]
+    for done in gevent.iwait(greenlets):
+        if isinstance(done.value, _Records) and _any_route(_hosts(done.value.rrset)):
+            break
+    gevent.joinall(greenlets, timeout=RESOLUTION_DELAY)
+
+
+def _question(name: str) -> dns.name.Name:
+    try:
+        return dns.name.from_text(name).canonicalize()
+    except (dns.exception.DNSException, UnicodeError) as error:
+        raise RegistryError(one_line(f"{name}: {error}")) from error
 
 
 @functools.lru_cache(maxsize=8)
@@ -225,7 +328,9 @@ def _came_along(message: dns.message.Message, targets: set[str]) -> tuple[dict[s
         if rrset.rdtype in (A, AAAA) and target in targets:
             found.setdefault(target, []).extend(_hosts(rrset))
             ttl = min(ttl, rrset.ttl)
-    return {target: _routed(hosts) for target, hosts in found.items()}, ttl
+    known = {target: _routed(hosts) for target, hosts in found.items()}
+    # Others have to be looked up: the server may have left out IPv4 addresses.
+    return {target: hosts for target, hosts in known.items() if _any_route(hosts)}, ttl
 
 
 def _has_route(host: str) -> bool:
@@ -236,6 +341,10 @@ def _has_route(host: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _any_route(hosts: Iterable[str]) -> bool:
+    return any("." in host or _has_route(host) for host in hosts)
 
 
 def _routed(hosts: Iterable[str], has_route: Callable[[str], bool] = _has_route) -> tuple[str, ...]:

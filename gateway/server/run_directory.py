@@ -16,7 +16,9 @@ import shutil
 import stat
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 from gevent import monkey
 
@@ -62,6 +64,23 @@ class RunDirectory:
             if told.st_uid != self._user:
                 raise PermissionError(f"{self.path} is another user's")
 
+    def take_over(self, before: str, names: Iterable[str]) -> None:
+        """Copy files of the master before this one (SIGUSR2), which still has its directory. Raises OSError."""
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                self._copy(os.path.join(before, name), os.path.join(self.path, name))
+
+    def _copy(self, source: str, target: str) -> None:
+        with _opened(source, os.O_RDONLY | os.O_NONBLOCK) as old:
+            found = os.fstat(old.fileno())
+            # The workers' user may put anything there, and the master may be root.
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != self._user:
+                raise PermissionError(f"{source} is not a file of this gateway's workers")
+            with _opened(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as new:
+                shutil.copyfileobj(old, new)
+                if self._user != os.geteuid():
+                    os.fchown(new.fileno(), self._user, self._group)
+
     def _take(self) -> None:
         """Lock it, and give it to whom it is for."""
         self._lock = os.open(os.path.join(self.path, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -73,6 +92,10 @@ class RunDirectory:
         """At the master's end. Workers end by the same way and change nothing."""
         if os.getpid() == self._owner:
             shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _opened(path: str, flags: int) -> IO[bytes]:
+    return open(os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb" if flags & os.O_WRONLY else "rb")
 
 
 def _sweep(where: Path, users: set[int]) -> None:

@@ -22,6 +22,7 @@ import sys
 from typing import Any
 
 from gateway import config as _config
+from gateway.config import shared as _shared
 from gateway.errors import ConfigError
 from gateway.model import Config
 from gateway.server import admin_listener as _admin_listener
@@ -66,6 +67,9 @@ globals().update(_current)
 _STICKY_KEY = "GATEWAY_STICKY_KEY"
 os.environ.setdefault(_STICKY_KEY, secrets.token_hex(32))
 
+# The run directory of the master before this one (SIGUSR2).
+_RUN_BEFORE = "GATEWAY_RUN_BEFORE"
+
 
 def on_starting(server: Any) -> None:
     """The master, before it opens a socket: what must hold whatever the environment says."""
@@ -87,6 +91,7 @@ def when_ready(server: Any) -> None:
     # when the package is upgraded on the disk, a worker must not mix its modules with those of before.
     for name in ("gateway.app", "gateway.config.registry"):
         importlib.import_module(name)
+    _take_over(server)
     if _inherited_admin is not None:
         # gunicorn has taken it for one of its own.
         _admin.adopt(server.LISTENERS.pop(_inherited_admin), server.log)
@@ -143,6 +148,9 @@ def pre_exec(server: Any) -> None:
         # Begun as `python -m gunicorn`. As a script it would take gunicorn's own `http` for Python's.
         arguments[1:2] = ["-m", "gunicorn"]
     server.cfg.env_orig[_STICKY_KEY] = os.environ[_STICKY_KEY]
+    server.cfg.env_orig.pop(_RUN_BEFORE, None)
+    if _run is not None:
+        server.cfg.env_orig[_RUN_BEFORE] = _run.path
     server.cfg.env_orig.pop(_admin_listener.HANDED_OVER, None)
     told = _admin.hand_over()
     if told is not None:
@@ -234,6 +242,17 @@ def _meet(server: Any) -> None:
         server.log.error("No directory for this gateway's workers to meet in, each is alone: %s", error)
     else:
         _run = _made
+
+
+def _take_over(server: Any) -> None:
+    """What the workers of the master before this one know: a registry may be away."""
+    before = os.environ.pop(_RUN_BEFORE, "")
+    if not before or _run is None:
+        return
+    try:
+        _run.take_over(before, _shared.FILES)
+    except OSError as error:
+        server.log.warning("What the workers before these know is not taken over: %s", error)
 
 
 def _force(server: Any) -> None:

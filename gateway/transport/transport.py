@@ -13,6 +13,7 @@ from typing import Any
 
 from urllib3 import PoolManager
 
+from gateway.errors import NoNetworkRoute
 from gateway.model import Endpoint, TlsSettings, Upstream
 from gateway.transport import tls
 from gateway.transport.connection import Connection, PlainConnection, TlsConnection
@@ -85,11 +86,16 @@ class Transport(PoolManager):
         return self._contexts[key]
 
     def pool(self, upstream: Upstream, endpoint: Endpoint) -> EndpointPool:
-        """The pool of an endpoint, made when it is first asked for. Opens nothing."""
+        """The pool of an endpoint, made when it is first asked for. Opens nothing. Raises NoNetworkRoute when it
+        cannot be made, so that a fault of one endpoint leads the request to another one."""
         key = pool_key(upstream, endpoint)
         found = self._by_endpoint.get(key)
         if found is None or found.retired:
-            found = self._by_endpoint[key] = self._make(upstream, endpoint, key[3])
+            try:
+                found = self._by_endpoint[key] = self._make(upstream, endpoint, key[3])
+            except Exception as error:
+                cause = f"no connection to {endpoint.address} can be made: {type(error).__name__}: {error}"
+                raise NoNetworkRoute(cause) from error
         found.configure(upstream)
         return found
 

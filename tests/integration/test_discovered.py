@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import gevent
 import pytest
+from urllib3.exceptions import LocationParseError
 
 from gateway.app import Gateway
 from gateway.model import (
@@ -15,11 +16,15 @@ from gateway.model import (
     ConsulSettings,
     ConsulSource,
     DiscoverySettings,
+    Endpoint,
     Match,
     Route,
+    TlsSettings,
     Upstream,
 )
 from gateway.testing import FakeUpstream, Script, answer
+from gateway.transport.pool import EndpointPool
+from gateway.transport.transport import Transport
 
 
 def listed(*instances: FakeUpstream) -> Script:
@@ -95,3 +100,33 @@ def test_nobody_left_is_told_from_a_registry_without_an_answer(
         until(gateway, 503, "no_endpoint")
         registry.answer(listed(one))
         until(gateway, 200, "one")
+
+
+def test_an_endpoint_whose_pool_cannot_be_made_fails_like_one_that_cannot_be_reached(
+    registry: FakeUpstream,
+    start: Callable[[], Gateway],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Others answer, it is ejected, and alone it is a 502: no fault of the gateway's own."""
+    real = Transport._make
+
+    def make(transport: Transport, upstream: Upstream, endpoint: Endpoint, settings: TlsSettings | None) -> EndpointPool:
+        if endpoint.port == bad.port:
+            raise LocationParseError("the host cannot be dialled")
+        return real(transport, upstream, endpoint, settings)
+
+    monkeypatch.setattr(Transport, "_make", make)
+    with FakeUpstream(answer(b"good")) as good, FakeUpstream(answer(b"bad")) as bad:
+        registry.answer(listed(good, bad))
+        gateway = start()
+        client = gateway.test_client()
+        posts = [client.post("/x", data=b"sent once").get_data() for _ in range(40)]
+        assert set(posts) == {b"good"}
+        (group,) = gateway.store.current.groups.values()
+        states = {candidate.endpoint.port: candidate.state for candidate in group.candidates}
+        assert (states[good.port].state, states[bad.port].state) == ("up", "ejected")
+        assert "no_network_route" in states[bad.port].why
+        registry.answer(listed(bad))
+        until(gateway, 502, "no_network_route")
+    assert "Traceback" not in caplog.text

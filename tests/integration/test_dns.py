@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import ssl
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import dns.rdatatype
 import gevent
 import pytest
 import trustme
@@ -361,7 +363,7 @@ def test_questions_at_once_are_bounded_and_the_hub_goes_on(server: DnsServer) ->
     gate = threading.Event()
     server.fault(dns_server.after(gate), "SRV")
     client = api(server)
-    asking = [gevent.spawn(client.srv, f"n{n}.test") for n in range(3 * AT_ONCE)]
+    asking = [gevent.spawn(client.srv, f"n.d{n}.test") for n in range(3 * AT_ONCE)]
     while server.count() < AT_ONCE:
         gevent.sleep(0.005)
     for _ in range(20):
@@ -370,6 +372,131 @@ def test_questions_at_once_are_bounded_and_the_hub_goes_on(server: DnsServer) ->
     gate.set()
     gevent.joinall(asking, timeout=10)
     assert all(one.value == Service((), {}, 5.0) for one in asking)
+
+
+def nothing_is_left(client: DnsApi) -> None:
+    with gevent.Timeout(10, AssertionError(f"{client._flights} {client._domains}")):
+        while client._flights or client._domains:
+            gevent.sleep(0.005)
+
+
+def test_a_silent_domain_leaves_places_for_others(server: DnsServer) -> None:
+    """Its names have half of the places at most, and later places that no other names need."""
+    gate = threading.Event()
+    client = api(server)
+    for number in range(2 * AT_ONCE):
+        server.fault(dns_server.after(gate), "A", f"n{number}.silent.test")
+    asking = [gevent.spawn(client.addresses, f"n{number}.silent.test") for number in range(2 * AT_ONCE)]
+    while server.count(kind="A") < dns_client.AT_ONCE_IN_DOMAIN:
+        gevent.sleep(0.005)
+    assert client.addresses("a.test").hosts == ("10.0.0.1",)
+    assert server.count(kind="A") == dns_client.AT_ONCE_IN_DOMAIN + 1
+    gevent.killall(asking)
+    gate.set()
+    nothing_is_left(client)
+
+
+def test_questions_that_were_slow_have_places_of_their_own(
+    server: DnsServer, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    monkeypatch.setattr(dns_client, "SLOW", 0.2)
+    monkeypatch.setattr(dns_client, "LIFETIME", 0.3)
+    # One domain each, as if whole servers were silent.
+    names = [f"n.d{number}.test" for number in range(2 * AT_ONCE)]
+    for name in names:
+        for kind in ("A", "AAAA"):
+            server.fault(dns_server.silent, kind, name)
+    client = api(server)
+    first = [gevent.spawn(_trouble, client, name) for name in names]
+    gevent.joinall(first, timeout=20)
+    assert {each.value for each in first} == {"no answer in 0.3 s"}
+    monkeypatch.setattr(dns_client, "LIFETIME", 30.0)
+    before = server.count(kind="A")
+    again = [gevent.spawn(_trouble, client, name) for name in names]
+    while server.count(kind="A") < before + AT_ONCE:
+        gevent.sleep(0.005)
+    # As many as may be open are open, and another name is answered all the same.
+    assert client.addresses("a.test").hosts == ("10.0.0.1",)
+    gevent.killall(again)
+    nothing_is_left(client)
+
+
+def _trouble(client: DnsApi, name: str) -> str:
+    try:
+        return str(client.addresses(name))
+    except RegistryError as error:
+        return str(error).partition(": ")[2]
+
+
+def test_the_time_in_the_queue_does_not_count(server: DnsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dns_client, "LIFETIME", 0.5)
+    client = api(server)
+    with contextlib.ExitStack() as places:
+        for _ in range(AT_ONCE):
+            places.enter_context(client._open[dns.rdatatype.SRV, False])
+        asking = gevent.spawn(client.srv, NAME)
+        assert not asking.ready()
+        # Longer than an answer may take.
+        asking.join(0.7)
+    assert len(asking.get(timeout=10).records) == 2
+
+
+def test_addresses_of_one_version_do_not_wait_for_the_other(server: DnsServer) -> None:
+    gate = threading.Event()
+    server.fault(dns_server.after(gate), "AAAA")
+    client = api(server)
+    assert client.addresses("b.test") == Addresses(("10.0.0.2",), 1.0, 6)
+    assert client.addresses("b.test") == Addresses(("10.0.0.2",), 1.0, 6)
+    gate.set()
+    with gevent.Timeout(10):
+        while (found := client.addresses("b.test")).unknown:
+            gevent.sleep(0.01)
+    assert found.hosts == ("10.0.0.2", "::1")
+    assert 10.0 < found.ttl <= 20.0
+    # All of it by one question of each kind.
+    assert (server.count("b.test", "A"), server.count("b.test", "AAAA")) == (1, 1)
+    assert (client._flights, client._late) == ({}, {})
+
+
+def test_late_addresses_that_nobody_comes_for_are_forgotten(
+    server: DnsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.fault(dns_server.silent, "AAAA")
+    client = api(server)
+    client.addresses("a.test")
+    client.addresses("b.test")
+    assert len(client._late) == 2
+    monkeypatch.setattr(dns_client, "LATEST", 0.0)
+    # Anew: what is too old counts no more.
+    assert client.addresses("a.test").hosts == ("10.0.0.1",)
+    assert server.count("a.test", "A") == 2
+    assert len(client._late) == 1
+
+
+def test_addresses_that_cannot_be_reached_wait_for_others(server: DnsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AAAA comes first, and this machine has no IPv6."""
+    monkeypatch.setattr(dns_client, "_has_route", lambda host: False)
+    monkeypatch.setattr(dns_client._routed, "__defaults__", (lambda host: False,))
+    gate = threading.Event()
+    server.fault(dns_server.after(gate), "A")
+    asking = gevent.spawn(api(server).addresses, "b.test")
+    while server.count(kind="AAAA") < 1:
+        gevent.sleep(0.005)
+    asking.join(0.2)
+    gate.set()
+    assert asking.get(timeout=10).hosts == ("10.0.0.2",)
+
+
+def test_a_target_with_unreachable_addresses_alone_is_looked_up(
+    server: DnsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers that leave out what does not fit may add the AAAA records only."""
+    monkeypatch.setattr(dns_client, "_has_route", lambda host: False)
+    monkeypatch.setattr(dns_client._routed, "__defaults__", (lambda host: False,))
+    server.zone(f"{NAME} 20 SRV 0 0 80 c.test.\nc.test 20 AAAA 2001:db8::1\n")
+    assert api(server).srv(NAME).addresses == {}
+    monkeypatch.setattr(dns_client, "_has_route", lambda host: True)
+    assert api(server).srv(NAME).addresses == {"c.test": ("2001:db8::1",)}
 
 
 # -- the providers ------------------------------------------------------------------------
@@ -544,6 +671,24 @@ def test_names_of_the_file_are_asked_of_the_servers_of_the_configuration(server:
     server.fault(None, "A")
     server.zone("other.test 0 A 10.0.0.2")
     running.until_at("10.0.0.9:80")
+    running.end()
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("through", ["file", "srv"])
+def test_the_second_kind_of_address_joins_when_it_comes(server: DnsServer, through: str) -> None:
+    """The first one is in use meanwhile, and after the second one was given up; it is no error."""
+    gate = threading.Event()
+    server.adds = False
+    server.zone(f"{NAME} 60 SRV 0 0 80 b.test.\nb.test 60 A 10.0.0.2\nb.test 60 AAAA ::1")
+    server.fault(dns_server.after(gate), "AAAA")
+    source = StaticSource((Endpoint("http", "b.test", 80),)) if through == "file" else DnsSrvSource(NAME)
+    provider = providers.make(Upstream("u", source), DiscoverySettings(dns=DnsSettings((server.address,))))
+    assert provider is not None
+    running = Running(provider)
+    assert running.until_at("10.0.0.2:80").error == ""
+    gate.set()
+    running.until_at("10.0.0.2:80", "[::1]:80")
     running.end()
 
 

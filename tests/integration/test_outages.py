@@ -1,4 +1,5 @@
-"""The same drill for every registry: it hangs, is killed, and is replaced by one that talks nonsense.
+"""The same drills for every registry: it hangs, is killed, and is replaced by one that talks nonsense; while it is
+away, every worker and the master are replaced.
 
 Rule: the gateway is a process of its own with two workers and traffic all the while. Not one
 request fails, whatever the registry does, and after each return a change is in force.
@@ -8,7 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import re
+import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +26,7 @@ from tests.dns_server import DnsServer
 from tests.dnsmasq_server import Dnsmasq
 from tests.etcd_server import Cluster
 from tests.gateway_process import GatewayProcess
-from tests.services import wait_until
+from tests.services import accepts, wait_until
 from tests.traffic import Traffic
 
 CONFIG = """\
@@ -241,3 +245,44 @@ def test_traffic_never_notices_an_outage(kind: type[InConsul | InEtcd | InDns], 
 
         assert set(traffic.answers) == {(200, "")}, (traffic.answers, gateway.output())
         assert gateway.get("/-/readyz")[0] == 200
+
+
+@pytest.mark.parametrize("kind", [InConsul, InEtcd, InDns])
+def test_processes_replaced_while_the_registry_is_away_know_its_endpoints(
+    kind: type[InConsul | InEtcd | InDns], tmp_path: Path
+) -> None:
+    with contextlib.ExitStack() as stack:
+        registry = stack.enter_context(kind.start())
+        one, two = (stack.enter_context(FakeUpstream(answer(name))) for name in (b"one", b"two"))
+        registry.put(one, two)
+        (tmp_path / "gateway.yaml").write_text(CONFIG.format(discovery=registry.discovery, source=registry.source))
+        temporary = stack.enter_context(tempfile.TemporaryDirectory())
+        gateway = GatewayProcess(tmp_path, str(tmp_path / "gateway.yaml"), TMPDIR=temporary)
+        stack.enter_context(gateway)
+        wait_until(lambda: bool(list(Path(temporary).glob("*/endpoints"))), "workers that start later find endpoints")
+        registry.kill()
+        Journal(gateway).by_every_worker(FAILED)
+        traffic = stack.enter_context(Traffic(gateway))
+        traffic.reach(b"one", b"two")
+
+        def replaced(workers: int, replace: Callable[[], None]) -> None:
+            before = gateway.output().count("Door: ")
+            replace()
+            gateway.logged("Door: ", before + workers)
+            traffic.reach(b"one", b"two")
+
+        for pid in gateway.pids():
+            replaced(1, lambda: os.kill(pid, signal.SIGKILL))  # noqa: B023
+        replaced(2, lambda: gateway.server.send(signal.SIGHUP))
+        wait_until(lambda: len(gateway.pids()) == 2, "the old workers have left")
+        old = set(gateway.pids())
+        replaced(2, lambda: gateway.server.send(signal.SIGUSR2))
+        (master,) = set(gateway.pids()) - old
+        try:
+            assert gateway.server.stop() == 0
+            traffic.reach(b"one", b"two")
+            # A killed worker leaves its clients without an answer; no client is refused.
+            assert {status for status, _ in traffic.answers} <= {0, 200}, (traffic.answers, gateway.output())
+        finally:
+            os.kill(master, signal.SIGTERM)
+            wait_until(lambda: not accepts(gateway.port), "the new master has left")

@@ -289,3 +289,23 @@ def test_a_new_upstream_is_looked_up_before_its_route_is_there(
 
         wait_until(lambda: len(used()) >= 10, "the requests are logged")
         assert set(used()) == {f"127.0.0.1:{service.port}"}
+
+
+def test_workers_that_missed_a_good_version_take_it_from_the_others(tmp_path: Path, service: FakeUpstream) -> None:
+    """A broken file replaces a good one before every worker has seen that. One worker is stopped meanwhile."""
+    path = tmp_path / "gateway.yaml"
+    path.write_text(document("a", upstream=static(service)))
+    with GatewayProcess(tmp_path, str(path)) as gateway:
+        gateway.until("/a", 200)
+        stopped, _ = gateway.pids()
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            text = document("b", upstream=static(service))
+            rename(path, text)
+            gateway.logged(f" -> {version(text)}", 1)
+            rename(path, text + "nonsense: 1\n")
+            gateway.logged("nonsense: unknown key", 1)
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        gateway.until("/b", 200)
+        gateway.logged(f"the configuration {version(text)} is that of the other workers", 1)

@@ -469,7 +469,7 @@ def test_what_is_saved_is_one_snapshot_whole(
     saved: list[Snapshot] = []
 
     def save(at: int) -> None:
-        gateway._saving.turn(gateway.store.current, frozenset())
+        gateway._saving.turn(str(path), gateway.store.current, frozenset())
         assert gateway._saving._saver is not None
         assert gateway._saving._saver.saved is gateway.store.current
         saved.append(gateway.store.current)

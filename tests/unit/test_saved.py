@@ -210,16 +210,99 @@ def test_saving_follows_the_configuration(tmp_path: Path) -> None:
 
     saving = Saving(aside)
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
-    saving.turn(snapshot(None, users=(ONE,)), ())
-    saving.turn(snapshot(a, "", users=()), ())
+    saving.turn(None, snapshot(None, users=(ONE,)), ())
+    saving.turn(a, snapshot(a, "", users=()), ())
     assert os.listdir(tmp_path) == []
     now = snapshot(a, users=(ONE,))
     for _ in range(3):
-        saving.turn(now, ())
+        saving.turn(a, now, ())
     assert len(calls) == 1
-    saving.turn(snapshot(b, users=(TWO,)), ())
+    saving.turn(b, snapshot(b, users=(TWO,)), ())
     assert load(a, ALL, ())["users"] == (ONE,)
     assert load(b, ALL, ())["users"] == (TWO,)
     saving.close()
     Saver(a).save(snapshot(users=(TWO,)), ())
     assert load(a, ALL, ())["users"] == (TWO,)
+
+
+# -- several workers ----------------------------------------------------------------------
+
+
+def known(name: str, endpoints: tuple[Endpoint, ...], error: str = "", **others: tuple[Endpoint, ...]) -> Snapshot:
+    """`name`'s endpoints and what is wrong now; `others` without trouble."""
+    groups = {name: Known(endpoints, error), **{other: Known(found) for other, found in others.items()}}
+    state: Any = None
+    return build(Config("v1", ALL, ()), Router(()), groups, lambda upstream, endpoints, before, turn: ((), state))
+
+
+def test_an_upstream_without_an_answer_keeps_its_entry(written: str) -> None:
+    worker = Saver(written)
+    worker.save(snapshot(srv=(TWO,)), {"users", "named"})
+    assert load(written, ALL, ()) == {"users": (ONE, TWO), "named": (ONE,), "srv": (TWO,)}
+
+
+def test_a_failed_look_up_keeps_the_entry_until_an_answer_comes(written: str) -> None:
+    worker = Saver(written)
+    worker.save(known("users", (ONE,), "away", named=(TWO,)), {"srv"})
+    assert load(written, ALL, ()) == {"users": (ONE, TWO), "named": (TWO,)}
+    # One of several names of an upstream cannot be looked up, the others can.
+    worker.save(known("users", (TWO,), "one name is away", named=(TWO,)), {"srv"})
+    assert load(written, ALL, ())["users"] == (TWO,)
+
+
+def test_a_failed_look_up_is_saved_where_the_file_has_no_entry(path: str) -> None:
+    Saver(path).save(known("users", (ONE,), "away"), {"srv", "named"})
+    assert load(path, ALL, ()) == {"users": (ONE,)}
+
+
+def test_an_entry_of_another_source_is_not_kept(written: str) -> None:
+    other = {**ALL, "users": Upstream("users", ConsulSource("other"))}
+    state: Any = None
+    now = build(Config("v2", other, ()), Router(()), {}, lambda upstream, endpoints, before, turn: ((), state))
+    Saver(written).save(now, {"users", "srv"})
+    assert load(written, ALL, ()).get("users") is None
+
+
+def test_another_error_alone_writes_nothing(written: str) -> None:
+    worker, away = Saver(written), known("users", (ONE,), "away")
+    worker.save(away, {"srv", "named"})
+    before = os.stat(written).st_ino
+    users = replace(away.groups["users"], error="away since long")
+    worker.save(replace(away, groups={**away.groups, "users": users}), {"srv", "named"})
+    assert os.stat(written).st_ino == before
+
+
+def test_only_a_worker_that_knows_everything_keeps_the_lock(path: str) -> None:
+    """A worker that took the place of another one must not keep its siblings from saving."""
+    new, old = Saver(path), Saver(path)
+    new.save(snapshot(), {"users", "srv", "named"})
+    found = (ONE,)
+    old.save(snapshot(users=found, srv=(), named=()), ())
+    new.save(snapshot(users=(TWO,), srv=(), named=()), ())
+    assert load(path, ALL, ())["users"] == (ONE,)
+    # Its registry is away now: the other worker may know more.
+    old.save(known("users", found, "away", srv=(), named=()), ())
+    new.save(snapshot(users=(TWO,), srv=(), named=()), ())
+    assert load(path, ALL, ())["users"] == (TWO,)
+
+
+def test_a_file_in_the_run_directory_that_was_removed_is_written_again(tmp_path: Path) -> None:
+    path, saving = str(tmp_path / "endpoints"), Saving(lambda call: call(), durable=False)
+    now = snapshot(users=(ONE,), srv=(), named=())
+    saving.turn(path, now, ())
+    for file in tmp_path.iterdir():
+        file.unlink()
+    saving.turn(path, now, ())
+    assert load(path, ALL, ())["users"] == (ONE,)
+
+
+def test_a_file_in_the_run_directory_needs_no_disk(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", None)
+    Saver(path, durable=False).save(snapshot(users=(ONE,)), ())
+    assert load(path, ALL, ())["users"] == (ONE,)
+
+
+def test_a_damaged_file_is_replaced(written: str) -> None:
+    Path(written).write_bytes(b"{")
+    Saver(written).save(snapshot(users=(TWO,)), {"srv"})
+    assert load(written, ALL, ()) == {"users": (TWO,), "named": ()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from gevent.queue import Queue
 
 from gateway import config as files
 from gateway.config import document, registry, shared, source, watch
-from gateway.config.watch import GRACE, FileText, Watch
+from gateway.config.watch import GRACE, Watch
 from gateway.errors import ConfigError
 from gateway.model import Config, DiscoverySettings
 from gateway.registries.consul import ConsulApi, KeyAnswer
@@ -201,7 +203,7 @@ def test_50_mb_by_mistake_are_not_read(followed: Followed, monkeypatch: pytest.M
     followed.rest()
     assert [told.partition(": ")[2] for told in followed.told] == ["is longer than a configuration may be (8 MiB)"]
     assert followed.watch._file is not None
-    assert len(followed.watch._file.text.data or b"") == document.LIMIT + 1
+    assert len(followed.watch._file.text.part.data or b"") == document.LIMIT + 1
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_again(
@@ -297,8 +299,8 @@ def theirs(monkeypatch: pytest.MonkeyPatch) -> Registry:
 class Joined:
     """A watch of `file,consul://…` or of a key alone, driven by hand."""
 
-    def __init__(self, named: str, run_directory: str | None = None) -> None:
-        self.clock = FakeClock()
+    def __init__(self, named: str, run_directory: str | None = None, clock: FakeClock | None = None) -> None:
+        self.clock = clock or FakeClock()
         self.used: list[Config] = []
         self.told: list[str] = []
         start = files.starting({"GATEWAY_CONFIG": named})
@@ -414,16 +416,17 @@ def test_a_worker_that_starts_while_the_registry_is_away_has_what_its_siblings_h
 def test_what_siblings_left_is_believed_only_whole(tmp_path: Path) -> None:
     folder = str(tmp_path)
     assert shared.read(folder) is None
-    texts: list[shared.Texts] = [(b"file", b"key\n"), (None, b""), (b"", None), (b"\n", b"\n")]
-    for each in texts:
-        shared.write(folder, each)
-        assert shared.read(folder) == each
+    texts = [(b"file", b"key\n"), (None, b""), (b"", None), (b"\n", b"\n")]
+    for number, each in enumerate(texts):
+        parts = (shared.Part(each[0], number), shared.Part(each[1], number + 0.5))
+        assert shared.write(folder, parts)
+        assert shared.read(folder) == parts
     left = tmp_path / shared.NAME
     left.write_bytes(left.read_bytes() + b"x")
     assert shared.read(folder) is None
     left.write_bytes(b"{}\n")
     assert shared.read(folder) is None
-    assert os.listdir(folder) == [shared.NAME]
+    assert sorted(os.listdir(folder)) == [shared.NAME, f"{shared.NAME}.lock"]
 
 
 @pytest.mark.parametrize(
@@ -490,5 +493,160 @@ def test_a_registry_is_asked_as_the_local_file_says() -> None:
     assert registry.etcd_settings(key("etcd://c/k"), settings).endpoints == ("http://c:2379",)
 
 
-def test_a_file_text_starts_with_what_is_known(tmp_path: Path) -> None:
-    assert FileText(str(tmp_path), b"x").text.data == b"x"
+# -- several workers ----------------------------------------------------------------------
+
+
+BAD = text("bad") + "nonsense: 1\n"
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Joined, Joined, Path]:
+    """Two workers of one gateway that follow a file; both have `a` in force."""
+    path, run = tmp_path / "gateway.yaml", tmp_path / "run"
+    run.mkdir()
+    path.write_text(text("a"))
+    clock = FakeClock()
+    one, two = Joined(str(path), str(run), clock), Joined(str(path), str(run), clock)
+    one.turn(3)
+    two.turn(3)
+    return one, two, path
+
+
+def in_force(worker: Joined) -> str:
+    return next(iter(worker.used[-1].upstreams)) if worker.used else "a"
+
+
+def test_a_worker_that_missed_a_good_version_takes_it_from_its_siblings(pair: tuple[Joined, Joined, Path]) -> None:
+    one, two, path = pair
+    path.write_text(text("b"))
+    one.turn(3)
+    # The other worker was busy, and finds a version that is wrong.
+    path.write_text(BAD)
+    two.rest()
+    assert (in_force(one), in_force(two)) == ("b", "b")
+    assert "nonsense" in two.told[-1]
+    one.rest()
+    two.rest()
+    assert (len(one.used), len(two.used)) == (1, 1)
+    path.write_text(text("a"))
+    one.turn(3)
+    two.turn(3)
+    assert (in_force(one), in_force(two)) == ("a", "a")
+    assert two.told[-1] == ""
+
+
+def test_a_newer_version_is_never_replaced_by_an_older_one_of_siblings(pair: tuple[Joined, Joined, Path]) -> None:
+    one, two, path = pair
+    path.write_text(text("b"))
+    one.turn(3)
+    # What the other one has read before comes into force late.
+    two.watch._left = shared.NOTHING
+    two.turn(1)
+    path.write_text(BAD)
+    one.rest()
+    two.rest()
+    assert (in_force(one), in_force(two)) == ("b", "b")
+
+
+def test_the_same_bytes_again_are_newer_than_what_came_between(pair: tuple[Joined, Joined, Path]) -> None:
+    one, two, path = pair
+    path.write_text(text("b"))
+    one.turn(3)
+    path.write_text(text("a"))
+    # Missed `b`; it finds `a` as before, and leaves it for the first one, which missed the return to `a`.
+    two.turn(3)
+    path.write_text(BAD)
+    one.rest()
+    two.rest()
+    assert (in_force(one), in_force(two)) == ("a", "a")
+
+
+def test_a_version_of_siblings_that_cannot_be_used_is_tried_again(
+    pair: tuple[Joined, Joined, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, path = pair
+    path.write_text(text("b"))
+    one.turn(3)
+    path.write_text(BAD)
+
+    def refuse(config: Config) -> None:
+        raise ConfigError("not yet")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(two.watch, "_use", refuse)
+        two.rest()
+    assert in_force(two) == "a"
+    two.clock.advance(watch.AGAIN)
+    two.rest()
+    assert in_force(two) == "b"
+
+
+def test_a_worker_whose_registry_is_away_has_the_newest_of_both_documents(
+    tmp_path: Path, theirs: Registry
+) -> None:
+    local, clock = tmp_path / "local.yaml", FakeClock()
+    local.write_text(LOCAL % "one")
+    named = f"{local},consul://h:1/k"
+    workers = [Joined(named, str(tmp_path), clock) for _ in range(2)]
+    one, two = workers
+    try:
+        for number, worker in enumerate(workers):
+            worker.turn()
+            theirs.tell[number](text("a").encode(), "")
+            worker.turn()
+        theirs.tell[1](None, "connection refused")
+        theirs.tell[0](text("b").encode(), "")
+        one.turn()
+        # Its file is newer than that of the other one, its key older.
+        local.write_text(LOCAL % "two")
+        two.rest()
+        assert list(two.used[-1].upstreams) == ["b"]
+        assert two.used[-1].discovery.consul.token == "two"
+        one.turn(3)
+        assert one.used[-1].version == two.used[-1].version
+        number = len(two.used)
+        two.rest()
+        assert len(two.used) == number
+    finally:
+        for each in workers:
+            each.watch._follower.kill()
+
+
+def test_documents_of_siblings_are_not_replaced_by_older_ones(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    new = (shared.Part(b"new", 2.0), shared.Part())
+    assert shared.write(folder, new)
+    assert shared.write(folder, (shared.Part(b"old", 1.0), shared.Part()))
+    assert shared.write(folder, (shared.Part(b"old", 1.0), shared.Part(b"key", 3.0)))
+    assert shared.read(folder) == new
+    # The same document, read by another worker at another time, is not a newer one.
+    assert shared.write(folder, (shared.Part(b"new", 1.0), shared.Part(b"key", 3.0)))
+    assert shared.read(folder) == (shared.Part(b"new", 2.0), shared.Part(b"key", 3.0))
+    lock = os.open(tmp_path / f"{shared.NAME}.lock", os.O_RDWR)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert not shared.write(folder, (shared.Part(b"newer", 3.0), shared.Part()))
+    finally:
+        os.close(lock)
+    assert shared.write(folder, (shared.Part(b"newer", 3.0), shared.Part()))
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ESTALE])
+def test_a_file_that_could_not_be_read_once_is_read_again(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    reads: list[str] = []
+
+    def read(path: str) -> bytes:
+        reads.append(path)
+        if len(reads) < 3:
+            raise ConfigError(f"{path}: cannot be read: {os.strerror(number)}")
+        return text("second").encode()
+
+    monkeypatch.setattr(source, "read", read)
+    followed.path.write_text(text("second"))
+    followed.turn(5)
+    assert followed.used == ["second"]
+    # It is the file as it stands: that of a state that was read is not read again.
+    assert len(reads) == 3
+    assert followed.told in ([], [""])

@@ -76,8 +76,8 @@ class Followed:
 
     def left(self) -> str:
         """The version that siblings find."""
-        texts = shared.read(str(self.run))
-        return version_of(*texts) if texts is not None else ""
+        parts = shared.read(str(self.run))
+        return version_of(parts[0].data, parts[1].data) if parts is not None else ""
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_what_cannot_be_left_for_siblings_is_left_later(
     first, real = followed.in_force, shared.write
     tries: list[bool] = []
 
-    def fail(folder: str, texts: shared.Texts) -> None:
+    def fail(folder: str, parts: shared.Parts) -> bool:
         tries.append(True)
         raise fault
 
@@ -210,7 +210,7 @@ def test_what_siblings_have_is_asked_for_until_it_can_be_used(
 ) -> None:
     """A worker that starts while the file is broken, and cannot use what its siblings have at first."""
     made = Followed(tmp_path)
-    shared.write(str(made.run), (text("theirs").encode(), None))
+    shared.write(str(made.run), (shared.Part(text("theirs").encode(), made.clock()), shared.NONE))
     fresh = Followed.__new__(Followed)
     fresh.__dict__.update(made.__dict__, used=[], told=[], fault=fault)
     first = files.loads(text("first").encode(), str(made.path), {})

@@ -1,5 +1,6 @@
 """The loops of both providers with scripted answers and a clock that nothing waits for."""
 
+import itertools
 import json
 import logging
 from collections.abc import Callable
@@ -354,6 +355,22 @@ def test_an_empty_answer_after_a_failure_is_doubted_for_three_polls() -> None:
         assert told[-1].endpoints == last
 
 
+@pytest.mark.parametrize(("poll", "seconds"), [(0.25, 15.0), (1.0, 15.0), (5.0, 15.0), (10.0, 30.0)])
+def test_an_empty_answer_after_a_failure_is_doubted_for_15_seconds_at_least(poll: float, seconds: float) -> None:
+    """A short poll does not make the checks of services any faster."""
+
+    def after(empties: int) -> tuple[list[Update], list[float]]:
+        settings = ConsulSettings(poll=poll)
+        _, told, registry = consul(good(instance()), RegistryError("away"), *[good()] * empties, consul=settings)
+        return told, registry.at[2:]
+
+    _, asked = after(100)
+    # The first one comes at once, each of the others after one poll.
+    within = 1 + sum(each + poll - asked[0] < seconds for each in asked[1:])
+    assert after(within)[0][-1].endpoints is None
+    assert after(within + 1)[0][-1].endpoints == ()
+
+
 def test_changes_while_an_empty_answer_is_doubted_do_not_make_it_believed_sooner() -> None:
     _, told, _ = consul(good(instance()), RegistryError("away"), *[good(index=n) for n in range(8, 20)])
     assert [u.endpoints for u in told] == [at("10.0.0.1"), None, None]
@@ -458,6 +475,23 @@ def static(
     stop = Rounds(rounds, clock)
     provider.run(told.append, stop)
     return provider, told, stop.waits
+
+
+@pytest.mark.parametrize("ttl", [1.5, 5.0, 12.0, 30.0, 600.0])
+@pytest.mark.parametrize("drawn", [0.0, 0.5, 1.0])
+def test_a_name_of_the_file_is_asked_of_the_system_within_its_longest_ttl(ttl: float, drawn: float) -> None:
+    clock, asked = FakeClock(), []
+
+    def look_up(name: str) -> tuple[str, ...]:
+        asked.append(clock())
+        return ("10.0.0.1",)
+
+    upstream, names = Upstream("legacy", StaticSource((NAME,))), Names(look_up, clock, longest=ttl)
+    provider = StaticProvider(upstream, (NAME,), DiscoverySettings(dns=DnsSettings(ttl=ttl)), names, clock, lambda: drawn)
+    provider.run(lambda update: None, Rounds(20, clock))
+    # In every round, and no round is later than that.
+    assert len(asked) == 20
+    assert max(later - at for at, later in itertools.pairwise(asked)) <= min(ttl, 30.0) + 1e-6
 
 
 @pytest.mark.parametrize("address", ["169.254.169.254", "64:ff9b::a9fe:a9fe", "fe80::1%eth0", "0.0.0.0", "::"])

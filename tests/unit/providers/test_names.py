@@ -7,6 +7,7 @@ from collections import Counter
 from fractions import Fraction
 
 import gevent
+import gevent.event
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -276,3 +277,70 @@ def test_an_answer_that_nobody_collected_in_time_is_not_used(system: SlowSystem)
         kept = dict(threads._running)
         assert threads("slow") == expected
         threads._running.update(kept)
+
+
+class Gated:
+    """Look-ups that wait: `open` holds an event for each name that is slow."""
+
+    def __init__(self, *slow: str) -> None:
+        self.open = {name: gevent.event.Event() for name in slow}
+        self.asked: list[str] = []
+        self.killed: list[str] = []
+
+    def __call__(self, name: str) -> tuple[str, ...]:
+        self.asked.append(name)
+        try:
+            if name in self.open:
+                self.open[name].wait()
+        except gevent.GreenletExit:
+            self.killed.append(name)
+            raise
+        return (f"10.0.0.{len(name)}",)
+
+
+@pytest.fixture
+def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROUND", 0.02)
+
+
+@pytest.mark.usefixtures("short_rounds")
+@pytest.mark.parametrize("paced", [False, True])
+def test_a_slow_name_holds_up_no_other_and_is_collected_later(paced: bool) -> None:
+    system, clock = Gated("slow"), FakeClock()
+    known = Names(system, clock, (lambda: 0.5) if paced else None)
+    assert known.refresh(["slow", "a"]) == ("slow: no answer in 2 s",)
+    assert (known.addresses("a"), known.addresses("slow")) == (("10.0.0.1",), ())
+    # It is looked at soon, and asked for once.
+    assert known.due - clock() <= 1.0
+    assert known.refresh(["slow", "a"]) == ("slow: no answer in 2 s",)
+    system.open["slow"].set()
+    gevent.sleep(0)
+    assert known.refresh(["slow", "a"]) == ()
+    assert known.addresses("slow") == ("10.0.0.4",)
+    assert sorted(system.asked) == ["a", "slow"]
+
+
+@pytest.mark.usefixtures("short_rounds")
+def test_a_slow_look_up_ends_when_its_name_is_not_wanted_any_more() -> None:
+    system = Gated("one", "other")
+    known = Names(system, FakeClock())
+    known.refresh(["one", "other"])
+    known.refresh(["other"])
+    gevent.sleep(0)
+    assert system.killed == ["one"]
+    known.close()
+    gevent.sleep(0)
+    assert system.killed == ["one", "other"]
+
+
+@pytest.mark.usefixtures("short_rounds")
+def test_a_slow_name_keeps_its_addresses() -> None:
+    system, clock = Gated("slow"), FakeClock()
+    system.open["slow"].set()
+    known = Names(system, clock)
+    assert known.refresh(["slow"]) == ()
+    system.open["slow"].clear()
+    clock.advance(FRESH)
+    assert known.refresh(["slow"]) == ("slow: no answer in 2 s",)
+    assert known.addresses("slow") == ("10.0.0.4",)
+    known.close()

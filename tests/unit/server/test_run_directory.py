@@ -70,3 +70,46 @@ def test_a_reload_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "siblings").symlink_to(other)
     reloaded(str(tmp_path))
     assert other.read_bytes() == b""
+
+
+def test_files_of_the_master_before_are_taken_over(tmp_path: Path) -> None:
+    before = RunDirectory(str(tmp_path), os.geteuid(), os.getegid())
+    after = RunDirectory(str(tmp_path), os.geteuid(), os.getegid())
+    Path(before.path, "endpoints").write_bytes(b"known")
+    after.take_over(before.path, ("configuration", "endpoints"))
+    copy = Path(after.path, "endpoints")
+    assert (copy.read_bytes(), copy.stat().st_mode & 0o777) == (b"known", 0o600)
+    assert not Path(after.path, "configuration").exists()
+    after.take_over(str(tmp_path / "gone"), ("configuration",))
+    before.remove()
+    after.remove()
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_no_file_is_not_taken_over(tmp_path: Path, kind: str) -> None:
+    before = RunDirectory(str(tmp_path), os.geteuid(), os.getegid())
+    after = RunDirectory(str(tmp_path), os.geteuid(), os.getegid())
+    there = Path(before.path, "endpoints")
+    if kind == "link":
+        there.symlink_to("/etc/hostname")
+    else:
+        os.mkfifo(there)
+    with pytest.raises(OSError, match=r"symbolic|not a file"):
+        after.take_over(before.path, ("endpoints",))
+    assert not Path(after.path, "endpoints").exists()
+    before.remove()
+    after.remove()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_only_files_of_the_workers_user_are_taken_over_and_given_to_that_user(tmp_path: Path) -> None:
+    before, after = RunDirectory(str(tmp_path), 65534, 65534), RunDirectory(str(tmp_path), 65534, 65534)
+    there = Path(before.path, "endpoints")
+    there.write_bytes(b"known")
+    with pytest.raises(PermissionError, match="not a file of this gateway's workers"):
+        after.take_over(before.path, ("endpoints",))
+    os.chown(there, 65534, 65534)
+    after.take_over(before.path, ("endpoints",))
+    assert Path(after.path, "endpoints").stat().st_uid == 65534
+    before.remove()
+    after.remove()
