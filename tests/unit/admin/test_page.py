@@ -24,7 +24,7 @@ def counters() -> dict[str, set[str]]:
 def told() -> dict[str, set[str]]:
     config = {"version": "v", "path": "", "loaded_at": 1.0, "error": "", "error_at": None}
     worker = {"slot": 0, "uptime_s": 1.0, "config": config, "ready": True, "draining": False, "connections": 1}
-    worker |= {"in_flight": 0, "tunnels": 0, "overload": {"shedding": False, "lag_s": 0.0}}
+    worker |= {"in_flight": 0, "tunnels": 0, "overload": {"shedding": False, "lag_s": 0.0}, "buffers": {"held": 0, "spooled": 0}}
     discovery = {"age_s": 1.0, "error": ""}
     endpoints = [["h:1", 1, 0, "up", "", None]]
     state = {"breaker": "closed", "panic": False, "gate": {"limit": 1, "in_flight": 0, "queued": 0}, "decisions": {}}

@@ -35,6 +35,7 @@ def worker(slot: int, **more: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"slot": slot, "pid": 1000 + slot, "uptime_s": 5.0, "config": config, "ready": True}
     found |= {"draining": False, "connections": 3, "in_flight": 2, "tunnels": 1, "checks_health": False}
     found["overload"] = {"shedding": False, "lag_s": 0.002, "shed": 0}
+    found["buffers"] = {"held": 7, "spooled": 9}
     return found | more
 
 
