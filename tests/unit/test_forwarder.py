@@ -11,6 +11,7 @@ from gevent import spawn
 from gevent.event import Event
 
 from gateway import attempts
+from gateway.buffers.memory import Buffers
 from gateway.errors import (
     AnswerTooLarge,
     BadRequest,
@@ -159,9 +160,9 @@ class World:
             Candidate(endpoint, EndpointState(self.state.gate), pool) for endpoint, pool in zip(endpoints, pools, strict=True)
         )
         self.group = Group(upstream, endpoints, error, self.candidates, self.state)
-        outbound = Outbound(ServerSettings(), b"gw", Trust(()), lambda: b"id")
+        self.outbound = Outbound(ServerSettings(), b"gw", Trust(()), lambda: b"id")
         self.slept: list[float] = []
-        self.forwarder = Forwarder(outbound, race, sleep=self.slept.append, jitter=lambda: 1.0)
+        self.forwarder = Forwarder(self.outbound, race, sleep=self.slept.append, jitter=lambda: 1.0)
 
     def forward(self, request=None, **kw):
         self.request = request or ask(**kw)
@@ -189,6 +190,57 @@ def ask(method=b"GET", body=None, upgrade=None, chunked=False, headers=None):
         chunked=chunked,
         upgrade=upgrade,
     )
+
+
+class Slow:
+    """A request's body of which the rest is not here yet."""
+
+    complete = expects_continue = False
+
+    def __init__(self, *pieces):
+        self.pieces = list(pieces)
+
+    def read(self, most=0):
+        return self.pieces.pop(0) if self.pieces else b""
+
+
+class TestHeld:
+    """Short bodies are here before an endpoint is picked."""
+
+    def ask(self):
+        request = ask(method=b"PUT", body=b"onetwo")
+        request.body = Slow(b"one", b"two")
+        return request
+
+    def test_the_endpoints_are_those_in_force_once_it_is_here(self):
+        world, newer = World(Pool()), World(Pool())
+        world.forwarder = Forwarder(world.outbound, race, latest=lambda group: newer.group)
+        assert world.forward(self.ask()).status == 200
+        assert (world.sent, newer.sent, newer.pools[0].bodies) == ([0], [1], [b"onetwo"])
+
+    def test_none_may_be_left_by_then(self):
+        world, newer = World(Pool()), World()
+        world.forwarder = Forwarder(world.outbound, race, latest=lambda group: newer.group)
+        with pytest.raises(GatewayError) as raised:
+            world.forward(self.ask())
+        assert raised.value.reason == "no_endpoint"
+
+    def test_it_is_what_a_retry_sends_and_given_back_in_the_end(self):
+        buffers = Buffers(0)
+        policy = RetryPolicy(attempts=2, when=ALL, methods=frozenset({b"PUT"}))
+        world = World(Pool(UpstreamReset("reset")), Pool(), policy=policy)
+        world.forwarder = Forwarder(world.outbound, race, buffers=buffers)
+        assert world.forward(self.ask()).status == 200
+        assert [pool.bodies for pool in world.pools] == [[b"onetwo"], [b"onetwo"]]
+        assert (buffers.held, buffers.counts["request_held"]) == (0, 1)
+
+    def test_given_back_when_it_fails(self):
+        buffers = Buffers(0)
+        world = World(Pool(UpstreamReset("reset")), policy=RetryPolicy(attempts=1))
+        world.forwarder = Forwarder(world.outbound, race, buffers=buffers)
+        with pytest.raises(UpstreamReset):
+            world.forward(self.ask())
+        assert (buffers.held, world.state.gate.in_flight) == (0, 0)
 
 
 class TestOnce:
