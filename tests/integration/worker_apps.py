@@ -16,6 +16,7 @@ import flask
 import gevent
 
 from gateway import problem
+from gateway.buffers.memory import Buffers
 from gateway.errors import BodyTooLarge, GatewayError, UpstreamStalled
 from gateway.exchange import Headers, Request, Response
 from gateway.model import ServerLimits, ServerSettings, ServerTimeouts
@@ -83,6 +84,7 @@ class Told:
     def __init__(self) -> None:
         self.server = _settings()
         self.draining = False
+        self.buffers = Buffers(0)
         path = os.environ.get("WORKER_TEST_LOG")
         # One write of one line each: whole, whoever else writes.
         self._log = open(path, "a", buffering=1) if path else None  # noqa: SIM115 - as long as the process
