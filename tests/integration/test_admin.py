@@ -313,7 +313,7 @@ def test_a_draining_worker_answers_to_the_end(start: Start, service: int) -> Non
     gateway = start(f'{{bind: "127.0.0.1:{admin}"}}', more="server: {graceful: 60s, timeouts: {body: 60s}}")
     with socket.create_connection(("127.0.0.1", gateway.port)) as held:
         # A request whose body does not come keeps the worker from leaving.
-        held.sendall(b"POST /one HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
+        held.sendall(b"POST /one HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nab")
         wait_until(lambda: ask(admin, "/-/status").json["workers"][0]["in_flight"] == 1, "the request is under way")
         assert counted(admin)['gateway_requests_in_flight{worker="0"}'] == 1.0
         gateway.server.send(signal.SIGTERM)
@@ -321,7 +321,7 @@ def test_a_draining_worker_answers_to_the_end(start: Start, service: int) -> Non
         wait_until(lambda: not services.accepts(gateway.port), "the data port is closed")
         assert ask(admin, "/-/readyz").status == 503
         assert counted(admin)['gateway_draining{worker="0"}'] == 1.0
-        held.sendall(b"3\r\ncde\r\n0\r\n\r\n")
+        held.sendall(b"c" * 99_998)
         assert held.recv(64).startswith(b"HTTP/1.1 200")
     assert gateway.server.stop() == 0, gateway.server.output()
     assert not services.accepts(admin)
