@@ -1,10 +1,8 @@
-"""The gateway itself: Flask at its edge, everything put together, one request from end to end.
+"""The gateway itself: everything put together, one request from end to end.
 
-Rule: `handle` is the straight line of docs/architecture.md; both doors call it. Making a
+Rule: `line` is the straight line of docs/architecture.md; both doors (`flask_door`) call it. Making a
 Gateway starts nothing and opens nothing: greenlets start with `start`, in the worker.
 """
-
-# Over 600 lines: both doors must be methods of the Flask class, where middleware and APM tools replace them.
 
 from __future__ import annotations
 
@@ -20,27 +18,23 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_to_bytes
 
-import flask
 import gevent
-from flask import Flask, signals
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
-from werkzeug.exceptions import BadHost, HTTPException
-from werkzeug.routing import RequestRedirect
 
 from gateway import config as files
-from gateway import garbage, log_lines, problem, readings, registration, saved, target, wsgi
+from gateway import garbage, log_lines, readings, registration, saved, target
 from gateway.admin import Admin
 from gateway.alike import alike
 from gateway.background import Background, Task
 from gateway.balancers import Balancer, balancer
+from gateway.buffers.memory import Buffers
 from gateway.config.source import Where, parse
 from gateway.config.watch import ConfigStatus, Watch, off_hub
 from gateway.errors import BadPath, BadRequest, GatewayError, NoRoute, NotReady, Overloaded, UnsupportedMethod
-from gateway.exchange import BufferedBody, Request, Response
+from gateway.exchange import Request, Response
+from gateway.flask_door import FlaskDoor
 from gateway.forwarder import Forwarder
 from gateway.headers import Outbound, check_max_forwards
 from gateway.health.candidate import Candidate, EndpointState
@@ -64,9 +58,6 @@ from gateway.transport.transport import ContextKey, Contexts, pool_key
 from gateway.trust import Trust
 from gateway.turns import Slices, parts
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
 log = logging.getLogger("gateway")
 
 # How often idle connections are looked at.
@@ -77,10 +68,6 @@ SAVE = 1.0
 MOST_PASSING = 4
 # Sections of the configuration that a process keeps for life.
 FIXED = ("server", "admin", "access_log")
-
-
-class InternalError(GatewayError):
-    """A fault of the gateway's own; the traceback is in the log."""
 
 
 def create_app(config: Config | str | None = None) -> Gateway:
@@ -100,25 +87,20 @@ def create_app(config: Config | str | None = None) -> Gateway:
     return Gateway(config, where)
 
 
-class Gateway(Flask):
+class Gateway(FlaskDoor):
     """A Flask app whose catch-all forwards. Views and blueprints come before routes."""
 
     def __init__(self, config: Config, where: Where | None = None) -> None:
         log_lines.install()
-        # Flask's own static route would take /static away from upstreams.
-        super().__init__("gateway", static_folder=None)
-        self.url_map.merge_slashes = False
-        self.url_map.strict_slashes = False
-        self.url_map.redirect_defaults = False
-        # Not empty once a view is registered (a property of Map that makes a list says so, too).
-        self._views = self.url_map._rules_by_endpoint
+        super().__init__()
         self.settings = config
         self.server = config.server
         self.draining = False
         name = _name(config.server.name, "")
         self._own_prefix = config.server.own_prefix.encode("latin-1") if config.server.own_prefix else None
         self._outbound = Outbound(config.server, name, Trust(config.server.trusted_proxies), _RequestIds())
-        self._forwarder = Forwarder(self._outbound, race)
+        self.buffers = Buffers(config.server.limits.buffers)
+        self._forwarder = Forwarder(self._outbound, race, buffers=self.buffers, latest=self._latest)
         self.transport = Transport(self._hop(name))
         self._copies = Copies(self._outbound, self.transport)
         self._shaper = Shaper(self._outbound, self._forwarder.forward, self._copies.copy, random.random)
@@ -168,6 +150,7 @@ class Gateway(Flask):
         """Start the greenlets of this worker and wait, bounded, for first answers. `bind`:
         the addresses that are listened on, which tell gateways of one host apart."""
         garbage.seldom()
+        garbage.one_arena()
         name = _name(self.server.name, bind)
         self._outbound.rename(name)
         self.transport.rename(self._hop(name))
@@ -387,6 +370,12 @@ class Gateway(Flask):
             return None
         return group if pool_key(group.upstream, member.endpoint) == pool_key(upstream, endpoint) else None
 
+    def _latest(self, group: Group) -> Group:
+        """The group in force of the same upstream; `group` itself where that has other settings by now, or is gone: a
+        request keeps the settings that it began with."""
+        found = self.store.current.groups.get(group.upstream.name)
+        return found if found is not None and found.upstream is group.upstream else group
+
     def _read_fields(self, config: Config) -> None:
         """Find out whether routes or balancers read fields that only a trusted peer may set."""
         self._outbound.replaced = config.deadline_headers()
@@ -456,25 +445,9 @@ class Gateway(Flask):
 
     # -- the straight line --------------------------------------------------------------
 
-    def handle(self, request: Request) -> Response | None:
-        """The answer to a request; None when a Flask view (or hook) has it. Never raises an
-        ordinary fault: it is an answer, too."""
-        if self._hooked():
-            return None
-        return self._handle(request, views=True)
-
-    def _handle(self, request: Request, views: bool) -> Response | None:
-        if not request.request_id:
-            self._outbound.identify(request)
-        try:
-            return self._line(request, views)
-        except GatewayError as error:
-            return self.answer(error, request)
-        except Exception:
-            log.exception("request %s failed", request.request_id.decode("latin-1"))
-            return self.answer(InternalError("a fault of the gateway; see its log"), request)
-
-    def _line(self, request: Request, views: bool) -> Response | None:
+    def line(self, request: Request, views: bool) -> Response | None:
+        """The answer to a request whose client is known; None when a view has it and `views` says so. Raises
+        GatewayError, or whatever fault the gateway has."""
         snapshot = self.store.current
         request.config_version = snapshot.version
         method = request.method
@@ -550,15 +523,6 @@ class Gateway(Flask):
             return _plain(request, 503, b"Service Unavailable", told)
         return _plain(request, 200, b"OK", b"ready\n")
 
-    def answer(self, error: GatewayError, request: Request | None) -> Response:
-        """The one place where an error becomes an answer."""
-        if request is not None:
-            if not request.request_id:
-                # A door refused it before it was a request.
-                self._outbound.identify(request)
-            request.fail(error)
-        return problem.answer(error, request)
-
     def finish(self, request: Request, response: Response | None, bytes_out: int, error: GatewayError | None) -> None:
         """The exchange is over, well or badly: one log line."""
         if error is not None:
@@ -588,171 +552,6 @@ class Gateway(Flask):
     def access_log_losses(self) -> tuple[int, int]:
         """Records dropped and lines lost."""
         return (self._access_log.dropped, self._access_log.lost) if self._access_log is not None else (0, 0)
-
-    # -- Flask --------------------------------------------------------------------------
-
-    def direct_door(self) -> str | None:
-        """Why a server may not hand requests to `handle` but must call the WSGI app; None
-        when it may: the app is a Gateway, and nothing was put round or into it."""
-        kind = type(self)
-        for name, original in _ORIGINALS.items():
-            if getattr(kind, name) is not original or name in vars(self):
-                return f"{name} was replaced"
-        return self._hooked()
-
-    def _hooked(self) -> str | None:
-        """Whether something was registered that must see every request, and what."""
-        if (
-            self.before_request_funcs
-            or self.after_request_funcs
-            or self.teardown_request_funcs
-            or self.teardown_appcontext_funcs
-            or self.url_value_preprocessors
-        ):
-            return "request hooks are registered"
-        if any(_RECEIVERS):
-            listened = next(signal.name for signal in _SIGNALS if signal.receivers)
-            return f"the signal {listened} has receivers"
-        return None
-
-    def _has_view(self, request: Request, path: bytes) -> bool:
-        """Whether a view that was registered has this percent-encoded path and method. Raises BadRequest for a Host
-        that Flask cannot read, such as one with a label of more than 63 bytes (RFC 1035 §2.3.4)."""
-        decoded = unquote_to_bytes(path).decode("utf-8", "replace")
-        try:
-            adapter = self.url_map.bind(request.host.decode("latin-1") or "localhost", url_scheme=request.scheme)
-        except BadHost as error:
-            raise BadRequest(f"{request.host[:80]!r} is no host") from error
-        try:
-            adapter.match(decoded, method=request.method.decode("latin-1"))
-        except RequestRedirect:
-            return True
-        except HTTPException:
-            return False
-        return True
-
-    def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """The door for other WSGI servers, and for Flask's own views and hooks."""
-        if self.admin is not None and self.admin.came_in(environ):
-            return self._by_admin(self.admin, environ, start_response)
-        try:
-            request = wsgi.request(environ, time.monotonic(), self.server.limits.body)
-        except GatewayError as error:
-            return self._refuse(error, environ, start_response)
-        environ["gateway.request"] = request
-        response = None if self._hooked() else self._admitted(request) or self._handle(request, views=True)
-        if response is None:
-            return self._by_flask(request, environ, start_response)
-        return self._write(request, response, start_response)
-
-    def _by_admin(self, admin: Admin, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """A request on the admin listener of a server that has no door for it."""
-        try:
-            response = admin.handle(wsgi.request(environ, time.monotonic(), self.server.limits.body))
-        except GatewayError as error:
-            response = problem.answer(error, None)
-        wsgi.start(response, start_response)
-        return wsgi.WsgiAnswer(response, lambda sent, error: None)
-
-    def _admitted(self, request: Request) -> Response | None:
-        """What our own worker has checked and other servers have not."""
-        if request.http11 and not request.header(b"host"):
-            self._outbound.identify(request)
-            return self.answer(BadRequest("an HTTP/1.1 request without Host"), request)
-        return None
-
-    def _write(self, request: Request, response: Response, start_response: StartResponse) -> Iterable[bytes]:
-        def finish(sent: int, error: GatewayError | None) -> None:
-            self.finish(request, response, sent, error)
-
-        wsgi.start(response, start_response)
-        return wsgi.WsgiAnswer(response, finish)
-
-    def _by_flask(
-        self, request: Request, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> Iterable[bytes]:
-        """A view's answer, logged like any other; what Flask's hooks let through logs itself."""
-        seen = Response(0, b"", [])
-
-        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            seen.status = int(status[:3])
-            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
-
-        def finish(answer: wsgi.Counted) -> None:
-            if "gateway.forwarded" in environ:
-                return
-            seen.status = answer.status or seen.status
-            # One that was answered by us is noted already.
-            self.finish(request, seen, answer.sent, None if request.reason else answer.failure)
-
-        if not request.request_id:
-            self._outbound.identify(request)
-        return wsgi.Counted(super().wsgi_app(environ, start), finish)
-
-    def _refuse(
-        self, error: GatewayError, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> Iterable[bytes]:
-        """An answer to what could not be made a Request."""
-        bare = Request(
-            environ["REQUEST_METHOD"].encode("latin-1"),
-            str(environ.get("RAW_URI", "/")).encode("latin-1"),
-            [],
-            started=time.monotonic(),
-            peer=environ.get("REMOTE_ADDR") or "",
-        )
-        self._outbound.identify(bare)
-        return self._write(bare, self.answer(error, bare), start_response)
-
-    def dispatch_request(self) -> Any:
-        """Flask's dispatch with the gateway as the catch-all: what no view has is forwarded."""
-        asked = flask.request
-        if asked.routing_exception is None or isinstance(asked.routing_exception, RequestRedirect):
-            return super().dispatch_request()
-        request: Request = asked.environ["gateway.request"]
-        missing = request.body is not None and "stream" in vars(asked) and _take_kept_body(asked, request)
-        asked.environ["gateway.forwarded"] = True
-        if missing:
-            response: Response | None = self.answer(InternalError(missing), request)
-        elif self._views and isinstance(asked.routing_exception, BadHost):
-            response = self.answer(BadRequest(f"{request.host[:80]!r} is no host"), request)
-        else:
-            response = self._admitted(request) or self._handle(request, views=False)
-        assert response is not None
-        return _flask_response(response, lambda sent, error: self.finish(request, response, sent, error))
-
-
-def _take_kept_body(asked: flask.Request, request: Request) -> str:
-    """A hook has touched the body's stream: forward what Flask has kept of it (`get_data`,
-    `get_json`) or what is to be had yet; what is wrong when that is not all of it, else ""."""
-    data = asked.get_data()
-    whole = request.bytes_in or len(data) if request.content_length is None else request.content_length
-    if len(data) != whole or (not data and "form" in vars(asked)):
-        return "a hook has read the request's body and not by get_data(): it cannot be forwarded"
-    request.body = BufferedBody(data)
-    return ""
-
-
-class _Forwarded(flask.Response):
-    """A forwarded answer inside Flask: its headers are the upstream's, nothing is added."""
-
-    default_mimetype = None
-    automatically_set_content_length = False
-
-
-def _flask_response(response: Response, finish: Callable[[int, GatewayError | None], None]) -> _Forwarded:
-    headers: list[tuple[str, str]] = []
-
-    def start(status: str, given: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        headers.extend(given)
-
-    wsgi.start(response, start)
-    return _Forwarded(
-        wsgi.WsgiAnswer(response, finish),
-        status=f"{response.status} {response.reason.decode('latin-1')}",
-        headers=headers,
-        direct_passthrough=True,
-    )
-
 
 def _plain(request: Request, status: int, reason: bytes, body: bytes) -> Response:
     headers = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Cache-Control", b"no-store")]
@@ -795,23 +594,5 @@ class _RequestIds:
     def __call__(self) -> bytes:
         return b"%b%016x" % (self._prefix, next(self._count))
 
-
-_SIGNALS = (
-    signals.request_started,
-    signals.request_finished,
-    signals.request_tearing_down,
-    signals.got_request_exception,
-    signals.appcontext_pushed,
-    signals.appcontext_popped,
-    signals.appcontext_tearing_down,
-)
-
-# blinker keeps each of these for the life of its signal.
-_RECEIVERS = tuple(signal.receivers for signal in _SIGNALS)
-
-# What APM tools and middlewares replace; taken when this module is loaded.
-_ORIGINALS: dict[str, Any] = {
-    name: getattr(Gateway, name) for name in ("__call__", "wsgi_app", "full_dispatch_request", "dispatch_request")
-}
 
 __all__ = ["Gateway", "create_app"]

@@ -78,6 +78,10 @@ class GatewayError(Exception):
         self.retry_after = retry_after
 
 
+class InternalError(GatewayError):
+    """A fault of the gateway's own; the traceback is in the log."""
+
+
 # -- the client's fault ---------------------------------------------------------------
 
 

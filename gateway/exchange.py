@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from gateway.errors import GatewayError
-    from gateway.model import Endpoint, Route, Upstream
+    from gateway.model import Buffering, Endpoint, Route, Upstream
     from gateway.stream import Stream
 
 # What is read of a body at once, in bytes, unless somebody says otherwise.
@@ -69,11 +69,16 @@ class BufferedBody:
 class ResponseBody(Protocol):
     """What is still to come of an answer's body. `on_end` is called once, at its end. `most`:
     the bytes that one `read` may return, 64 KiB unless a door says otherwise. A door calls
-    `on_wait` when it is the client that is waited for."""
+    `on_wait` when it is the client that is waited for. `buffering`: how much may be read ahead of
+    a slow client; None: nothing. `sent`: the whole request was sent."""
 
     most: int
     on_end: Callable[[], None] | None
     on_wait: Callable[[], None] | None
+    buffering: Buffering | None
+
+    @property
+    def sent(self) -> bool: ...
 
     def read(self) -> bytes:
         """The next piece as it arrives; `b""` is the proper end.

@@ -454,6 +454,7 @@ class _Found:
             ("timeouts", route.timeouts),
             ("retry", route.retry),
             ("pool", upstream.pool),
+            ("buffer", upstream.buffer),
             ("concurrency", upstream.concurrency),
             ("eject", upstream.eject),
             ("health", upstream.health),

@@ -15,6 +15,8 @@ from typing import Any
 
 from gateway import attempts
 from gateway.attempt import Race, Tools
+from gateway.buffers.held import Held, HeldBody, hold
+from gateway.buffers.memory import Buffers
 from gateway.exchange import Request, Response
 from gateway.headers import Outbound
 from gateway.health.candidate import Candidate, Stay
@@ -25,10 +27,11 @@ from gateway.target import Target
 
 
 class Forwarder:
-    """Sends requests where routes say. One per worker; keeps nothing of a request. The
-    arguments are those of `attempt.Tools`."""
+    """Sends requests where routes say. One per worker; keeps nothing of a request. `buffers`: where what is
+    held of bodies is counted; None: of its own, without a limit. `latest`: the group in force in place of one whose
+    endpoints may have changed. The other arguments are those of `attempt.Tools`."""
 
-    __slots__ = ("_tools",)
+    __slots__ = ("_buffers", "_latest", "_tools")
 
     def __init__(
         self,
@@ -37,7 +40,11 @@ class Forwarder:
         sleep: Callable[[float], object] = time.sleep,
         jitter: Callable[[], float] = random.random,
         pool_of: Callable[[UpstreamState, Candidate], Any] | None = None,
+        buffers: Buffers | None = None,
+        latest: Callable[[Group], Group] = lambda group: group,
     ) -> None:
+        self._buffers = buffers or Buffers(0)
+        self._latest = latest
         self._tools = Tools(outbound, race, sleep, jitter, pool_of)
 
     def forward(
@@ -49,6 +56,12 @@ class Forwarder:
         state = group.state
         total = route.timeouts.total
         deadline = None if total is None else request.started + total
+        body = request.body
+        if body is not None and not body.complete and not isinstance(body, HeldBody):
+            held = hold(request, group.upstream.buffer, self._buffers, deadline)
+            if held is not None:
+                # That may have taken long.
+                return self._forward_held(held, request, route, self._latest(group), target, normal, asked_host)
         if state.breaker is not None:
             state.breaker.admit(monotonic())
         gate = state.gate
@@ -76,6 +89,26 @@ class Forwarder:
             stay = Stay(candidate.state)
             rest.on_end = stay.end
             rest.on_wait = stay.outlast
+            rest.buffering = group.upstream.buffer
+        return response
+
+    def _forward_held(
+        self,
+        held: Held,
+        request: Request,
+        route: Route,
+        group: Group,
+        target: Target,
+        normal: bytes,
+        asked_host: bytes,
+    ) -> Response:
+        """The same for a request whose body is held: it is released when nothing reads it any more."""
+        try:
+            response = self.forward(request, route, group, target, normal, asked_host)
+        except BaseException:
+            held.release()
+            raise
+        held.release_after(response)
         return response
 
 

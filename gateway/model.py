@@ -129,6 +129,18 @@ class Breaker:
 
 
 @dataclass(frozen=True, slots=True)
+class Buffering:
+    """What is held of bodies so that slow clients keep no upstream busy. `request`, `response`: bytes in memory
+    of one body; 0: none is held. `spool`: the folder of temporary files for longer ones; None: those stream.
+    `spool_max`: bytes that all such files of one worker and folder may have."""
+
+    request: int = 64 * 1024
+    response: int = 64 * 1024
+    spool: str | None = None
+    spool_max: int = 1024 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
 class Concurrency:
     """Requests that one upstream may have at once in one worker (0: no limit), how many more
     wait for their turn, and for how many seconds at most. `adaptive`: the limit follows the
@@ -245,6 +257,7 @@ class Upstream:
     health: HealthCheck | None = None
     breaker: Breaker | None = None
     concurrency: Concurrency = Concurrency()
+    buffer: Buffering = Buffering()
     # Seconds in which a newcomer's share grows to its whole weight; 0: at once.
     slow_start: float = 0.0
     # The header that tells an upstream how many milliseconds it has; None: none does.
@@ -447,6 +460,8 @@ class ServerLimits:
     connections: int = 10_000
     connections_per_client: int = 0
     linger: int = 64 * 1024 * 1024
+    # What a worker holds of bodies for slow clients.
+    buffers: int = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

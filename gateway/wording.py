@@ -12,7 +12,12 @@ from typing import Any
 from gateway.model import Balance, Endpoint, HealthCheck, Match, Mirror, Redirect, Route, Source, Split, StaticSource
 
 # Keys whose numbers are bytes, and those whose numbers are shares.
-_SIZES = frozenset({"buffer", "header", "body", "request_line", "chunk_extensions", "linger", "min_rate"})
+_SIZES = frozenset(
+    {
+        *("buffer", "buffers", "header", "body", "request_line", "chunk_extensions", "linger", "min_rate"),
+        *("request", "response", "spool_max"),
+    }
+)
 _SHARES = frozenset({"budget", "error_rate", "max_ejected"})
 # What the file calls by a word that Python has for itself.
 _NAMES = {"out_for": "for"}

@@ -8,17 +8,22 @@ into the environ (`gateway.request`), and then nothing is lost.
 from __future__ import annotations
 
 import errno
+import io
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
-from gateway.errors import BadRequest, BodyTooLarge, ClientClosed, ClientError, GatewayError, UnsupportedCoding
-from gateway.exchange import PIECE, Headers, Request, Response
+from gateway.buffers.ahead import Ahead, ahead, unless_soon
+from gateway.buffers.memory import Buffers
+from gateway.errors import BadRequest, BodyTooLarge, ClientClosed, GatewayError, UnsupportedCoding
+from gateway.exchange import PIECE, Headers, Request, Response, ResponseBody
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-
+# The body is not handed on; HTTP_PROXY would pass for a setting (httpoxy, CVE-2016-5385).
+_NOT_IN_ENVIRON = frozenset({"HTTP_CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT", "HTTP_PROXY"})
 # Names whose usual spelling is not a capital after each hyphen.
 _SPELLING = {"Te": "TE", "Dnt": "DNT", "Etag": "ETag", "Www-Authenticate": "WWW-Authenticate"}
 
@@ -27,8 +32,8 @@ def request(environ: WSGIEnvironment, started: float, body_limit: int) -> Reques
     """The request that an environ describes. Raises a ClientError."""
     parsed = environ.get("gateway.request")
     if isinstance(parsed, Request):
-        if environ["wsgi.input"] is not environ.get("gateway.input", environ["wsgi.input"]):
-            _take_input(parsed, environ, body_limit)
+        if not _is_ours(environ["wsgi.input"], environ.get("gateway.input")):
+            take_input(parsed, environ, body_limit)
         return parsed
     headers = _headers(environ)
     length = _content_length(environ)
@@ -54,8 +59,16 @@ def request(environ: WSGIEnvironment, started: float, body_limit: int) -> Reques
     return made
 
 
-def _take_input(request: Request, environ: WSGIEnvironment, body_limit: int) -> None:
-    """A middleware has read the body, and put another in its place."""
+def _is_ours(stream: Any, ours: Any) -> bool:
+    """Whether wsgi.input is the one that our worker put there, or a transparent proxy of an agent around it."""
+    if stream is ours or ours is None:
+        return True
+    raw = getattr(ours, "raw", None)
+    return raw is not None and getattr(stream, "raw", None) is raw
+
+
+def take_input(request: Request, environ: WSGIEnvironment, body_limit: int) -> None:
+    """Somebody has read the body, and put another in its place."""
     length = request.content_length = _content_length(environ)
     request.chunked = bool(environ.get("HTTP_TRANSFER_ENCODING"))
     request.body = None
@@ -114,6 +127,39 @@ def _target(environ: WSGIEnvironment) -> bytes:
     return (f"{path or '/'}?{query}" if query else path or "/").encode("latin-1")
 
 
+def environ(request: Request) -> WSGIEnvironment:
+    """An environ for what Flask has to answer without a server's: that of `request`, its body left out."""
+    path, _, query = request.target.decode("latin-1").partition("?")
+    made: WSGIEnvironment = {
+        "REQUEST_METHOD": request.method.decode("latin-1"),
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(path if path.startswith("/") else "/").decode("latin-1"),
+        "QUERY_STRING": query,
+        "RAW_URI": request.target.decode("latin-1"),
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": str(request.port),
+        "SERVER_PROTOCOL": "HTTP/1.1" if request.http11 else "HTTP/1.0",
+        "REMOTE_ADDR": request.peer,
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": request.scheme,
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        "gateway.request": request,
+    }
+    for name, value in request.headers:
+        key = "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
+        text = value.decode("latin-1")
+        if b"_" not in name and key not in _NOT_IN_ENVIRON:
+            made[key] = f"{made[key]},{text}" if key in made and key != "HTTP_HOST" else text
+    content_type = made.pop("HTTP_CONTENT_TYPE", None)
+    if content_type is not None:
+        made["CONTENT_TYPE"] = content_type
+    return made
+
+
 class WsgiBody:
     """A `RequestBody` over wsgi.input."""
 
@@ -145,7 +191,7 @@ class WsgiBody:
             return b""
         try:
             piece = self._pieces() if self._pieces is not None else self._read()
-        except ClientError:
+        except GatewayError:
             raise
         except Exception as error:
             # Servers have exceptions of their own for what is wrong with a body (gunicorn's
@@ -184,82 +230,149 @@ class WsgiBody:
         return piece
 
 
+class Exchange:
+    """One exchange at the WSGI door (`environ["gateway.exchange"]`).
+
+    Our own worker makes it, any other server leaves that to the gateway. By it the two reach each other however many
+    middlewares and agents have wrapped the iterable between them.
+    """
+
+    __slots__ = ("answer", "failure", "finish", "finished", "sent", "status", "watched")
+
+    def __init__(self, watched: bool = False) -> None:
+        # The server notices a client that leaves, and throws ClientClosed into the greenlet.
+        self.watched = watched
+        # The answer of the gateway itself, once there is one; it may have been replaced since.
+        self.answer: WsgiAnswer | None = None
+        # What our worker knows: why it stopped writing, the status that it gave instead of the application's (or could
+        # not give), and how many bytes of the body went out.
+        self.failure: GatewayError | None = None
+        self.status: int | None = None
+        self.sent: int | None = None
+        # Writes the log line of an answer that came through Flask.
+        self.finish: Callable[[], None] | None = None
+        # The log has its line.
+        self.finished = False
+
+    def end(self) -> None:
+        """The server is done with the iterable: close what nobody has closed, and log what is not logged."""
+        finish, self.finish = self.finish, None
+        try:
+            if self.answer is not None:
+                self.answer.drop()
+        finally:
+            if finish is not None:
+                finish()
+
+
 class WsgiAnswer:
-    """The iterable that a WSGI server writes; also our own worker's way to the `Response`."""
+    """The iterable that a WSGI server writes, of the gateway's own answer. `finish` is called once, at its end."""
 
     def __init__(
         self,
         response: Response,
         finish: Callable[[int, GatewayError | None], None],
+        exchange: Exchange,
+        buffers: Buffers | None = None,
     ) -> None:
+        """`buffers`: where what is read ahead of a slow client is counted; None: nothing is read ahead."""
         self.response = response
         self._finish = finish
+        self._exchange = exchange
+        self._buffers = buffers
+        self._ahead: Ahead | None = None
         # Bytes of the body that were handed over, for the log.
-        self.sent = 0
-        # Why a server that can tell stopped writing, and the status that it gave instead.
-        self.failure: GatewayError | None = None
-        self.status: int | None = None
-        self._ended = False
+        self._sent = 0
+        self.ended = False
+        # Why the body ended early.
+        self.error: GatewayError | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         response = self.response
         error: GatewayError | None = None
         try:
             if response.status == ClientClosed.status and not response.headers:
-                raise ConnectionResetError(errno.ECONNRESET, "the client is gone: there is nobody to answer")
+                self.error = ClientClosed("the client is gone: there is nobody to answer")
+                if not self._exchange.watched:
+                    raise ConnectionResetError(errno.ECONNRESET, str(self.error))
+                return
+            if response.tunnel is not None:
+                # The worker carries both ways between this piece and the end.
+                yield b""
+                return
             if response.bodyless:
                 return
             # The head goes out with the first piece, even an empty one: at once.
-            self.sent += len(response.data)
-            yield response.data
-            stream = response.stream
-            while stream is not None:
-                piece = stream.read()
-                if not piece:
-                    break
-                self.sent += len(piece)
-                yield piece
+            yield from self._counted(response.data, response.stream)
+            while (stream := self._ahead or response.stream) is not None and (piece := stream.read()):
+                yield from self._counted(piece, stream)
         except GatewayError as failure:
-            error = failure
+            error = self.error = failure
+            if self._exchange.watched and isinstance(failure, ClientClosed):
+                # Agents would report an exception as a fault of the application.
+                return
             # The one way to make a WSGI server break the connection: the body is cut.
             raise ConnectionResetError(errno.ECONNRESET, "the upstream's answer broke off") from failure
         except GeneratorExit:
-            error = self.failure or ClientClosed("the client went away in the middle of the answer")
+            error = self._exchange.failure or ClientClosed("the client went away in the middle of the answer")
             raise
         finally:
             self._end(error)
 
+    def _counted(self, piece: bytes, stream: ResponseBody | None) -> Iterator[bytes]:
+        """One piece of the body. If the server is not back soon, its client is slow: the answer is read ahead."""
+        self._sent += len(piece)
+        if self._buffers is None or stream is None or stream.buffering is None:
+            yield piece
+            return
+        with unless_soon(self._read_ahead, stream, self._buffers):
+            yield piece
+
+    def _read_ahead(self, stream: ResponseBody, buffers: Buffers) -> None:
+        length = self.response.content_length
+        self._ahead = ahead(stream, None if length is None else length - self._sent, buffers)
+
     def _end(self, error: GatewayError | None) -> None:
-        if not self._ended:
-            self._ended = True
-            if self.response.stream is not None:
-                self.response.stream.close()
-            self._finish(self.sent, error)
+        if not self.ended:
+            self.ended = True
+            self.error = self.error or error
+            rest = self._ahead or self.response.stream or self.response.tunnel
+            try:
+                if rest is not None:
+                    rest.close()
+            finally:
+                self._finish(self._sent if self._exchange.sent is None else self._exchange.sent, error)
 
     def close(self) -> None:
         """Called by the server in every case (PEP 3333): a body that was not read to its end
         means that the client is gone."""
-        unread = self.response.stream is not None and not self.response.bodyless
-        gone = self.failure or ClientClosed("the client went away before its answer was complete")
-        self._end(gone if unread else None)
+        failure = self._exchange.failure
+        if failure is None and self.response.stream is not None and not self.response.bodyless:
+            failure = ClientClosed("the client went away before its answer was complete")
+        self._end(failure)
+
+    def drop(self) -> None:
+        """Give back what it comes from: the server never got it, because another answer took its place."""
+        self._end(self._exchange.failure)
 
 
 class Counted:
-    """An application's iterable whose bytes are counted; `finish` is called once, at its end."""
+    """An iterable of Flask's whose bytes are counted; `exchange` ends with it."""
 
-    def __init__(self, inner: Iterable[bytes], finish: Callable[[Counted], None]) -> None:
+    def __init__(self, inner: Iterable[bytes], exchange: Exchange) -> None:
         self._inner = inner
-        self._finish = finish
+        self._exchange = exchange
         self.sent = 0
-        # What our own worker knows: why it is not what the application said, and which status it
-        # is that went out or, to a client that is gone, did not.
-        self.failure: GatewayError | None = None
-        self.status: int | None = None
 
     def __iter__(self) -> Iterator[bytes]:
-        for piece in self._inner:
-            self.sent += len(piece)
-            yield piece
+        try:
+            for piece in self._inner:
+                self.sent += len(piece)
+                yield piece
+        except ClientClosed:
+            # The worker threw it in. Agents around this would report it as a fault of the application.
+            if not self._exchange.watched:
+                raise
 
     def close(self) -> None:
         """Called by the server in every case (PEP 3333)."""
@@ -267,7 +380,7 @@ class Counted:
             if hasattr(self._inner, "close"):
                 self._inner.close()
         finally:
-            self._finish(self)
+            self._exchange.end()
 
 
 def start(response: Response, start_response: StartResponse) -> None:

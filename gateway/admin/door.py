@@ -281,6 +281,8 @@ class Admin:
         for kind, number in getattr(self._hosting, "closed_connections", {}).items():
             yield "", f"connection_{kind}", number
         yield "", "wrong_token", self.wrong_tokens
+        for word, number in self._gateway.buffers.counts.items():
+            yield "", word, number
         for name, group in self._gateway.store.current.groups.items():
             for word, number in status.decisions(group.state).items():
                 yield name, word, number

@@ -64,6 +64,13 @@ def _of_workers(workers: list[Part], now: float) -> Iterator[Metric]:
         label,
         ((slot, worker["overload"]["lag_s"]) for slot, worker in by_slot),
     )
+    for key, where in (("held", "memory"), ("spooled", "temporary files")):
+        yield _family(
+            f"gateway_buffers_{key}_bytes",
+            f"What is held of bodies for slow clients in {where}.",
+            label,
+            ((slot, worker["buffers"][key]) for slot, worker in by_slot),
+        )
     yield _family(
         "gateway_connections",
         "Client connections of the data listeners.",

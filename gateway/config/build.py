@@ -147,6 +147,7 @@ def _settled(base: model.Upstream, given: Defaults | Upstream) -> model.Upstream
         pool=overlay(base.pool, given.pool),
         retry=_retry(base.retry, given.retry),
         limits=overlay(base.limits, given.limits),
+        buffer=overlay(base.buffer, given.buffer),
         upgrade=_upgrade(given, base.upgrade),
         eject=eject(given, base.eject),
         health=_switched(given, "health", base.health, model.HealthCheck(), _health),

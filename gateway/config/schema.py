@@ -188,6 +188,7 @@ class ServerLimits(Section):
     connections: Count = key(10000, "client connections of one worker")
     connections_per_client: Count = key(0, "of them, those of one client address")
     linger: Size = key("64MiB", "what is read and dropped of a request whose answer is out")
+    buffers: Size = key("256MiB", "what one worker holds of bodies for slow clients")
 
 
 class Server(Section):
@@ -309,6 +310,13 @@ class Retry(Section):
     hedge: Flag = key(False, "ask another endpoint as well when a GET takes longer than 95 of 100 do")
 
 
+class Buffer(Section):
+    request: Size = key("64KiB", "a request's body of up to this is complete before an endpoint is picked; 0: none")
+    response: Size = key("64KiB", "so much of an answer is read ahead of a slow client; 0: nothing")
+    spool: OptionalText = key(None, "a folder for temporary files of longer bodies; null: those stream")
+    spool_max: Size = key("1GiB", "what all such files of a worker may hold; 0: nothing")
+
+
 class Hash(Section):
     by: HashBy = Field(description="client_ip, path, header:NAME, cookie:NAME or query:NAME")
 
@@ -373,6 +381,7 @@ class Defaults(Section):
     pool: Pool = key({}, "connections, per endpoint and worker")
     retry: Retry = key({}, "when a request may be tried again")
     limits: Limits = key({}, "what an upstream's answer may measure")
+    buffer: Buffer = key({}, "what is held of bodies so that slow clients keep no upstream busy")
     upgrade: Upgrade = key(["websocket"], "protocols of Upgrade that may become a tunnel")
     host: HostPolicy = key("preserve", "the Host that upstreams get: preserve, upstream, or a literal")
     balance: Balancing = key("round_robin", "how an endpoint is picked")
@@ -417,6 +426,7 @@ class Upstream(Section):
     pool: Pool = inherited(Pool)
     retry: Retry = inherited(Retry)
     limits: Limits = inherited(Limits)
+    buffer: Buffer = inherited(Buffer)
     upgrade: Upgrade = inherited()
     host: HostPolicy = inherited()
     balance: Balancing = inherited()

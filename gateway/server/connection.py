@@ -22,6 +22,8 @@ from typing import Any, Protocol
 from gevent import get_hub, getcurrent
 from gevent.event import Event
 
+from gateway.buffers.ahead import SLOW, Ahead, ahead
+from gateway.buffers.memory import Buffers
 from gateway.errors import (
     BadRequest,
     BadResponse,
@@ -107,6 +109,8 @@ class Shared:
     connections: set[Connection] = field(default_factory=set)
     # Those of them that may be closed for a new one.
     places: Places = field(default_factory=Places)
+    # What is held of bodies for slow clients.
+    buffers: Buffers = field(default_factory=lambda: Buffers(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,7 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
+        "_ahead",
         "_body",
         "_by_reset",
         "_chunked",
@@ -145,6 +150,7 @@ class Connection:
         "_silent",
         "_told",
         "_tunnel",
+        "_waited",
         "answering",
         "busy",
         "closed_for_another",
@@ -206,8 +212,11 @@ class Connection:
         self._tunnel: Tunnel | None = None
         self._half_closed: Any = None
         self._pace: Pace | None = None
-        # The rest of the answer that is being written, until it was told that the client is slow.
+        # The rest of the answer that is being written, until it is read ahead of the client by `_ahead`; seconds
+        # that the client was waited for in it.
         self._passing: ResponseBody | None = None
+        self._ahead: Ahead | None = None
+        self._waited = 0.0
         # The answer that is being written. `answering`: its head is (being) sent.
         self.answering = False
         self.sent = 0
@@ -435,6 +444,7 @@ class Connection:
         logs_itself = False
         self.answering = self._continued = False
         self.sent = 0
+        self._waited = 0.0
         self.gone = None
         self._body = body
         self.busy = True
@@ -509,9 +519,11 @@ class Connection:
                 if response.tunnel is not None:
                     self.open_tunnel(request, response)
                     return None
-                self.begin(request, response, body, stream is None)
-                if stream is not None and not without_body(request, response):
+                if stream is None or without_body(request, response):
+                    self.begin(request, response, body, stream is None)
+                else:
                     self._passing = stream
+                    self.begin(request, response, body, False)
                     self._pass_on(stream)
                     self.end()
             except GatewayError as error:
@@ -522,6 +534,7 @@ class Connection:
                 wrong = ClientClosed(f"the tunnel broke: {error}")
             except Exception as failure:
                 wrong = self.failed(failure)
+                self._passing = None
                 if self.answering:
                     self.break_off()
                 else:
@@ -537,6 +550,8 @@ class Connection:
     def _release(self, stream: ResponseBody) -> GatewayError | None:
         """Give back what an answer came from; a fault in that ends the connection after the answer."""
         self._passing = None
+        if self._ahead is not None:
+            stream, self._ahead = self._ahead, None
         # This may wait for the end of an upload. The client's leaving changes nothing any
         # more, so it is not thrown in here.
         self.busy = False
@@ -549,6 +564,8 @@ class Connection:
 
     def _pass_on(self, stream: ResponseBody) -> None:
         portions = Portions(self.stream, PIECE if self._told is None else TOLD_PIECE)
+        if self._ahead is not None:
+            stream = self._ahead
         while True:
             stream.most = portions.next()
             piece = stream.read()
@@ -558,6 +575,8 @@ class Connection:
             size = len(piece)
             # The wait for the next one may be long.
             del piece
+            if self._ahead is not None:
+                stream = self._ahead
             if portions.passed(size):
                 breathe()
 
@@ -759,20 +778,21 @@ class Connection:
         That the socket becomes writable is not the measure: with large buffers it does so
         long after the client took something. What left our kernel is.
         """
-        passing, self._passing = self._passing, None
-        if passing is not None and passing.on_wait is not None:
-            passing.on_wait()
         stream, limit, rate = self.stream, self.settings.timeouts.write, self.settings.min_rate
         pace = self._pace = self._pace or Pace(rate)
         look = _LONGEST_LOOK if limit is None else min(limit / 4, _LONGEST_LOOK)
         stalled = 0.0
+        if self._passing is not None:
+            self._hold_up(self._passing, 0.0)
         while rest:
             began, unsent = monotonic(), stream.unsent()
             try:
-                stream.wait_writable(look)
+                stream.wait_writable(look if self._passing is None else min(look, SLOW))
             except TimeoutError:
                 pass  # not writable; whether something was taken is seen below
             waited = monotonic() - began
+            if self._passing is not None:
+                self._hold_up(self._passing, waited)
             # Before the next write, of which TLS does not tell what a part of it sent.
             moved = max(unsent - stream.unsent(), 0)
             rest = rest[stream.send_some(rest) :]
@@ -782,6 +802,18 @@ class Connection:
                 raise self._stuck(f"client took nothing for {limit} s")
             if rate and not pace.keeps(waited, moved):
                 raise self._stuck(f"client took less than {rate} bytes a second")
+
+    def _hold_up(self, passing: ResponseBody, waited: float) -> None:
+        """The client was waited for so many seconds more. From some time on the answer is read ahead of it."""
+        if passing.on_wait is not None:
+            on_wait, passing.on_wait = passing.on_wait, None
+            on_wait()
+        self._waited += waited
+        if self._waited < SLOW:
+            return
+        self._ahead = ahead(passing, None if self._told is None else self._told - self.sent, self.shared.buffers)
+        if self._ahead is not None or passing.buffering is None:
+            self._passing = None
 
     def _stuck(self, cause: str) -> WriteTimeout:
         """With a FIN the kernel would go on to offer what it holds to a client that does not take it."""

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from gateway import target
-from gateway.errors import ClientClosed, ClientError, GatewayError, UpstreamTruncated
-from gateway.exchange import Headers, Request, RequestBody, Response
+from gateway.errors import ClientClosed, GatewayError
+from gateway.exchange import Headers, Request, Response
+from gateway.kept_body import RawBody
 from gateway.server.body import ArrivingBody
 from gateway.server.connection import Connection, without_body
+from gateway.wsgi import Exchange
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -47,33 +49,6 @@ _HOP_BY_HOP = frozenset(
 _NOT_IN_ENVIRON = frozenset({"EXPECT", "PROXY"})
 
 
-class BodyFailed(OSError):
-    """The request's body cannot be read; an OSError, as that is what applications expect of
-    `wsgi.input`. The cause says what happened."""
-
-
-class _Raw(io.RawIOBase):
-    """A request's body as a raw file: each read gives what has arrived."""
-
-    def __init__(self, body: RequestBody) -> None:
-        self._body = body
-        self._rest = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._rest:
-            try:
-                self._rest = memoryview(self._body.read())
-            except ClientError as error:
-                raise BodyFailed(str(error)) from error
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
-
-
 def split_target(raw: bytes) -> tuple[str, str]:
     """PATH_INFO and QUERY_STRING of a target; the path of `*` is empty, as it is no path."""
     asked = target.parse(raw)
@@ -87,7 +62,7 @@ def environ_of(request: Request, connection: Connection, base: dict[str, Any]) -
     path, query = split_target(request.target)
     place = connection.place
     environ = dict(base)
-    body: Any = io.BytesIO() if request.body is None else io.BufferedReader(_Raw(request.body))
+    body: Any = io.BytesIO() if request.body is None else io.BufferedReader(RawBody(request.body))
     raw = request.target.decode("latin-1")
     environ.update(
         {
@@ -107,6 +82,7 @@ def environ_of(request: Request, connection: Connection, base: dict[str, Any]) -
             "gateway.request": request,
             # By which it is seen that a middleware has put another in its place.
             "gateway.input": body,
+            "gateway.exchange": Exchange(watched=True),
         }
     )
     if request.scheme == "https":
@@ -232,6 +208,7 @@ class WsgiApplication:
         """Call the application and write what it answers, well or badly."""
         answer = _Answer(connection, request, body)
         environ: dict[str, Any] = {}
+        exchange = Exchange()
         iterable: Any = None
         failure: BaseException | None = None
         told: GatewayError | None = None
@@ -242,53 +219,58 @@ class WsgiApplication:
                 if self._begins is not None:
                     self._begins(request)
                 environ = environ_of(request, connection, self._base)
+                exchange = environ["gateway.exchange"]
                 iterable = self._application(environ, answer.start_response)
-                self._pass_on(iterable, answer, connection, request)
+                self._pass_on(iterable, answer, connection, request, exchange)
             except BaseException as error:
                 failure = error
                 told = self._fail(error, answer, connection, request, body)
             finally:
-                _note(iterable, told, answer, connection, body)
-                if hasattr(iterable, "close"):
-                    iterable.close()
+                _note(exchange, told, answer, connection, body)
+                try:
+                    if hasattr(iterable, "close"):
+                        iterable.close()
+                finally:
+                    exchange.end()
         except BaseException as error:  # from close, or on top of a failure
             connection.failed(error)
             connection.break_off()
-        if iterable is None and failure is not None:
+        if iterable is None and failure is not None and not exchange.finished:
             connection.shared.door.finish(request, answer.response, connection.sent, None)
         elif self._finished is not None:
             self._finished(request, environ, answer.response, connection.sent)
 
-    def _pass_on(self, iterable: Any, answer: _Answer, connection: Connection, request: Request) -> None:
-        ready = getattr(iterable, "response", None)
-        if isinstance(ready, Response) and ready.tunnel is not None:
-            try:
-                connection.open_tunnel(request, ready)
-            finally:
-                iterable.sent = connection.sent
-            return
+    def _pass_on(
+        self, iterable: Any, answer: _Answer, connection: Connection, request: Request, exchange: Exchange
+    ) -> None:
+        # A Gateway's own answer, unless another was given in its place.
+        own = exchange.answer if exchange.answer is not None and not exchange.answer.ended else None
+        carried = False
         alone = _is_alone(iterable)
         # Held, so that a failure below is noted before the iterator learns of its end.
         pieces = iter(iterable)
         try:
             for piece in pieces:
-                if not answer.begun:
+                if own is not None and own.response.tunnel is not None and _switches(answer) and not carried:
+                    carried = answer.begun = True
+                    _carry(own.response, answer, connection, request, exchange)
+                elif not answer.begun:
                     # PEP 3333: the head waits for the first byte; a gateway's answer does not.
-                    if piece or isinstance(ready, Response):
+                    if piece or (own is not None and answer.response is not None):
                         answer.begin(piece, complete=alone)
                 elif piece:
                     answer.more(piece)
-        except GatewayError as error:
-            if isinstance(ready, Response):
-                iterable.failure = error
-            raise
-        except ConnectionResetError as error:
-            if not isinstance(ready, Response):
+        except ConnectionResetError:
+            # How a Gateway tells any server that an answer broke off.
+            if own is None or own.error is None:
                 raise
-            # How a Gateway tells any server that an answer broke off; it has noted why.
-            if ready.status == ClientClosed.status:
-                raise ClientClosed(str(error)) from error
-            raise UpstreamTruncated(str(error)) from error
+        if own is not None and own.error is not None:
+            raise own.error
+        if connection.gone is not None:
+            # Thrown into the iterable, which ended without a word.
+            raise connection.gone
+        if carried:
+            return
         if not answer.begun:
             answer.begin(complete=True)
         else:
@@ -328,19 +310,37 @@ class WsgiApplication:
         return known
 
 
-def _note(
-    iterable: Any, told: GatewayError | None, answer: _Answer, connection: Connection, body: ArrivingBody | None
+def _switches(answer: _Answer) -> bool:
+    """Whether the application said 101: a hook may have given a tunnel another status."""
+    return answer.response is not None and answer.response.status == 101
+
+
+def _carry(
+    own: Response, answer: _Answer, connection: Connection, request: Request, exchange: Exchange
 ) -> None:
-    """Let a Gateway's iterable (`gateway.wsgi`) know what it cannot see: how it went here."""
-    if not hasattr(iterable, "failure"):
-        return
+    """Open the tunnel of a Gateway's answer, with the header fields that the application has made of it."""
+    assert answer.response is not None
+    # WSGI has no hop-by-hop fields.
+    own.headers = answer.response.headers + [field for field in own.headers if field[0].lower() == b"upgrade"]
+    try:
+        connection.open_tunnel(request, own)
+    except OSError as error:
+        raise ClientClosed(f"the tunnel broke: {error}") from error
+    finally:
+        exchange.sent = connection.sent
+
+
+def _note(
+    exchange: Exchange, told: GatewayError | None, answer: _Answer, connection: Connection, body: ArrivingBody | None
+) -> None:
+    """Let a Gateway know what it cannot see: how it went here."""
     missing = body.error if body is not None else None
-    iterable.failure = told or connection.gone or missing
-    if iterable.failure is not None:
-        iterable.sent = connection.sent
+    exchange.failure = told or connection.gone or missing
+    if exchange.failure is not None:
+        exchange.sent = connection.sent
         # Whatever an application says to a client that left inside its body: nobody hears it.
         if not answer.begun or isinstance(missing, ClientClosed):
-            iterable.status = iterable.failure.status
+            exchange.status = exchange.failure.status
 
 
 def _is_alone(iterable: Any) -> bool:

@@ -9,6 +9,10 @@ from gevent import monkey
 
 monkey.patch_all()
 
+from gateway.server import import_locks as _import_locks
+
+_import_locks.restore()
+
 import gc
 import importlib
 import os

@@ -26,8 +26,10 @@ from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
 from gateway import problem
+from gateway.buffers.memory import Buffers
 from gateway.errors import Draining, GatewayError
 from gateway.exchange import Request, Response
+from gateway.instrumented import wrapper
 from gateway.model import ServerSettings
 from gateway.server import hosting
 from gateway.server.acceptor import Acceptor
@@ -181,7 +183,8 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         if gateway is None:
             reason = f"the application is a {type(self.wsgi).__name__}, not a Gateway"
         elif reason is None:
-            reason = gateway.direct_door()
+            around = wrapper(gateway)
+            reason = f"the application was wrapped by {around}" if around else gateway.direct_door()
         door: Door
         if gateway is not None and reason is None:
             self.door, door = ("direct", ""), gateway
@@ -199,6 +202,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             left=self.max_requests,
             worn=self._worn,
             closing=not self.cfg.keepalive,
+            buffers=Buffers(0) if gateway is None else gateway.buffers,
         )
 
     def _admin_shared(self, data: Shared) -> Shared:

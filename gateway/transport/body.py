@@ -16,6 +16,7 @@ from gateway.transport.connection import Connection
 from gateway.transport.upload import Upload
 
 if TYPE_CHECKING:
+    from gateway.model import Buffering
     from gateway.transport.pool import EndpointPool
 
 
@@ -30,6 +31,7 @@ class AnswerBody:
         "_pool",
         "_shareable",
         "_upload",
+        "buffering",
         "most",
         "on_end",
         "on_wait",
@@ -55,6 +57,12 @@ class AnswerBody:
         self.most = PIECE
         self.on_end: Callable[[], None] | None = None
         self.on_wait: Callable[[], None] | None = None
+        self.buffering: Buffering | None = None
+
+    @property
+    def sent(self) -> bool:
+        """Whether the whole request was sent."""
+        return self._upload is None or self._upload.done
 
     def read(self) -> bytes:
         connection = self._connection
@@ -75,7 +83,8 @@ class AnswerBody:
         except BaseException:
             self.close()
             raise
-        if not data:
+        if not data or (connection.reader.complete and self.sent):
+            # At once: the client may take its time with what was read.
             self.finish()
         return data
 

@@ -117,8 +117,9 @@ class GatewayProcess:
         command = [sys.executable, "-m", "gunicorn", "-c", "conf/gunicorn.conf.py", "-k", door.worker_class,
                    "-w", str(workers), "-b", "127.0.0.1:0"]  # fmt: skip
         settings = {**os.environ, "GATEWAY_CONFIG": str(config_path), "PYTHONPATH": str(ROOT)}
-        # On as by default, but on a port of its own.
-        settings |= {"GATEWAY_ADMIN": "127.0.0.1:0", **(environ or {})}
+        # On as by default, but on a port of its own, unless the configuration wants it where data is served.
+        admin = "inline" if "bind: inline" in config else "127.0.0.1:0"
+        settings |= {"GATEWAY_ADMIN": admin, **(environ or {})}
         if door.tls or door.upstream_tls:
             both, authority = certificate().write(folder)
             settings["SSL_CERT_FILE"] = str(authority)

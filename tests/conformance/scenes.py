@@ -7,6 +7,8 @@ busy the machine is.
 
 from __future__ import annotations
 
+import tempfile
+
 STANDARD = """
 version: 1
 server: {name: gw, overload: 0}
@@ -131,6 +133,8 @@ version: 1
 server: {name: gw, overload: 0}
 defaults:
   eject: null
+  # A short body streams, too: else it would be here before an attempt begins.
+  buffer: {request: 0}
   retry: {attempts: 3, statuses: [503], methods: [GET, PUT], backoff: 1ms, budget: 100%}
 upstreams:
   pair: {endpoints: ["$other", "$main"]}
@@ -230,9 +234,37 @@ routes:
   - {name: mirror-none, match: {prefix: /mirror-none}, upstream: main, mirror: {upstream: other, percent: 0}}
 """
 
+# What is held of bodies. One connection to an upstream: a second request shows whether the first has released it.
+SHIELD = f"""
+version: 1
+server: {{name: gw, overload: 0, limits: {{buffers: 2MiB}}}}
+admin: {{bind: inline, token: a-token-of-the-tests}}
+defaults:
+  retry: {{attempts: 1}}
+  pool: {{max_connections: 1, queue_timeout: 300ms}}
+upstreams:
+  main: {{endpoints: ["$main"], buffer: {{response: 1MiB}}}}
+  off: {{endpoints: ["$main"], buffer: {{request: 0, response: 0}}}}
+  files: {{endpoints: ["$main"], buffer: {{spool: {tempfile.gettempdir()}}}}}
+  small: {{endpoints: ["$main"], buffer: {{spool: {tempfile.gettempdir()}, spool_max: 250KiB}}}}
+  nowhere: {{endpoints: ["$main"], buffer: {{spool: /proc/no/folder}}}}
+  greedy: {{endpoints: ["$main"], buffer: {{request: 4MiB, response: 4MiB}}}}
+  timed: {{endpoints: ["$main"], timeouts: {{total: 500ms}}}}
+routes:
+  - {{name: main, match: {{prefix: /}}, upstream: main}}
+  - {{name: off, match: {{prefix: /off}}, upstream: off}}
+  - {{name: files, match: {{prefix: /files}}, upstream: files}}
+  - {{name: small, match: {{prefix: /small}}, upstream: small}}
+  - {{name: nowhere, match: {{prefix: /nowhere}}, upstream: nowhere}}
+  - {{name: greedy, match: {{prefix: /greedy}}, upstream: greedy}}
+  - {{name: timed, match: {{prefix: /timed}}, upstream: timed}}
+"""
+
 # name: (configuration, the FakeUpstreams in it)
 SCENES: dict[str, tuple[str, tuple[str, ...]]] = {
     "standard": (STANDARD, ("main",)),
+    # A short body streams, too.
+    "streaming": (f"{STANDARD}defaults: {{buffer: {{request: 0}}}}\n", ("main",)),
     "trusted": (TRUSTED, ("main",)),
     "routing": (ROUTING, ("main",)),
     "retries": (RETRIES, ("main", "other")),
@@ -240,5 +272,6 @@ SCENES: dict[str, tuple[str, tuple[str, ...]]] = {
     "limits": (LIMITS, ("main",)),
     "impatient": (IMPATIENT, ("main",)),
     "staying-up": (STAYING_UP, ("main", "other")),
+    "shield": (SHIELD, ("main",)),
     "shaping": (SHAPING, ("main", "other")),
 }

@@ -10,7 +10,7 @@ from gateway.testing import Act, Exchange, answer, head
 from tests.conformance.harness import check_problem, request
 from tests.conformance.stock_worker_limits import stock_limit
 
-SCENE = "standard"
+SCENE = "streaming"
 UPSTREAM_TLS = True
 EXPECT = b"Expect: 100-continue"
 

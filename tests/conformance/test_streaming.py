@@ -12,7 +12,7 @@ from gateway.testing import Act, Exchange, RawClient, Truncated, answer, chunk, 
 from tests.conformance.harness import request
 from tests.conformance.stock_worker_limits import stock_limit
 
-SCENE = "standard"
+SCENE = "streaming"
 UPSTREAM_TLS = True
 CHUNKED = b"Transfer-Encoding: chunked"
 

@@ -38,7 +38,7 @@ BINS = (
     Bin("unit", 130, ("unit/*",)),
     Bin("chaos", 80, ("chaos/*",)),
     Bin("project", 50, ("project/*",)),
-    Bin("worker", 90, ("integration/test_worker*.py",)),
+    Bin("worker", 110, ("integration/test_worker*.py", "integration/test_agents.py", "integration/test_flask_hooks.py")),
     Bin("hosting", 180, ("integration/test_hosting.py", "integration/test_reload*.py")),
     Bin("registries", 210, tuple(f"integration/test_{name}*.py" for name in _REGISTRIES)),
     Bin("clients", 110, tuple(f"integration/test_{name}.py" for name in _CLIENTS)),

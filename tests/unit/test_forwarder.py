@@ -559,7 +559,9 @@ class TestLearnt:
 
         world.pools[0].send = send
         request = ask(method=b"POST", body=b"x")
-        request.body = Arriving() if arriving else request.body
+        if arriving:
+            # Chunked: one of known length would be here before an attempt begins.
+            request.body, request.content_length = Arriving(), None
         request.started = clock() + left - 10.0
         with pytest.raises(GatewayError):
             world.forward(request)

@@ -89,6 +89,7 @@ def sections() -> Iterator[tuple[str, str, type[schema.Section]]]:
         ("tls", schema.Tls),
         ("timeouts", schema.Timeouts),
         ("pool", schema.Pool),
+        ("buffer", schema.Buffer),
         ("retry", schema.Retry),
         ("limits", schema.Limits),
     ):

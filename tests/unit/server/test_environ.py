@@ -10,9 +10,10 @@ from wsgiref.validate import validator
 import pytest
 from gevent import GreenletExit, Timeout
 
-from gateway.errors import UpstreamTruncated
+from gateway.errors import ClientClosed, GatewayError, TunnelFault, UpstreamTruncated
 from gateway.exchange import Request, Response
 from gateway.server.environ import WsgiApplication
+from gateway.wsgi import WsgiAnswer
 from tests.unit.server.wire import Pieces, RecordingDoor, ScriptedStream, answers_in, serve
 
 GET = b"GET /a%20b?c=%20d HTTP/1.1\r\nHost: a.test:8000\r\nConnection: close\r\n\r\n"
@@ -373,57 +374,140 @@ class TestFailures:
         assert stream.sent.count(b"HTTP/1.1 200") == 2
 
 
+def _bare(iterable: Iterable[bytes]) -> Iterable[bytes]:
+    return iterable
+
+
+def _wrapped(iterable: Any) -> Iterable[bytes]:
+    """As an agent does."""
+    try:
+        yield from iterable
+    finally:
+        iterable.close()
+
+
+@pytest.mark.parametrize("wrap", [_bare, _wrapped])
 class TestGatewaysAnswers:
-    """What a Gateway gives a server: an iterable with `response`."""
+    """What a Gateway gives a server, known by the exchange in the environ, whatever is wrapped around it."""
 
-    class Given:
-        def __init__(self, response: Response) -> None:
-            self.response = response
-            self.closed = 0
+    def app(
+        self, response: Response, wrap: Callable[[Any], Iterable[bytes]]
+    ) -> tuple[Callable[..., Iterable[bytes]], list[tuple[int, str]]]:
+        ended: list[tuple[int, str]] = []
 
-        def __iter__(self) -> Iterator[bytes]:
-            yield self.response.data
-            while self.response.stream is not None and (piece := self.response.stream.read()):
-                yield piece
+        def finish(sent: int, error: GatewayError | None) -> None:
+            ended.append((sent, "" if error is None else error.reason))
 
-        def close(self) -> None:
-            self.closed += 1
+        def app(environ: dict[str, Any], start_response: Start) -> Any:
+            exchange = environ["gateway.exchange"]
+            exchange.answer = WsgiAnswer(response, finish, exchange)
+            start_response(f"{response.status} Told", [("X-Hook", "1")])
+            return wrap(exchange.answer)
 
-    def test_the_head_goes_out_at_once(self) -> None:
+        return app, ended
+
+    def test_the_head_goes_out_at_once(self, wrap: Callable[[Any], Iterable[bytes]]) -> None:
         sent_before: list[bytes] = []
-        streams: list[ScriptedStream] = []
-
-        class Watching(Pieces):
-            def read(self) -> bytes:
-                sent_before.append(bytes(streams[0].sent))
-                return super().read()
-
-        given = self.Given(Response(200, b"OK", [], stream=Watching(b"late")))
-
-        def app(environ: dict[str, Any], start_response: Start) -> Any:
-            streams.append(environ["test.stream"])
-            start_response("200 OK", [])
-            return given
-
         stream = ScriptedStream(GET)
-        application = WsgiApplication(app, {**BASE, "test.stream": stream})
-        serve_on(stream, application)
-        assert sent_before[0].startswith(b"HTTP/1.1 200 OK\r\n")
-        assert given.closed == 1
+        late = Pieces(b"late", at_read=lambda: sent_before.append(bytes(stream.sent)))
+        app, ended = self.app(Response(200, b"OK", [], stream=late), wrap)
+        serve_on(stream, WsgiApplication(app, BASE))
+        assert sent_before[0].startswith(b"HTTP/1.1 200 Told\r\n")
+        assert ended == [(4, "")]
+        assert late.closed == 1
 
-    def test_a_break_is_quiet_and_cuts(self, caplog: pytest.LogCaptureFixture) -> None:
-        given = self.Given(Response(200, b"OK", [], data=b"x", stream=Pieces(b"y", ConnectionResetError(104, "broke off"))))
-
-        def app(environ: dict[str, Any], start_response: Start) -> Any:
-            start_response("200 OK", [])
-            return given
-
+    def test_a_break_is_quiet_and_cuts(
+        self, wrap: Callable[[Any], Iterable[bytes]], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        cut = Pieces(b"y", UpstreamTruncated("broke off"))
+        app, ended = self.app(Response(200, b"OK", [], data=b"x", stream=cut), wrap)
         stream, _ = run(app, GET)
         assert stream.sent.endswith(b"1\r\nx\r\n1\r\ny\r\n")
         assert not stream.ended
-        assert given.closed == 1
+        assert ended == [(2, "upstream_truncated")]
         assert caplog.records == []
 
+    def test_a_client_that_left_is_no_exception_for_what_is_wrapped_around(
+        self, wrap: Callable[[Any], Iterable[bytes]], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        noticed: list[BaseException] = []
+
+        def agent(iterable: Any) -> Iterable[bytes]:
+            try:
+                yield from wrap(iterable)
+            except Exception as error:
+                noticed.append(error)
+                raise
+
+        left = Pieces(b"y", ClientClosed("reset"))
+        app, ended = self.app(Response(200, b"OK", [], data=b"x", stream=left), agent)
+        stream, _ = run(app, GET)
+        assert noticed == []
+        assert stream.closed
+        assert not stream.ended
+        assert ended == [(2, "client_closed")]
+        assert caplog.records == []
+
+    def test_one_that_nobody_closes_is_given_back(self, wrap: Callable[[Any], Iterable[bytes]]) -> None:
+        unread = Pieces(b"never read")
+        app, ended = self.app(Response(503, b"Bad", [], stream=unread), wrap)
+
+        def replacing(environ: dict[str, Any], start_response: Start) -> list[bytes]:
+            app(environ, lambda *given: lambda data: None)
+            start_response("503 Mine", [])
+            return [b"sorry"]
+
+        stream, _ = run(replacing, GET)
+        assert answers_in(stream.sent)[0][0] == 503
+        assert unread.closed == 1
+        assert ended == [(0, "")]
+
+    @pytest.mark.parametrize("ends", ["well", "badly"])
+    def test_a_tunnel(self, wrap: Callable[[Any], Iterable[bytes]], ends: str) -> None:
+        tunnel = Tunnelled(TunnelFault("fault", 3, 7) if ends == "badly" else None)
+        response = Response(101, b"Switching Protocols", [(b"Upgrade", b"WebSocket")], tunnel=tunnel)
+        app, ended = self.app(response, wrap)
+        stream, _ = run(app, GET)
+        head = bytes(stream.sent).partition(b"\r\n\r\n")[0]
+        assert head.startswith(b"HTTP/1.1 101 ")
+        assert b"\r\nUpgrade: WebSocket" in head
+        assert b"\r\nX-Hook: 1" in head
+        assert tunnel.closed
+        assert ended == [(7, "internal_error" if ends == "badly" else "")]
+
+    def test_a_tunnel_that_a_hook_has_refused(self, wrap: Callable[[Any], Iterable[bytes]]) -> None:
+        tunnel = Tunnelled(None)
+        response = Response(101, b"Switching Protocols", [], tunnel=tunnel)
+        app, ended = self.app(response, wrap)
+
+        def refusing(environ: dict[str, Any], start_response: Start) -> Any:
+            return app(environ, lambda status, headers: start_response("403 No", headers))
+
+        stream, _ = run(refusing, GET)
+        assert answers_in(stream.sent)[0][0] == 403
+        assert tunnel.closed
+        assert ended == [(0, "")]
+
+
+class Tunnelled:
+    """A tunnel that carries 3 bytes from the client and 7 to it."""
+
+    on_end: Callable[[], None] | None = None
+
+    def __init__(self, fault: TunnelFault | None) -> None:
+        self._fault = fault
+        self.closed = False
+
+    def run(self, client: Any, early: bytes) -> tuple[int, int]:
+        if self._fault is not None:
+            raise self._fault
+        return 3, 7
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class TestErrors:
     def test_an_applications_own_error_of_that_kind_is_told(self, caplog: pytest.LogCaptureFixture) -> None:
         app, _ = answering(b"x", ConnectionResetError(104, "broke off"))
         stream, _ = run(app, GET)
