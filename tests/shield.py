@@ -44,6 +44,8 @@ _PATIENCE = 1.0
 _ORDINARY = 50
 # Share of them that has its answer in time where a slow client makes no difference.
 _SERVED = 0.99
+# Seconds without a miss at the end, after which a stall was a passing one.
+_RECOVERED = 3.0
 _ASK = b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n"
 
 # A few bytes every three seconds keep within the time limits of both proxies for as long as this takes.
@@ -98,6 +100,7 @@ PROXIES = {
     "none": _gateway_with("buffer: {{request: 0, response: 0}}"),
     "defaults": _gateway_with(""),
     "spool": _gateway_with("buffer: {{spool: {folder}}}"),
+    "large spool": _gateway_with("buffer: {{spool: {folder}, spool_max: 4GiB}}"),
     "nginx": _nginx,
 }
 
@@ -120,13 +123,16 @@ def _service() -> Iterator[int]:
 
 @dataclass
 class Ordinary:
-    """Ordinary requests: how many were sent, and the seconds that each answer took which came in time."""
+    """Ordinary requests: how many were sent, the seconds that each answer took which came in time, and how long after
+    the first one the last one was sent that had none."""
 
     sent: int = 0
     took: list[float] = field(default_factory=list)
+    missed_until: float = 0.0
+    _began: float = 0.0
 
     def run(self, port: int, seconds: float) -> None:
-        began = time.monotonic()
+        self._began = began = time.monotonic()
         waiting = []
         while time.monotonic() < began + seconds:
             waiting.append(gevent.spawn(self._ask, port))
@@ -136,6 +142,13 @@ class Ordinary:
     def _ask(self, port: int) -> None:
         self.sent += 1
         began = time.monotonic()
+        if self._answered(port):
+            self.took.append(time.monotonic() - began)
+        else:
+            self.missed_until = max(self.missed_until, began - self._began)
+
+    def _answered(self, port: int) -> bool:
+        """Whether the whole answer came in time."""
         got = b""
         with gevent.Timeout(_PATIENCE, False):
             try:
@@ -144,16 +157,21 @@ class Ordinary:
                     while data := sock.recv(4096):
                         got += data
             except OSError:
-                return  # counted as sent only
-            if got.startswith(b"HTTP/1.1 200 ") and got.endswith(b"\r\n\r\n\0\0"):
-                self.took.append(time.monotonic() - began)
+                return False
+            return got.startswith(b"HTTP/1.1 200 ") and got.endswith(b"\r\n\r\n\0\0")
+        return False
 
     @property
     def share(self) -> float:
         return len(self.took) / self.sent
 
     def __str__(self) -> str:
-        word = "served normally" if self.share >= _SERVED else "stalls"
+        if self.share >= _SERVED:
+            word = "served normally"
+        elif self.missed_until < _MEASURED - _RECOVERED:
+            word = f"stalls for {self.missed_until:.0f} s"
+        else:
+            word = "stalls"
         middle = f", {statistics.median(self.took) * 1000:.1f} ms" if self.took else ""
         return f"{word}: {100 * self.share:.0f} %{middle}"
 
