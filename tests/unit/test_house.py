@@ -175,6 +175,7 @@ def test_forced_settings_hold(cfg: Config) -> None:
         "http_protocols": "h1,h2",
         "http2_cleartext": "both",
         "accesslog": "-",
+        "reuse_port": True,
     }
     assert hostile.keys() == hosting.FORCED.keys()
     for name, value in hostile.items():
@@ -275,7 +276,7 @@ def test_the_master_imports_the_application_for_its_workers(
     monkeypatch.setattr(settings, "importlib", SimpleNamespace(import_module=imported.append))
     monkeypatch.setattr(settings, "_open_admin", lambda server: None)
     settings.when_ready(SimpleNamespace())
-    assert imported == ["gateway.app"]
+    assert imported == ["gateway.app", "gateway.config.registry"]
 
 
 def test_workers_and_the_next_master_share_a_key_for_cookies(
@@ -295,7 +296,8 @@ def test_workers_and_the_next_master_share_a_key_for_cookies(
     assert len(bytes.fromhex(key)) == 32
     assert shared_key() == key
     passed_on: dict[str, str] = {}
-    settings.pre_exec(SimpleNamespace(START_CTX={"args": ["python", "gunicorn"]}, cfg=SimpleNamespace(env_orig=passed_on)))
+    context = {0: sys.executable, "args": ["python", "gunicorn"], "cwd": str(tmp_path)}
+    settings.pre_exec(SimpleNamespace(START_CTX=context, cfg=SimpleNamespace(env_orig=passed_on)))
     assert passed_on == {SHARED_KEY: key}
     # That one keeps it.
     importlib.reload(settings)
