@@ -59,7 +59,7 @@ _sleep = monkey.get_original("time", "sleep")
 # Signals for the master alone.
 _MASTERS = (signal.SIGHUP, signal.SIGUSR2)
 
-_GATEWAY = ("handle", "finish", "answer", "direct_door", "server")
+_GATEWAY = ("handle", "finish", "answer", "identify", "direct_door", "server")
 # Connections of the admin listener: for it alone, so that it answers when all others are taken.
 _MOST_ADMIN = 64
 

@@ -112,6 +112,9 @@ class Told:
             }
             self._log.write(json.dumps(ended) + "\n")
 
+    def identify(self, request: Request) -> None:
+        request.request_id = b"told"
+
     def answer(self, error: GatewayError, request: Request) -> Response:
         request.fail(error)
         return problem.answer(error, request)

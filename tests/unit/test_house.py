@@ -296,7 +296,7 @@ def test_workers_and_the_next_master_share_a_key_for_cookies(
     assert len(bytes.fromhex(key)) == 32
     assert shared_key() == key
     passed_on: dict[str, str] = {}
-    context = {"args": ["python", "gunicorn"], "cwd": str(tmp_path), 0: sys.executable}
+    context = {0: sys.executable, "args": ["python", "gunicorn"], "cwd": str(tmp_path)}
     settings.pre_exec(SimpleNamespace(START_CTX=context, cfg=SimpleNamespace(env_orig=passed_on)))
     assert passed_on == {SHARED_KEY: key}
     # That one keeps it.
