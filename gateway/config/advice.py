@@ -151,4 +151,5 @@ ADVICE: tuple[Callable[[Whole], Breaches], ...] = (
     exposure.short_secrets,
     exposure.unverified_upstreams,
     exposure.secrets_in_clear,
+    exposure.unverified_consul,
 )

@@ -87,3 +87,10 @@ def test_a_token_of_the_environment_counts() -> None:
 def test_secrets_are_not_repeated() -> None:
     text = f'version: 1\nadmin: {{bind: "0.0.0.0:9901", token: {SHORT}}}\ndiscovery: {{consul: {{address: "http://h", token: sesame}}}}\n'
     assert all(SHORT not in one and "sesame" not in one for one in warnings(text))
+
+
+def test_a_consul_that_is_not_verified() -> None:
+    environ = {"CONSUL_HTTP_ADDR": "https://h:8501", "CONSUL_HTTP_SSL_VERIFY": "false"}
+    (warning,) = warnings("version: 1\n", **environ)
+    assert "is not verified (CONSUL_HTTP_SSL_VERIFY)" in warning
+    assert warnings("version: 1\n", CONSUL_HTTP_SSL_VERIFY="false") == []
