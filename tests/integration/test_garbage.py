@@ -31,6 +31,8 @@ admin: null
 access_log: {{path: null}}
 defaults:
   eject: null
+  # Short uploads stream.
+  buffer: {{request: 0}}
   timeouts: {{connect: 200ms, response: 50ms, write: 200ms, idle: 50ms}}
   retry: {{attempts: 2, statuses: [503], methods: [GET, PUT], backoff: 1ms, budget: 100%}}
 upstreams:
