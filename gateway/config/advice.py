@@ -152,5 +152,4 @@ ADVICE: tuple[Callable[[Whole], Breaches], ...] = (
     exposure.unverified_upstreams,
     exposure.secrets_in_clear,
     exposure.foreign_loopback,
-    exposure.unverified_consul,
 )
