@@ -155,6 +155,7 @@ class Gateway(FlaskDoor):
         access log that cannot be opened is tried again; otherwise it raises OSError."""
         garbage.seldom()
         garbage.one_arena()
+        self.buffers.clean(one.buffer for one in self.store.config.upstreams.values())
         name = _name(self.server.name, bind)
         self._outbound.rename(name)
         self.transport.rename(self._hop(name))

@@ -391,7 +391,7 @@ class Stage:
         self.gateway = Gateway(config)
         self.gateway.start()
         self.door = _Door(self.gateway, self.switches, self._connections)
-        self.shared = Shared(self.door, None, config.server, HeadParser(config.server.limits), worn=lambda: None)  # type: ignore[arg-type]
+        self.shared = Shared(self.door, None, config.server, HeadParser(config.server.limits), worn=lambda: None, buffers=self.gateway.buffers)  # type: ignore[arg-type]
         listener = gsocket.socket()
         if scenario.send_buffer:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, scenario.send_buffer)
@@ -481,6 +481,9 @@ class Stage:
         for kind, those in (("silent", places.silent), ("lingering", places.lingering), ("idle", places.idle)):
             if those:
                 found.append(f"{len(those)} connections are listed as {kind}")
+        buffers = self.gateway.buffers
+        if buffers.held or buffers.spooled:
+            found.append(f"buffers: {buffers.held} bytes held, {buffers.spooled} in files")
         alive = sum(not one.dead for one in self._connections)
         if alive:
             found.append(f"{alive} connections still served")

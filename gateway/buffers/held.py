@@ -108,7 +108,7 @@ def hold(request: Request, buffering: Buffering, buffers: Buffers, deadline: flo
     Raises DeadlineExceeded and what the client's body raises; nothing is held then.
     """
     body, length = request.body, request.content_length
-    if body is None or length is None:
+    if body is None or length is None or not buffering.request:
         return None
     held = Held(buffers)
     if length > buffering.request:

@@ -7,8 +7,10 @@ exchange ends.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from math import inf
 
+from gateway.buffers import spool as files
 from gateway.buffers.spool import Spool
 from gateway.model import Buffering
 
@@ -27,7 +29,8 @@ class Buffers:
         self._most = most or inf
         self.held = 0
         self.counts: Counter[str] = Counter(request_held=0, answer_held=0, request_streamed=0, answer_streamed=0)
-        self._spools: dict[tuple[str, int], Spool] = {}
+        # By folder.
+        self._spools: dict[str, Spool] = {}
 
     def take(self, size: int) -> bool:
         """Take so many bytes; False when they do not fit."""
@@ -45,11 +48,18 @@ class Buffers:
         """Bytes in temporary files at this moment."""
         return sum(spool.held for spool in self._spools.values())
 
+    def clean(self, settings: Iterable[Buffering]) -> None:
+        """Remove what processes that were killed left in the folders of these settings. Blocks: for the start."""
+        for folder in {one.spool for one in settings if one.spool is not None}:
+            files.clean(folder)
+
     def spool(self, buffering: Buffering) -> Spool | None:
         """Where the temporary files of an upstream are; None: it has none."""
         if buffering.spool is None or not buffering.spool_max:
             return None
-        key = buffering.spool, buffering.spool_max
-        if key not in self._spools:
-            self._spools[key] = Spool(*key)
-        return self._spools[key]
+        found = self._spools.get(buffering.spool)
+        if found is None:
+            found = self._spools[buffering.spool] = Spool(buffering.spool, buffering.spool_max)
+        # A reload may have changed it.
+        found.limit = buffering.spool_max
+        return found

@@ -282,7 +282,7 @@ def _create(folder: str) -> int:
 
 def clean(path: str) -> int:
     """Remove files of processes that died between creating and unlinking one; how many. A folder that cannot be read or
-    written is logged. Blocks: for the start of the master alone.
+    written is logged. Blocks.
 
     One that another process creates right now may go, too. That process unlinks it in any case.
     """

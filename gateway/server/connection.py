@@ -787,7 +787,8 @@ class Connection:
         while rest:
             began, unsent = monotonic(), stream.unsent()
             try:
-                stream.wait_writable(look if self._passing is None else min(look, SLOW))
+                # Not so often once it is known to be slow: there may be thousands of such clients.
+                stream.wait_writable(look if self._passing is None or self._waited >= SLOW else min(look, SLOW))
             except TimeoutError:
                 pass  # not writable; whether something was taken is seen below
             waited = monotonic() - began

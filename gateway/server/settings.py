@@ -91,7 +91,6 @@ def when_ready(server: Any) -> None:
     # when the package is upgraded on the disk, a worker must not mix its modules with those of before.
     for name in ("gateway.app", "gateway.config.registry"):
         importlib.import_module(name)
-    _take_over(server)
     if _inherited_admin is not None:
         # gunicorn has taken it for one of its own.
         _admin.adopt(server.LISTENERS.pop(_inherited_admin), server.log)
@@ -242,15 +241,16 @@ def _meet(server: Any) -> None:
         server.log.error("No directory for this gateway's workers to meet in, each is alone: %s", error)
     else:
         _run = _made
+        _take_over(server, _run)
 
 
-def _take_over(server: Any) -> None:
-    """What the workers of the master before this one know: a registry may be away."""
+def _take_over(server: Any, run: _RunDirectory) -> None:
+    """What the workers of the master before this one know, once: a registry may be away."""
     before = os.environ.pop(_RUN_BEFORE, "")
-    if not before or _run is None:
+    if not before:
         return
     try:
-        _run.take_over(before, _shared.FILES)
+        run.take_over(before, _shared.FILES)
     except OSError as error:
         server.log.warning("What the workers before these know is not taken over: %s", error)
 

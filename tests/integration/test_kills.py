@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from time import monotonic
 from typing import Any
 
@@ -38,10 +38,11 @@ LARGE_BUSY = b"busy\n" * 4000
 
 
 def config(endpoints: int = 1, upstream: str = "", route: str = "", defaults: str = "") -> str:
-    """A route to one upstream; braces of addresses stay for the stage to fill."""
+    """A route to one upstream; braces of addresses stay for the stage to fill. Short uploads stream, unless `upstream`
+    says otherwise."""
     listed = ", ".join(f"'{{{number}}}'" for number in range(endpoints))
     return (
-        f"defaults: {{{{timeouts: {{{{connect: 3s, response: 3s, idle: 3s}}}}, eject: null{defaults}}}}}\n"
+        f"defaults: {{{{timeouts: {{{{connect: 3s, response: 3s, idle: 3s}}}}, eject: null, buffer: {{{{request: 0}}}}{defaults}}}}}\n"
         f"upstreams: {{{{u: {{{{endpoints: [{listed}]{upstream}}}}}}}}}\n"
         f"routes: [{{{{name: r, match: {{{{prefix: /}}}}, upstream: u{route}}}}}]\n"
     )
@@ -67,6 +68,25 @@ def put(stage: Stage) -> RawResponse:
         client.send(piece)
         sent += len(piece)
         stage.until(lambda: stage.received() >= sent)  # noqa: B023
+    return client.read_response(b"PUT")
+
+
+def put_held(stage: Stage) -> RawResponse:
+    """A body that no upstream hears of before it is complete."""
+    client = stage.connect()
+    client.send(put_head(b"Content-Length: %d" % len(BODY)))
+    for number, piece in enumerate(PIECES, 1):
+        client.send(piece)
+        stage.until(lambda: stage.gateway.buffers.held >= number * len(piece))  # noqa: B023
+    return client.read_response(b"PUT")
+
+
+def put_in_a_file(stage: Stage) -> RawResponse:
+    """One for which there is a file; the second half when the file has some of the first."""
+    client = stage.connect()
+    client.send(put_head(b"Content-Length: %d" % len(LARGE)) + LARGE[: len(LARGE) // 2])
+    stage.until(lambda: stage.gateway.buffers.spooled > 0)
+    client.send(LARGE[len(LARGE) // 2 :])
     return client.read_response(b"PUT")
 
 
@@ -218,6 +238,13 @@ def refuse_early(stage: Stage, exchange: Any) -> None:
     exchange.wire.close()
 
 
+def say_in_chunks(stage: Stage, exchange: Any) -> None:
+    """LARGE, its last byte when the gateway has taken the rest ahead of the client."""
+    exchange.send(head(200, b"Transfer-Encoding: chunked") + chunk(LARGE[:-1]))
+    stage.until(lambda: stage.gateway.buffers.counts["answer_held"] > 0)
+    exchange.send(chunk(LARGE[-1:]) + b"0\r\n\r\n")
+
+
 def early_hints(stage: Stage, exchange: Any) -> None:
     """More 103 than the client's and the gateway's sockets hold, then the answer."""
     for number in range(60):
@@ -283,6 +310,14 @@ def get_slowly(stage: Stage) -> RawResponse:
     client = stage.connect()
     client.send(b"GET /victim HTTP/1.1\r\nHost: a.test\r\n\r\n")
     stage.until(lambda: stage.held_up())
+    return client.read_response()
+
+
+def get_read_ahead(stage: Stage) -> RawResponse:
+    """Reads nothing until the gateway reads ahead; then takes its time."""
+    client = stage.connect()
+    client.send(b"GET /victim HTTP/1.1\r\nHost: a.test\r\n\r\n")
+    stage.until(lambda: stage.gateway.buffers.counts["answer_held"] > 0)
     return client.read_response()
 
 
@@ -534,6 +569,28 @@ TUNNELS = {
         send_buffer=4096, receive_buffer=4096,
     ),
 }  # fmt: skip
+BUFFER = ", buffer: {{{{request: 64KiB, response: {}, spool: {}}}}}"
+SHIELDED = {
+    "held body": Scenario(config(upstream=BUFFER.format("0", "null")), echo, put_held, BODY, (200, BODY), through=("held",)),
+    "held body, sent again": Scenario(
+        config(upstream=BUFFER.format("0", "null"), route=retry(", when: [connect, reset], backoff: 10ms")),
+        reset_first, put_held, BODY, (200, BODY), through=("held",)
+    ),
+    "body in a file": Scenario(
+        config(upstream=BUFFER.format("0", gettempdir())), say(answer(b"ok")), put_in_a_file, LARGE, (200, b"ok"),
+        through=("spool",)
+    ),
+    "body in a file, refused early": Scenario(
+        config(upstream=BUFFER.format("0", gettempdir())), refuse_early, put_in_a_file, LARGE, (413, b"enough"),
+    ),
+    **{
+        f"read ahead, {where}": Scenario(
+            config(upstream=BUFFER.format(response, spool)), say_in_chunks, get_read_ahead, wanted=(200, LARGE),
+            send_buffer=16384, receive_buffer=16384,
+        )
+        for where, response, spool in (("memory", "1MiB", "null"), ("file", "16KiB", gettempdir()), ("too small", "16KiB", "null"))
+    },
+}  # fmt: skip
 LINGERING = {
     "lingering after an early answer": Scenario(
         config(), refuse_early, put_beyond_the_answer, wanted=(413, b"enough"), through=("connection",)
@@ -541,7 +598,7 @@ LINGERING = {
 }  # fmt: skip
 MIRRORS = {
     "mirrored": Scenario(
-        "defaults: {{eject: null, timeouts: {{connect: 3s, response: 3s, idle: 3s}}}}\n"
+        "defaults: {{eject: null, buffer: {{request: 0}}, timeouts: {{connect: 3s, response: 3s, idle: 3s}}}}\n"
         "upstreams: {{u: {{endpoints: ['{0}']}}, copies: {{endpoints: ['{1}']}}}}\n"
         "routes: [{{name: r, match: {{prefix: /}}, upstream: u, mirror: {{upstream: copies, percent: 100}}}}]\n",
         echo, put, BODY, (200, BODY), upstreams=2,
@@ -565,6 +622,9 @@ CASES = [
     *((RETRIES, aim) for aim in (*CONNECTION, *AT_ONCE, *workers(0, 1))),
     *((HEDGES, aim) for aim in (*CONNECTION, *AT_ONCE, *workers(0, 1))),
     *((TUNNELS, aim) for aim in (*CONNECTION, *AT_ONCE, Aim("kill", 0, 0), Aim("fault", 0, 0))),
+    *((SHIELDED, aim) for aim in (*CONNECTION, *AT_ONCE)),
+    # No greenlet works for a body that is held in memory.
+    *(({name: SHIELDED[name]}, aim) for name in SHIELDED if not name.startswith("held") for aim in workers(0)),
     *(
         (LINGERING, Aim(error, lingering=True, logged=True, entering=entering))
         for error in ("kill", "fault", "another_connection", "leaving")

@@ -133,3 +133,26 @@ def test_a_file_stays_until_the_answer_has_ended(tmp_path):
     stream.on_end()
     gevent.sleep(0.01)
     assert (called, buffers.spooled) == ([1], 0)
+
+
+def test_what_processes_left_is_removed_from_each_folder_once(tmp_path):
+    left = tmp_path / "gateway-spool-left"
+    left.write_bytes(b"x")
+    other = tmp_path / "another"
+    other.write_bytes(b"x")
+    Buffers(0).clean([Buffering(spool=str(tmp_path)), Buffering(spool=str(tmp_path)), Buffering()])
+    assert (left.exists(), other.exists()) == (False, True)
+
+
+def test_a_reload_changes_the_limit_of_a_folder(tmp_path):
+    buffers = Buffers(0)
+    first = buffers.spool(Buffering(spool=str(tmp_path), spool_max=10))
+    assert first is not None
+    assert first.limit == 10
+    assert buffers.spool(Buffering(spool=str(tmp_path), spool_max=20)) is first
+    assert first.limit == 20
+
+
+def test_nothing_in_a_file_where_nothing_is_held(tmp_path):
+    request = asked(b"x", length=1)
+    assert hold(request, Buffering(request=0, spool=str(tmp_path)), Buffers(0), None) is None
