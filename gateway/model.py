@@ -531,6 +531,18 @@ class RegistrationSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsulTls:
+    """How Consul's API is spoken to over https, as the variables of Consul's own tools say. `required`: plain http
+    is not used. `ca`, `cert`, `key`: PEM files; None: the system's authorities, and no certificate of our own."""
+
+    required: bool = False
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+    verify: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class ConsulSettings:
     """Where Consul's HTTP API is and how it is asked. `poll` in seconds: the longest that a
     question waits for a change. `registration` None: the gateway does not announce itself."""
@@ -541,6 +553,7 @@ class ConsulSettings:
     poll: float = 5.0
     stale: bool = True
     registration: RegistrationSettings | None = None
+    tls: ConsulTls = ConsulTls()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,12 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 from gateway.testing import RawClient
-from tests.services import ROOT, Server, free_port, wait_until
+from tests.services import ROOT, Server, accepts, free_port, wait_until
 
 
 def version(text: str) -> str:
@@ -99,6 +100,20 @@ class GatewayProcess:
         assert self.server.process is not None
         pid = self.server.process.pid
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    @contextlib.contextmanager
+    def successor(self) -> Iterator[None]:
+        """A new master (SIGUSR2) whose workers run; it ends with the block, whatever became of the old one."""
+        old, doors = set(self.pids()), self.output().count("Door: ")
+        self.server.send(signal.SIGUSR2)
+        self.logged("Door: ", doors + self.workers)
+        (master,) = set(self.pids()) - old
+        try:
+            yield
+        finally:
+            os.kill(master, signal.SIGTERM)
+            self.server.stop()
+            wait_until(lambda: not accepts(self.port), "the new master has left")
 
     def requests(self) -> list[dict[str, Any]]:
         """The access log so far."""

@@ -152,4 +152,5 @@ ADVICE: tuple[Callable[[Whole], Breaches], ...] = (
     exposure.unverified_upstreams,
     exposure.secrets_in_clear,
     exposure.foreign_loopback,
+    exposure.unverified_consul,
 )

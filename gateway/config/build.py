@@ -342,14 +342,20 @@ def _registration(given: Registration | None) -> model.RegistrationSettings | No
     return replace(overlay(model.RegistrationSettings(), given), tags=tuple(given.tags))
 
 
+def _consul_address(address: str, over: Overrides) -> str:
+    """With CONSUL_HTTP_SSL plain http is never used, whatever the address says."""
+    return address.replace("http://", "https://", 1) if over.consul_tls.required else address
+
+
 def _discovery(document: Document, over: Overrides) -> model.DiscoverySettings:
     given = document.discovery
     consul = overlay(model.ConsulSettings(), given.consul)
     return model.DiscoverySettings(
         consul=replace(
             consul,
-            address=over.consul_address or consul.address,
+            address=_consul_address(over.consul_address or consul.address, over),
             token=over.consul_token or consul.token,
+            tls=over.consul_tls,
             registration=_registration(given.consul.registration),
         ),
         etcd=_etcd(given.etcd),

@@ -1,6 +1,7 @@
 """What the environment sets over the file.
 
-Rule: flags beat environment beats file; a variable that is empty says nothing.
+Rule: flags beat environment beats file; a variable that is empty says nothing. The variables of Consul's own tools mean
+what they mean there (developer.hashicorp.com/consul/commands#environment-variables).
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from pydantic_core import PydanticCustomError
 
 from gateway.config import kinds
 from gateway.errors import Mistake
+from gateway.model import ConsulTls
+
+# Characters of a token or of certificates.
+MOST_CONTENT = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,7 @@ class Overrides:
     trusted_proxies: tuple[str, ...] | None
     consul_address: str | None
     consul_token: str | None
+    consul_tls: ConsulTls
     # Where the admin listener is, as `gateway run --admin` has it; "off": nowhere.
     admin: str | None
     admin_token: str | None
@@ -45,10 +51,22 @@ def overrides(environ: Mapping[str, str]) -> tuple[Overrides, list[Mistake]]:
     found = Overrides(
         trusted_proxies=read("GATEWAY_TRUSTED_PROXIES", _trusted),
         consul_address=read("CONSUL_HTTP_ADDR", _address),
-        consul_token=environ.get("CONSUL_HTTP_TOKEN") or None,
+        # The file beats the variable with the token itself (Consul's api.NewClient).
+        consul_token=read("CONSUL_HTTP_TOKEN_FILE", _token_in) or environ.get("CONSUL_HTTP_TOKEN") or None,
+        consul_tls=ConsulTls(
+            required=bool(read("CONSUL_HTTP_SSL", _flag)),
+            ca=read("CONSUL_CACERT", _readable),
+            cert=read("CONSUL_CLIENT_CERT", _readable),
+            key=read("CONSUL_CLIENT_KEY", _readable),
+            verify=read("CONSUL_HTTP_SSL_VERIFY", _flag) is not False,
+        ),
         admin=read("GATEWAY_ADMIN", admin),
         admin_token=read("GATEWAY_ADMIN_TOKEN", kinds.bearer_token),
     )
+    names = ("CONSUL_CLIENT_CERT", "CONSUL_CLIENT_KEY")
+    for name, other in (names, names[::-1]):
+        if environ.get(name) and not environ.get(other):
+            mistakes.append(Mistake(0, 0, name, f"needs {other} as well (environment)"))
     return found, mistakes
 
 
@@ -59,6 +77,36 @@ def _trusted(value: str) -> tuple[str, ...]:
 def admin(value: str) -> str:
     """What GATEWAY_ADMIN and `gateway run --admin` take."""
     return value if value == "off" else kinds.admin_bind(value)
+
+
+def _flag(value: str) -> bool:
+    """What Go's strconv.ParseBool takes, as Consul's tools do."""
+    if value in ("1", "t", "T", "TRUE", "true", "True"):
+        return True
+    if value in ("0", "f", "F", "FALSE", "false", "False"):
+        return False
+    raise kinds.wrong("is neither true nor false")
+
+
+def _readable(path: str) -> str:
+    """A file, which is read anew for each connection."""
+    _content(path)
+    return path
+
+
+def _token_in(path: str) -> str:
+    token = _content(path).strip()
+    if not token.isprintable():
+        raise kinds.wrong(f"{path} holds no token")
+    return token
+
+
+def _content(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(MOST_CONTENT)
+    except OSError as error:
+        raise kinds.wrong(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _address(value: str) -> str:

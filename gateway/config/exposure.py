@@ -56,6 +56,13 @@ def unverified_upstreams(whole: Whole) -> Breaches:
             yield Breach((*path, "tls", "verify"), message)
 
 
+def unverified_consul(whole: Whole) -> Breaches:
+    consul = whole.config.discovery.consul
+    if not consul.tls.verify and consul.address.startswith("https:"):
+        message = "is not verified (CONSUL_HTTP_SSL_VERIFY): whoever is on the way can answer as Consul (CONSUL_CACERT)"
+        yield Breach(("discovery", "consul", "address"), message)
+
+
 def secrets_in_clear(whole: Whole) -> Breaches:
     """A registry's credentials over plain http."""
     discovery = whole.config.discovery

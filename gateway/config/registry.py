@@ -70,7 +70,8 @@ def consul_settings(key: Key, settings: DiscoverySettings) -> ConsulSettings:
     """How the key is asked for: as the local file asks that registry, at the key's address."""
     given = settings.consul
     same = urlsplit(given.address).netloc.rpartition("@")[2] == key.place
-    return replace(given, address=given.address if same else f"http://{key.place}", registration=None)
+    scheme = "https" if given.tls.required else "http"
+    return replace(given, address=given.address if same else f"{scheme}://{key.place}", registration=None)
 
 
 def etcd_settings(key: Key, settings: DiscoverySettings) -> EtcdSettings:

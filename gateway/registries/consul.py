@@ -27,9 +27,9 @@ from urllib.parse import quote, urlencode
 import consul.base
 import gevent
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, InsecureRequestWarning
 
-from gateway.model import ConsulSettings, ConsulSource
+from gateway.model import ConsulSettings, ConsulSource, ConsulTls
 from gateway.registries import RefusedError, RegistryError, one_line
 from gateway.registries.json_pieces import SMALL, Body, Pieces, parts
 from gateway.turns import Slices
@@ -174,6 +174,7 @@ class ConsulApi:
         self._stale = settings.stale
         self._timeout = min(max(settings.poll, LEAST_TIMEOUT), MOST_TIMEOUT)
         self._address = address
+        self._tls = _tls_arguments(settings.tls) if address.startswith("https:") else {}
         self._pool = self._new_pool()
         self._room = _room(address)
         self._within = self._timeout
@@ -183,7 +184,7 @@ class ConsulApi:
 
     def _new_pool(self) -> urllib3.HTTPConnectionPool:
         # No proxies of the environment: the registry is where the configuration says.
-        return urllib3.connection_from_url(self._address, maxsize=1, retries=False)
+        return urllib3.connection_from_url(self._address, maxsize=1, retries=False, **self._tls)
 
     def close(self) -> None:
         """Close the connection; the next question opens another."""
@@ -372,6 +373,16 @@ class ConsulApi:
         finally:
             answer.release_conn()
         return answer.status, answer.headers, b"".join(got) if size <= SMALL else got
+
+
+def _tls_arguments(tls: ConsulTls) -> dict[str, Any]:
+    """urllib3's arguments. Files are read when a connection is made, so that renewed ones are used."""
+    found: dict[str, Any] = {"ca_certs": tls.ca, "cert_file": tls.cert, "key_file": tls.key}
+    if not tls.verify:
+        found["cert_reqs"] = "CERT_NONE"
+        # urllib3 would print one with each connection; `gateway check` and the log have said so.
+        urllib3.disable_warnings(InsecureRequestWarning)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _whole(body: Body) -> bytes:

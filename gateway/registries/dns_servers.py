@@ -5,12 +5,15 @@ was asked. Anything else (SERVFAIL, REFUSED, garbage, a referral, silence) is th
 failure and the next one is asked; all of it together takes `LIFETIME` at most. A reply with
 another id or question is nobody's answer and not looked at (RFC 5452 §9.1).
 
+Names in Consul's domain are asked for by TCP: Consul cuts its answers to UDP without saying so.
+
 dnspython reads and writes the messages; the sockets are gevent's, connected, each with a port
 of its own: a server that is not there is told at once by the kernel.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -43,6 +46,10 @@ TRIES = ((1.0, 1232), (2.0, None), (2.0, None))
 NO_EDNS = frozenset({dns.rcode.FORMERR, dns.rcode.NOTIMP, dns.rcode.BADVERS})
 # A server that failed is asked after the others for so long.
 ASIDE = 30.0
+
+# Consul's DNS leaves out records that do not fit into UDP, others each time, and does not set TC
+# (developer.hashicorp.com/consul/docs/reference/agent/configuration-file/dns, `enable_truncate`).
+BY_TCP = dns.name.from_text("consul.")
 
 # Messages of this size take some 10 ms to parse (45 us a record), for which nothing else may wait.
 LARGE = 4096
@@ -134,6 +141,10 @@ class Servers:
 
 def _answer(server: str, query: dns.message.QueryMessage, patience: float) -> dns.message.Message:
     """The answer of one server; raises `_NoAnswer`."""
+    if query.question[0].name.is_subdomain(BY_TCP):
+        # Where nobody answers by TCP, a part is better than nothing.
+        with contextlib.suppress(_NoAnswer, OSError):
+            return _judged(_within(patience, _by_tcp, server, query), query)
     try:
         reply = _within(patience, _by_udp, server, query)
         if reply is None:

@@ -769,6 +769,53 @@ def test_srv_records_of_consul(start: Start) -> None:
         assert places(running.until_error()) == ["127.0.0.1:8001"]
 
 
+def test_all_of_a_large_service_of_consul(start: Start) -> None:
+    """Consul cuts answers to UDP without the flag that says so, and leaves out others each time."""
+    ports = range(8000, 8060)
+    with ConsulDns.start() as agent:
+        assert isinstance(agent, ConsulDns)
+        for port in ports:
+            agent.register("large", f"l{port}", port)
+        running = start(f"127.0.0.1:{agent.dns}", "large.service.consul")
+        running.until_at(*(f"127.0.0.1:{port}" for port in ports))
+        server = f"127.0.0.1:{agent.dns}"
+        for _ in range(5):
+            assert [record.port for record in sorted(api(server).srv("large.service.consul").records, key=_port)] == [*ports]
+
+
+def _port(record: Srv) -> int:
+    return record.port
+
+
+def cut_without_a_word(message: dns_server.Message, protocol: str) -> list[bytes]:
+    if protocol == "udp":
+        for rrset in message.answer:
+            del rrset[1:]
+    return dns_server.honest(message, protocol)
+
+
+def test_names_of_consul_are_asked_for_by_tcp(server: DnsServer) -> None:
+    name = "web.service.CONSUL"
+    server.zone("\n".join(f"web.service.consul 5 A 10.0.0.{number}" for number in range(1, 9)))
+    server.fault(cut_without_a_word, "A")
+    assert len(api(server).addresses(name).hosts) == 8
+    assert (server.count(protocol="tcp"), server.count(protocol="udp")) == (2, 0)
+    # Others as ever.
+    assert api(server).addresses("web.service.consul.test").hosts == ()
+    assert server.count(protocol="tcp") == 2
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("fault", [dns_server.silent, dns_server.half, dns_server.rcode("REFUSED")])
+def test_names_of_consul_by_udp_where_tcp_is_not_answered(server: DnsServer, fault: dns_server.Fault) -> None:
+    def by_tcp(message: dns_server.Message, protocol: str) -> list[bytes]:
+        return (fault if protocol == "tcp" else dns_server.honest)(message, protocol)
+
+    server.zone("web.service.consul 5 A 10.0.0.1")
+    server.fault(by_tcp, "A")
+    assert api(server).addresses("web.service.consul").hosts == ("10.0.0.1",)
+
+
 # -- the gateway --------------------------------------------------------------------------
 
 

@@ -203,6 +203,11 @@ def test_a_key_of_consul(tmp_path: Path, service: FakeUpstream) -> None:
             agent.down()
             gateway.until("/storm9", 200)
             gateway.until("/-/readyz", 200)
+            # Not even the workers of a new master.
+            with gateway.successor():
+                assert gateway.server.stop() == 0
+                gateway.until("/storm9", 200)
+                gateway.until("/-/readyz", 200)
 
 
 def test_a_key_of_etcd(tmp_path: Path, service: FakeUpstream) -> None:

@@ -557,4 +557,4 @@ def test_warnings_do_not_make_configurations_differ() -> None:
 
 
 def test_every_advice_is_given() -> None:
-    assert len(ADVICE) == len({advise.__name__ for advise in ADVICE}) == 32
+    assert len(ADVICE) == len({advise.__name__ for advise in ADVICE}) == 33

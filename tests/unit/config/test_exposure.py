@@ -131,3 +131,10 @@ def test_every_member_of_etcd_that_is_asked_counts() -> None:
     file = "version: 1\ndiscovery: {etcd: {endpoints: ['http://127.0.0.1:2379', 'http://198.51.100.1:2379']}}\n"
     assert len(of_key("gateway.yaml,etcd://127.0.0.1:2379//a", "127.0.0.1", file)) == 1
     assert of_key("gateway.yaml,etcd://127.0.0.1:2379//a", "127.0.0.1", file.replace("198.51.100.1", "[::1]")) == ()
+
+
+def test_a_consul_that_is_not_verified() -> None:
+    environ = {"CONSUL_HTTP_ADDR": "https://h:8501", "CONSUL_HTTP_SSL_VERIFY": "false"}
+    (warning,) = warnings("version: 1\n", **environ)
+    assert "is not verified (CONSUL_HTTP_SSL_VERIFY)" in warning
+    assert warnings("version: 1\n", CONSUL_HTTP_SSL_VERIFY="false") == []

@@ -9,8 +9,9 @@ from textwrap import dedent
 import pytest
 
 from gateway import config
-from gateway.config import source
+from gateway.config import registry, source
 from gateway.errors import ConfigError, Mistake
+from gateway.model import ConsulTls
 from tests.unit.config.reading import at, mistake, mistakes, read, server
 
 LEAST = "version: 1\n"
@@ -130,6 +131,57 @@ def test_the_environment_beats_the_file() -> None:
 def test_consul_s_address_may_be_a_url() -> None:
     assert read(LEAST, CONSUL_HTTP_ADDR="https://c:8501").discovery.consul.address == "https://c:8501"
     assert read(LEAST, CONSUL_HTTP_ADDR="[::1]:8500").discovery.consul.address == "http://[::1]:8500"
+
+
+def test_consul_s_own_variables(tmp_path: Path) -> None:
+    """As api.DefaultConfig and api.NewClient of Consul read them."""
+    token, pem = tmp_path / "token", tmp_path / "pem"
+    token.write_text("of-the-file\n")
+    pem.write_text("-----BEGIN CERTIFICATE-----")
+    found = read(
+        LEAST, CONSUL_HTTP_ADDR="c:8501", CONSUL_HTTP_SSL="1", CONSUL_HTTP_TOKEN="env", CONSUL_HTTP_TOKEN_FILE=str(token),
+        CONSUL_CACERT=str(pem), CONSUL_CLIENT_CERT=str(pem), CONSUL_CLIENT_KEY=str(pem), CONSUL_HTTP_SSL_VERIFY="F",
+    ).discovery.consul  # fmt: skip
+    assert (found.address, found.token) == ("https://c:8501", "of-the-file")
+    assert found.tls == ConsulTls(True, str(pem), str(pem), str(pem), False)
+    assert read(LEAST).discovery.consul.tls == ConsulTls()
+
+
+@pytest.mark.parametrize(
+    ("ssl", "address", "used"),
+    [
+        ("true", "http://c:8500", "https://c:8500"),
+        ("true", "https://c:8500", "https://c:8500"),
+        ("false", "http://c:8500", "http://c:8500"),
+        # Whoever writes https means it.
+        ("false", "https://c:8500", "https://c:8500"),
+        ("", "http://c:8500", "http://c:8500"),
+    ],
+)
+def test_consul_is_never_asked_in_clear_with_its_variable_for_ssl(ssl: str, address: str, used: str) -> None:
+    assert read(LEAST, CONSUL_HTTP_ADDR=address, CONSUL_HTTP_SSL=ssl).discovery.consul.address == used
+    text = f"version: 1\ndiscovery: {{consul: {{address: '{address}'}}}}\n"
+    found = read(text, CONSUL_HTTP_SSL=ssl).discovery
+    assert found.consul.address == used
+    settings = registry.consul_settings(source.Key("consul", "elsewhere:8500", "k"), found)
+    assert settings.address == ("https" if ssl == "true" else "http") + "://elsewhere:8500"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wrong"),
+    [
+        ("CONSUL_HTTP_SSL", "yes", "is neither true nor false"),
+        ("CONSUL_HTTP_SSL_VERIFY", "0x", "is neither true nor false"),
+        ("CONSUL_CACERT", "/nowhere", "/nowhere cannot be read: No such file or directory"),
+        ("CONSUL_CLIENT_CERT", __file__, "needs CONSUL_CLIENT_KEY as well"),
+        ("CONSUL_CLIENT_KEY", __file__, "needs CONSUL_CLIENT_CERT as well"),
+        ("CONSUL_HTTP_TOKEN_FILE", "/nowhere", "/nowhere cannot be read: No such file or directory"),
+        ("CONSUL_HTTP_TOKEN_FILE", "/", "/ cannot be read: Is a directory"),
+        ("CONSUL_HTTP_TOKEN_FILE", __file__, f"{__file__} holds no token"),
+    ],
+)
+def test_mistakes_in_consul_s_variables(name: str, value: str, wrong: str) -> None:
+    assert mistakes(LEAST, **{name: value}) == [f"f: {name}: {wrong} (environment)"]
 
 
 def test_mistakes_in_the_environment_are_told_with_those_in_the_file() -> None:

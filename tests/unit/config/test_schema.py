@@ -36,7 +36,6 @@ def test_the_schema_spells_the_model_s_defaults() -> None:
     pairs: list[tuple[schema.Section, Any]] = [
         (document.server.timeouts, model.ServerTimeouts()),
         (document.server.limits, model.ServerLimits()),
-        (document.discovery.consul, model.ConsulSettings()),
         (document.defaults.timeouts, model.Timeouts()),
         (document.defaults.pool, model.PoolSettings()),
         (document.defaults.limits, model.AnswerLimits()),
@@ -46,6 +45,9 @@ def test_the_schema_spells_the_model_s_defaults() -> None:
     ]
     for section, settings in pairs:
         assert section.model_dump() == dataclasses.asdict(settings)
+    # The environment alone says how TLS is spoken.
+    consul = document.discovery.consul.model_dump() | {"tls": dataclasses.asdict(model.ConsulTls())}
+    assert consul == dataclasses.asdict(model.ConsulSettings())
     assert schema.Eject().model_dump() == dataclasses.asdict(model.Eject()) | {"statuses": []}
     retry = document.defaults.retry.model_dump() | {"methods": {"GET", "HEAD", "OPTIONS"}}
     policy = dataclasses.asdict(model.RetryPolicy())
