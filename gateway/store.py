@@ -176,8 +176,9 @@ class Store:
 
     def unknown(self, config: Config) -> list[str]:
         """The upstreams of a configuration that have to be looked up and have had no good answer so far."""
-        found = []
+        pause, found = self._pauses(), []
         for name, upstream in config.upstreams.items():
+            pause()
             if isinstance(upstream.source, StaticSource) and upstream.source.literal:
                 continue
             feed = self._existing(name, depends_on(upstream, config.discovery))

@@ -411,6 +411,19 @@ def test_endpoints_from_before_a_restart_serve_until_there_is_an_answer() -> Non
     assert addresses(kept) == ["10.0.0.2"]
 
 
+def test_which_upstreams_of_a_coming_configuration_have_no_endpoints_so_far() -> None:
+    kept, _ = store(CONSUL, STATIC, NAMED)
+    literal = Upstream("new", StaticSource((ONE,), literal=True))
+    other = replace(NAMED, name="other")
+    coming = version("v2", CONSUL, replace(STATIC, source=StaticSource((TWO,), literal=True)), NAMED, literal, other)
+    assert kept.unknown(coming) == ["users", "named", "other"]
+    kept.emit(Update("users", ()))
+    kept.emit(Update("named", None, "away"))
+    assert kept.unknown(coming) == ["named", "other"]
+    elsewhere = version("v3", replace(CONSUL, source=ConsulSource("another")))
+    assert kept.unknown(elsewhere) == ["users"]
+
+
 class Doubtful(FakeProvider):
     remembers = False
 
