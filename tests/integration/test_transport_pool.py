@@ -226,9 +226,8 @@ class TestMaxConnections:
         first = line.send()
         unlucky, next_one = gevent.spawn(line.ask), gevent.spawn(line.ask)
         soon(lambda: line.counts[2] == 2)
-        if with_connection:
-            # Not by the stream, which would end the exchange with the last byte.
-            assert first.stream._connection.reader.read_body(10.0, 9) == b"k"
+        # Not by the stream, which would end the exchange with the last byte.
+        assert first.stream._connection.reader.read_body(10.0, 9) == b"k"
         unlucky.kill(block=False)
         # Either the connection is handed on, or the place for a new one.
         first.stream.finish() if with_connection else first.stream.close()
