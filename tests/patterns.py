@@ -59,7 +59,8 @@ def record(path: str) -> None:
 
     def start(self: Any, *given: Any, env: dict[str, str] | None = None, **more: Any) -> None:
         known = dict(os.environ if env is None else env)
-        known["TESTS_PATTERNS"] = path
+        # A run of tests inside a test has a record of its own.
+        known.setdefault("TESTS_PATTERNS", path)
         known["PYTHONPATH"] = os.pathsep.join(filter(None, [_STARTUP, known.get("PYTHONPATH")]))
         original(self, *given, env=known, **more)
 

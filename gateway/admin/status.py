@@ -74,7 +74,7 @@ def of_worker(
             "lag_s": round(gateway.overload.lag, 3),
             "shed": gateway.overload.shed,
         },
-        # What is held of bodies for slow clients: bytes in memory and in files, and bodies by what became of them.
+        # Bodies of slow clients: bytes in memory and in files at this moment, and how many bodies were held or not.
         "buffers": {"held": gateway.buffers.held, "spooled": gateway.buffers.spooled, **gateway.buffers.counts},
         "access_log": {"dropped": dropped, "lost": lost},
         "admin": {"wrong_tokens": wrong_tokens},

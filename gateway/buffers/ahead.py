@@ -87,7 +87,7 @@ class Ahead:
         self._file: SpoolFile | None = None
         # What is in memory is older than what is in the file.
         self._data = bytearray()
-        # Bytes of memory that were taken, and those of them that a read may still need.
+        # Bytes of memory that were taken, and how many of these a read under way may need.
         self._taken = self._reserved = 0
         # There was no room once, which is counted once.
         self._streamed = False

@@ -1,7 +1,6 @@
 """How much of bodies one worker holds in memory.
 
-Rule: whoever holds bytes has taken them here first and gives them back exactly once, however the
-exchange ends.
+Rule: bytes are taken here before they are held, and given back exactly once, however the exchange ends.
 """
 
 from __future__ import annotations

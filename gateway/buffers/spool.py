@@ -263,7 +263,7 @@ def _popped(turn: list[bool]) -> bool:
 def _create(folder: str) -> int:
     """Descriptor of a new file without a name, readable by its owner alone. Raises OSError."""
     try:
-        # O_EXCL: nobody can give it a name later (open(2)).
+        # O_EXCL: no process can give it a name later (open(2)).
         return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno not in _NO_TMPFILE:
