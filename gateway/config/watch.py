@@ -332,22 +332,29 @@ class Watch:
         now = look(os.path.join(folder, shared.NAME))
         if now == self._shared:
             return
-        theirs = off_hub(lambda: shared.read(folder))
-        parts = shared.newest(self._parts, theirs or shared.NOTHING)
-        if parts != self._parts and version_of(*_data(parts)) != self._version:
-            try:
-                self._use_parts(parts)
-            except Exception as error:
-                self._ask_at = self._clock() + AGAIN
-                text = f"what the other workers have in force cannot be used: {error}"
-                if text not in self._logged:
-                    log.warning("%s", text, exc_info=None if isinstance(error, ConfigError) else error)
-                self._remember(text)
-                return
+        try:
+            # It may be that no thread is to be had.
+            taken = self._take(off_hub(lambda: shared.read(folder)) or shared.NOTHING)
+        except Exception as error:
+            self._ask_at = self._clock() + AGAIN
+            text = f"what the other workers have in force cannot be used: {error}"
+            if text not in self._logged:
+                log.warning("%s", text, exc_info=None if isinstance(error, ConfigError) else error)
+            self._remember(text)
+            return
+        if taken:
             log.warning("the configuration %s is that of the other workers", self._version)
             # The document is still broken: report that again.
             self._told = ""
         self._shared = now
+
+    def _take(self, theirs: shared.Parts) -> bool:
+        """Use what of `theirs` is newer; whether that is another configuration. Raises what `_use_parts` raises."""
+        parts = shared.newest(self._parts, theirs)
+        if parts == self._parts or version_of(*_data(parts)) == self._version:
+            return False
+        self._use_parts(parts)
+        return True
 
     def _load(self, parts: shared.Parts) -> None:
         where, environ = self._where, self._environ
