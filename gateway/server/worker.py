@@ -374,6 +374,8 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         """Serve what is under way, close what is idle, and be gone before the master's limit."""
         data = self._data
         assert data is not None
+        # Again: at the signal there may have been no listeners yet.
+        self._leave_soon()
         began = monotonic()
         drain = data.shared.settings.drain if self._terminated else 0.0
         graceful = self.cfg.graceful_timeout

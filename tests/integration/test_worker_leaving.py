@@ -133,6 +133,12 @@ class TestTermination:
             worker.until(lambda: worker.worker_pids() not in ([pid], []), "another worker")
             assert worker.ask(get("/ready")).body == b"ready"
 
+    def test_one_that_is_told_before_it_has_listeners(self, tmp_path: Path) -> None:
+        """It accepts while it drains, and keeps no connection."""
+        with WorkerProcess(tmp_path, app="told_to_leave", settings={"drain": 4.0}) as worker, worker.client() as client:
+            response = client.request(get("/hello"))
+            assert (response.status, response.header(b"connection")) == (200, b"close")
+
     def test_an_idle_connection_does_not_hold_it(self, tmp_path: Path) -> None:
         with WorkerProcess(tmp_path) as worker:
             fresh, used = worker.client(), worker.client()
