@@ -82,6 +82,8 @@ def gateway(tmp_path: Path, unread: Unread) -> Iterator[GunicornProcess]:
     made.server.process = process
     try:
         made.server.wait_until(made.serves, "the workers run")
+        # One that is killed takes along what it could not write.
+        wait_until(lambda: unread.read().count("Door: direct") == 2, "both have begun")
         unread.fill()
         yield made
         made.server.stop(signal.SIGTERM)
