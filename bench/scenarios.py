@@ -19,8 +19,9 @@ from pathlib import Path
 from bench import events, paced, wrk
 from bench.answer import ask, request
 from bench.proc import BenchError, Program
-from bench.systems import ROUTES, SYSTEMS, Running, System, by_pattern, gateway, route_path
+from bench.systems import ROUTES, SYSTEMS, Running, System, by_pattern, gateway, gateway_on, route_path
 from bench.upstream import FILES, JSON, Place, content, start_nginx, start_registry, start_streaming, told
+from tests.parallel import interpreters
 
 Figures = dict[str, float]
 STREAMS = 2_000
@@ -260,6 +261,16 @@ def pattern_counts() -> list[Entry]:
     return [Entry(f"gateway-regex-{count}", f"{ours.title}, {told}", ours, count) for count, told in counts]
 
 
+def pythons() -> list[Entry]:
+    """Ours on each supported interpreter of this machine, beside Go."""
+    ours = SYSTEMS["gateway"]
+    entries = [Entry("go", SYSTEMS["go"].title, SYSTEMS["go"]), Entry("gateway", ours.title, ours)]
+    for each in interpreters.others():
+        title = f"{ours.title}, CPython {each.version}"
+        entries.append(Entry(f"gateway-{each.version}", title, replace(ours, prepare=gateway_on(each))))
+    return entries
+
+
 CPU = Column("cpu_us", "CPU µs/request")
 RATE = Column("rate", "requests/s", ",.0f")
 P50 = Column("p50_ms", "p50 ms", ",.2f")
@@ -275,6 +286,7 @@ SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
     for scenario in (
         Scenario("small", "Small JSON, 64 keep-alive connections", start_nginx, SMALL, LOAD, everything),
+        Scenario("pythons", "The same on other interpreters", start_nginx, SMALL, LOAD, pythons, "go"),
         Scenario("routes", "The same, more routes", start_nginx, SMALL, LOAD, route_counts, "gateway-10", ranked=False),
         Scenario(
             "regex",

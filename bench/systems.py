@@ -20,6 +20,8 @@ from pathlib import Path
 from bench.answer import free_port, render, wait_until_right
 from bench.proc import BenchError, Program
 from bench.upstream import HERE, Place, nginx_user
+from tests.parallel import interpreters
+from tests.parallel.interpreters import Interpreter
 
 ROUTES = 1_000
 # Compiling 10,000 routes, or a first start on a cold disk, may take a while; a hang may not.
@@ -92,15 +94,27 @@ def gateway_config(upstream: str, routes: int, log: Path, match: Callable[[int],
     return "\n".join(lines) + "\n"
 
 
-def gateway(*options: str, match: Callable[[int], str] = by_prefix) -> Callable[[Place, int, str, int], Command]:
+def gateway(
+    *options: str, match: Callable[[int], str] = by_prefix, python: str = sys.executable
+) -> Callable[[Place, int, str, int], Command]:
     """Ours, started as the documentation says."""
 
     def prepare(place: Place, port: int, upstream: str, routes: int) -> Command:
         config = place.directory / "gateway.yaml"
         config.write_text(gateway_config(upstream, routes, place.directory / "access.log", match))
-        command = [sys.executable, "-m", "gunicorn", "-c", str(place.root / "conf" / "gunicorn.conf.py")]
+        command = [python, "-m", "gunicorn", "-c", str(place.root / "conf" / "gunicorn.conf.py")]
         command += ["-b", f"127.0.0.1:{port}", "-w", "1", *options, "gateway:create_app()"]
         return command, {"GATEWAY_CONFIG": str(config)}
+
+    return prepare
+
+
+def gateway_on(interpreter: Interpreter) -> Callable[[Place, int, str, int], Command]:
+    """Ours on another interpreter. Its environment is created on first use."""
+
+    def prepare(place: Place, port: int, upstream: str, routes: int) -> Command:
+        interpreters.prepare(interpreter)
+        return gateway(python=str(interpreter.python))(place, port, upstream, routes)
 
     return prepare
 
