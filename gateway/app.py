@@ -24,40 +24,42 @@ from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 from gateway import config as files
-from gateway import garbage, log_lines, readings, registration, saved, target
+from gateway import log_lines, readings, registration, saved
 from gateway.admin import Admin
 from gateway.alike import alike
-from gateway.background import Background, Task
 from gateway.balancers import Balancer, balancer
 from gateway.buffers.memory import Buffers
 from gateway.config import shared
 from gateway.config.source import Where, parse
-from gateway.config.watch import ConfigStatus, Watch, off_hub
+from gateway.config.watch import ConfigStatus, Watch
 from gateway.errors import BadPath, BadRequest, GatewayError, NoRoute, NotReady, Overloaded, UnsupportedMethod
-from gateway.exchange import Request, Response
 from gateway.flask_door import FlaskDoor
 from gateway.forwarder import Forwarder
-from gateway.headers import Outbound, check_max_forwards
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.overload import RETRY_AFTER, Overload
 from gateway.health.prober import Prober
 from gateway.health.state import Key, UpstreamState
 from gateway.hedge import race
+from gateway.http import target
+from gateway.http.messages import Request, Response
+from gateway.http.request_head import Outbound, check_max_forwards
+from gateway.http.target import AmbiguousTarget
+from gateway.http.trusted_proxies import Trust
 from gateway.listeners import Listeners
 from gateway.mirror import Copies
 from gateway.model import AccessLogSettings, Config, ConsulSettings, Endpoint, StaticSource, Upstream
 from gateway.retry import Budget
 from gateway.router import Router
+from gateway.runtime import garbage
+from gateway.runtime.background import Background, Task
+from gateway.runtime.hub import Slices, off_hub, parts
 from gateway.shaping import Shaper
 from gateway.snapshot import Difference, Group, Snapshot, Turn
 from gateway.store import Store
-from gateway.target import AmbiguousTarget
 from gateway.telemetry.access_log import AccessLog
 from gateway.transport import Transport, probe
 from gateway.transport.pool import EndpointPool
 from gateway.transport.transport import ContextKey, Contexts, pool_key
-from gateway.trust import Trust
-from gateway.turns import Slices, parts
 
 log = logging.getLogger("gateway")
 

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gateway import readings
-from gateway import target as targets
 from gateway.errors import BadRequest, GatewayError, UnsupportedMethod
-from gateway.exchange import Headers, Request
-from gateway.headers import check_max_forwards
+from gateway.http import target as targets
+from gateway.http.messages import Headers, Request
+from gateway.http.request_head import check_max_forwards
+from gateway.http.target import Target
 from gateway.model import Match, Route, ServerSettings
 from gateway.router import Router, precedence
-from gateway.target import Target
 from gateway.wording import text
 
 # TEST-NET-1 (RFC 5737): a client somewhere, in nobody's list of trusted proxies.

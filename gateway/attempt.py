@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol
 
-from gateway import target as targets
-from gateway import upgrades
 from gateway.errors import ConnectTimeout, DeadlineExceeded, GatewayError
-from gateway.exchange import Request, Response
-from gateway.headers import Head, Outbound, with_field
 from gateway.health.candidate import Candidate
 from gateway.health.state import UpstreamState
+from gateway.http import target as targets
+from gateway.http import upgrades
+from gateway.http.messages import Request, Response
+from gateway.http.request_head import Head, Outbound, with_field
+from gateway.http.target import Target
 from gateway.model import WEBSOCKET, Endpoint, Route, Timeouts
-from gateway.target import Target
 
 
 class Race(Protocol):

@@ -11,17 +11,17 @@ import copy
 from collections.abc import Callable, Sequence
 from time import monotonic
 
-from gateway import upgrades
 from gateway.attempt import Tools, attempt
 from gateway.errors import ClientError, GatewayError, PoolFull
-from gateway.exchange import Request, Response
 from gateway.health.candidate import Candidate
 from gateway.health.state import UpstreamState
+from gateway.http import upgrades
+from gateway.http.messages import Request, Response
+from gateway.http.target import Target
 from gateway.kept import Kept, keep
 from gateway.model import Route
 from gateway.replay import ReplayBuffer
 from gateway.retry import Retries, pause, replayable
-from gateway.target import Target
 
 Answered = tuple[Response, Candidate]
 

@@ -13,10 +13,10 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 
-from gateway import target as targets
 from gateway.asking import Answered, Asked, asked
 from gateway.errors import BadPath, GatewayError, NoRoute
-from gateway.exchange import Request
+from gateway.http import target as targets
+from gateway.http.messages import Request
 from gateway.model import (
     Balance,
     Breaker,

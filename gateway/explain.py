@@ -18,7 +18,6 @@ from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import Any
 
-from gateway import upgrades
 from gateway.asking import Answered, Asked, Question, asked, beaten, first_failure
 from gateway.config.origins import Origins
 from gateway.config.verdict import Path
@@ -30,11 +29,14 @@ from gateway.errors import (
     UpstreamReset,
     UpstreamStale,
 )
-from gateway.exchange import Request, Response
 from gateway.forwarder import Forwarder
-from gateway.headers import MIRROR, Head, Outbound, with_field
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.state import UpstreamState
+from gateway.http import upgrades
+from gateway.http.messages import Request, Response
+from gateway.http.request_head import MIRROR, Head, Outbound, with_field
+from gateway.http.target import AmbiguousTarget, Target
+from gateway.http.trusted_proxies import Trust
 from gateway.model import Config, Endpoint, Match, Mirror, RetryPolicy, Route, StaticSource, Timeouts, Upstream
 from gateway.readings import served
 from gateway.retry import Budget
@@ -42,8 +44,6 @@ from gateway.router import Router
 from gateway.server.parser import HeadParser
 from gateway.shaping import Shaper
 from gateway.snapshot import Group, Snapshot
-from gateway.target import AmbiguousTarget, Target
-from gateway.trust import Trust
 from gateway.wording import (
     chances,
     columns,

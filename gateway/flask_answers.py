@@ -13,7 +13,7 @@ from werkzeug.wsgi import ClosingIterator
 
 from gateway import wsgi
 from gateway.errors import ClientClosed, GatewayError
-from gateway.exchange import Request, Response
+from gateway.http.messages import Request, Response
 from gateway.kept_body import BodyFailed
 
 if TYPE_CHECKING:

@@ -20,11 +20,12 @@ from flask import Flask, signals
 from werkzeug.exceptions import BadHost, HTTPException
 from werkzeug.routing import RequestRedirect
 
-from gateway import flask_answers, problem, target, wsgi
+from gateway import flask_answers, wsgi
 from gateway.buffers.memory import Buffers
 from gateway.errors import BadRequest, ClientClosed, GatewayError, InternalError
-from gateway.exchange import Request, Response
 from gateway.flask_answers import Disconnected
+from gateway.http import problem, target
+from gateway.http.messages import Request, Response
 from gateway.instrumented import Replaced, replaced
 from gateway.kept_body import BodyFailed, KeptBody
 from gateway.telemetry.active_span import propagate

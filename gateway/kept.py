@@ -11,7 +11,7 @@ from enum import Enum
 from gevent import Timeout
 
 from gateway.errors import BadResponse, UpstreamStalled, UpstreamTruncated
-from gateway.exchange import Response
+from gateway.http.messages import Response
 
 # A body of up to this many bytes is kept; an answer with a longer one is passed on instead
 # of being retried.

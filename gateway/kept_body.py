@@ -11,7 +11,8 @@ import tempfile
 from typing import IO, Any
 
 from gateway.errors import ClientError
-from gateway.exchange import PIECE, RequestBody
+from gateway.http.messages import RequestBody
+from gateway.net.read_size import PIECE
 
 # Beyond these bytes what is kept goes to a file in the temporary directory, as Flask does with uploads.
 IN_MEMORY = 512 * 1024

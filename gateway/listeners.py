@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from gateway import machine
-from gateway.ip import Address, address, forms
 from gateway.model import Config, Endpoint, StaticSource
+from gateway.net import machine
+from gateway.net.ip import Address, address, forms
 
 
 @dataclass(frozen=True, slots=True)

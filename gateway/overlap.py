@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from gateway import target
+from gateway.http import target
 from gateway.model import Match
 
 

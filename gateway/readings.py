@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gateway.errors import BadPath, ClientError
-from gateway.exchange import Request
+from gateway.http.messages import Request
+from gateway.http.target import AmbiguousTarget, Target, normal
 from gateway.model import Route, ServerSettings
 from gateway.router import Router
-from gateway.target import AmbiguousTarget, Target, normal
 
 _parameters = re.compile(rb"(?:;|%3B)[^/]*+").sub
 

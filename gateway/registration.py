@@ -24,11 +24,11 @@ from urllib.parse import urlsplit
 import gevent
 from gevent.event import Event
 
-from gateway.background import Background, Task
 from gateway.model import ConsulSettings, RegistrationSettings
 from gateway.providers.base import Backoff, Clock
 from gateway.registries import RegistryError
 from gateway.registries.consul import ConsulApi
+from gateway.runtime.background import Background, Task
 
 log = logging.getLogger("gateway.registration")
 

@@ -7,7 +7,8 @@ kind: caddyserver/caddy#1229, #7360, #7546.)
 
 from __future__ import annotations
 
-from gateway.exchange import PIECE, RequestBody
+from gateway.http.messages import RequestBody
+from gateway.net.read_size import PIECE
 
 
 class ReplayBuffer:

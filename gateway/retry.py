@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.errors import ClientError, DeadlineExceeded, GatewayError
-from gateway.exchange import Request
+from gateway.http.messages import Request
 from gateway.model import RetryPolicy
 
 # Retries that an upstream may always get: with few requests, a share of them would round

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.errors import ClientError, ConfigError
+from gateway.http.target import begins, decoded, written, written_prefix
+from gateway.http.target import host as normal_host
 from gateway.patterns import Pattern, Patterns, pieces
 from gateway.patterns import compile as compile_pattern
-from gateway.target import begins, decoded, written, written_prefix
-from gateway.target import host as normal_host
 
 if TYPE_CHECKING:
-    from gateway.exchange import Headers
+    from gateway.http.messages import Headers
     from gateway.model import Match, Route
 
 

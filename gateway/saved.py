@@ -24,13 +24,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.ip import address, networks
 from gateway.model import Endpoint, StaticSource, Upstream
+from gateway.net.ip import address, networks
 from gateway.providers.addresses import allowed
 from gateway.registries import RegistryError
 from gateway.registries.json_pieces import Pieces
+from gateway.runtime.hub import parts
 from gateway.snapshot import Group, Snapshot
-from gateway.turns import parts
 
 log = logging.getLogger("gateway.saved")
 

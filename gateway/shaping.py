@@ -11,14 +11,15 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Protocol
 
-from gateway import problem, readings, upgrades
-from gateway import target as targets
+from gateway import readings
 from gateway.errors import BadRequest, NoEndpoint, NoRoute
-from gateway.exchange import Request, Response
-from gateway.headers import Outbound, port_of
+from gateway.http import problem, upgrades
+from gateway.http import target as targets
+from gateway.http.messages import Request, Response
+from gateway.http.request_head import Outbound, port_of
+from gateway.http.target import Target
 from gateway.model import Redirect, Respond, Rewrite, Route, Split
 from gateway.snapshot import Group, Snapshot
-from gateway.target import Target
 
 _PORTS = {"http": 80, "https": 443}
 # RFC 9110 §15.3.5, §15.3.6, §15.4.5.

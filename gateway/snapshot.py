@@ -18,7 +18,7 @@ from gateway.health.candidate import Candidate
 from gateway.health.state import Key, UpstreamState
 from gateway.model import Config, DnsSrvSource, Endpoint, StaticSource, TlsSettings, Upstream
 from gateway.router import Router
-from gateway.turns import parts
+from gateway.runtime.hub import parts
 
 # Lines of one change in the log: the first answers of a thousand upstreams are no news.
 LINES = 50

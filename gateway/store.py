@@ -26,15 +26,15 @@ from dataclasses import dataclass, field, replace
 import gevent
 from gevent.event import Event
 
-from gateway import garbage
-from gateway.background import Background, Task
-from gateway.ip import networks
 from gateway.model import Config, DiscoverySettings, Endpoint, StaticSource, Upstream
+from gateway.net.ip import networks
 from gateway.providers import Provider, Remembering, Update, depends_on, make, one_line
 from gateway.providers.addresses import allowed
 from gateway.router import Router
+from gateway.runtime import garbage
+from gateway.runtime.background import Background, Task
+from gateway.runtime.hub import Discards, breathe, parts
 from gateway.snapshot import NOTHING, Difference, Group, Join, Known, Snapshot, Turn, difference, group, summary
-from gateway.turns import Discards, breathe, parts
 
 log = logging.getLogger("gateway.store")
 

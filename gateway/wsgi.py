@@ -17,7 +17,8 @@ from urllib.parse import quote, unquote_to_bytes
 from gateway.buffers.ahead import Ahead, ahead, unless_soon
 from gateway.buffers.memory import Buffers
 from gateway.errors import BadRequest, BodyTooLarge, ClientClosed, GatewayError, UnsupportedCoding
-from gateway.exchange import PIECE, Headers, Request, Response, ResponseBody
+from gateway.http.messages import Headers, Request, Response, ResponseBody
+from gateway.net.read_size import PIECE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

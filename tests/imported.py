@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gateway import config, importers
-from gateway import target as targets
 from gateway.errors import ClientError
-from gateway.exchange import Headers
+from gateway.http import target as targets
+from gateway.http.messages import Headers
 from gateway.model import Config, ConsulSource, Endpoint, Route, StaticSource
 from gateway.router import Router
 from gateway.wording import told_end

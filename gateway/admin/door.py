@@ -27,15 +27,16 @@ from gevent.threadpool import ThreadPool
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from gateway import garbage, problem, target
 from gateway.admin import effective, status
 from gateway.admin.gauges import Scrape
 from gateway.admin.peers import Part, Peers
 from gateway.errors import GatewayError, MethodNotAllowed, Misdirected, NoRoute, Unauthorized
-from gateway.exchange import Header, Request, Response
+from gateway.http import problem, target
+from gateway.http.messages import Header, Request, Response
 from gateway.model import AdminSettings, Config
+from gateway.runtime import garbage
+from gateway.runtime.hub import Slices, beside, parts
 from gateway.telemetry.metrics import Metrics
-from gateway.turns import Slices, beside, parts
 
 if TYPE_CHECKING:
     from gateway.app import Gateway

@@ -14,12 +14,12 @@ from itertools import islice
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gateway.background import Task
 from gateway.health.state import UpstreamState
 from gateway.model import ConsulSource, DnsSrvSource, EtcdSource, Source, StaticSource
+from gateway.net.tunnel import Pump
+from gateway.runtime.background import Task
+from gateway.runtime.hub import in_order, parts
 from gateway.snapshot import Group, Turn
-from gateway.tunnel import Pump
-from gateway.turns import in_order, parts
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -78,7 +78,7 @@ def of_worker(
         "buffers": {"held": gateway.buffers.held, "spooled": gateway.buffers.spooled, **gateway.buffers.counts},
         "access_log": {"dropped": dropped, "lost": lost},
         "admin": {"wrong_tokens": wrong_tokens},
-        "background": [_task(task) for task in gateway.background],
+        "background": [_task(task) for task in gateway.runtime.background],
     }
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 
-from gateway import ip
 from gateway.config import kinds, urls
 from gateway.config.resilience import place
 from gateway.config.rules import SHORTEST_TOKEN, Breach, Breaches, endpoint_paths
 from gateway.config.timing import once
 from gateway.config.whole import Whole
 from gateway.model import Config
+from gateway.net import ip
 
 
 def short_token(whole: Whole) -> Breaches:

@@ -15,11 +15,12 @@ from typing import Annotated, Any
 from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from gateway import patterns, target, trust
+from gateway import patterns
 from gateway.config import units, urls
 from gateway.config.document import resolve
 from gateway.config.scalars import Scalar
 from gateway.errors import BadRequest, ClientError
+from gateway.http import target, trusted_proxies
 from gateway.model import Endpoint
 
 # RFC 9110 §5.6.2.
@@ -603,7 +604,7 @@ def own_prefix(value: object) -> str | None:
 def trusted(value: object) -> str:
     got = text(value)
     try:
-        trust.parse((got,))
+        trusted_proxies.parse((got,))
     except ValueError as error:
         raise wrong(f"{error}") from None
     return got

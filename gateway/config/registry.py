@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 import gevent
 
-from gateway import machine
 from gateway.config.source import Key, Where
 from gateway.errors import ConfigError, Mistake
 from gateway.model import ConsulSettings, DiscoverySettings, EtcdSettings
+from gateway.net import machine
 from gateway.registries import RegistryError, one_line
 from gateway.registries.consul import ConsulApi
 from gateway.registries.etcd import EtcdApi

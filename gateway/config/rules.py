@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gateway import ip, model, patterns, target
+from gateway import model, patterns
 from gateway.config import build, kinds
 from gateway.config.document import Node, locate
 from gateway.config.environment import Overrides
 from gateway.config.schema import Balance, Defaults, Document, Match, Rewrite, Route, StaticEndpoint, Upstream
 from gateway.config.verdict import Path
+from gateway.http import target
+from gateway.net import ip
 
 
 @dataclass(frozen=True, slots=True)

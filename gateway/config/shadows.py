@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from gateway import target
 from gateway.config import build, schema
 from gateway.config.rules import Breach, Breaches, match_paths
 from gateway.config.verdict import Path
 from gateway.config.whole import Whole
+from gateway.http import target
 from gateway.model import Match, Route
 from gateway.overlap import Extent
 from gateway.readings import readings

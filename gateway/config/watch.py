@@ -18,19 +18,18 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import gevent
 from gevent.event import Event
 
-from gateway import garbage
-from gateway.background import Background, Task
 from gateway.config import assemble, local, shared, source, version_of
 from gateway.config.source import Where
 from gateway.errors import ConfigError
 from gateway.model import Config, DiscoverySettings
 from gateway.registries import one_line
-from gateway.turns import beside
+from gateway.runtime import garbage
+from gateway.runtime.background import Background, Task
+from gateway.runtime.hub import off_hub
 
 log = logging.getLogger("gateway.config")
 
@@ -49,27 +48,8 @@ MOST_LOGGED = 100
 MOST_WARNINGS = 100
 MOST_MISTAKES = 100
 
-Result = TypeVar("Result")
 # device, inode, size, times of change; or why there is none.
 Look = tuple[int, ...] | str
-
-
-def off_hub(call: Callable[[], Result]) -> Result:
-    """What a call returns or raises; it is made on a thread, so that requests go on."""
-
-    def guarded() -> tuple[Result | None, Exception | None]:
-        # gevent prints a traceback for whatever a thread raises.
-        try:
-            return call(), None
-        except Exception as error:
-            return None, error
-
-    result: Result
-    with beside():
-        result, error = gevent.get_hub().threadpool.apply(guarded)
-    if error is not None:
-        raise error
-    return result
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Group as Greenlets
 
-from gateway.background import Background, Task
 from gateway.errors import GatewayError, Unavailable
 from gateway.health.board import Board, Verdict
 from gateway.health.candidate import Candidate
@@ -29,6 +28,7 @@ from gateway.health.check import Tally, fault, question
 from gateway.health.schedule import Schedule
 from gateway.health.state import Key
 from gateway.model import Endpoint, HealthCheck, Upstream
+from gateway.runtime.background import Background, Task
 
 if TYPE_CHECKING:
     from gateway.snapshot import Group

@@ -12,15 +12,15 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.errors import GatewayError
-from gateway.exchange import Request, Response
 from gateway.health.adaptive import Gradient
 from gateway.health.breaker import CircuitBreaker
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.gate import Gate
 from gateway.health.latency import Latencies
 from gateway.health.outlier import Outliers
+from gateway.http.messages import Request, Response
 from gateway.model import Endpoint, RetryPolicy, Upstream
-from gateway.turns import parts
+from gateway.runtime.hub import parts
 
 if TYPE_CHECKING:
     from gateway.balancers import Balancer

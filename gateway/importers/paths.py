@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from gateway import target
 from gateway.errors import ClientError
+from gateway.http import target
 from gateway.importers import patterns
 from gateway.importers.draft import Ranked
 from gateway.model import Match

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from gateway import target
 from gateway.errors import ClientError
+from gateway.http import target
 
 _SPECIAL = re.compile(r"[.^$*+?{}\[\]\\|()]")
 _FLAGS = re.compile(r"\(\?([a-zA-Z]+)\)")

@@ -20,8 +20,8 @@ from gevent import monkey
 from gevent.event import AsyncResult
 from gevent.threadpool import ThreadPool
 
-from gateway.ip import address
 from gateway.model import DnsSettings, Endpoint
+from gateway.net.ip import address
 from gateway.providers.base import JITTER, Backoff, Clock, Random, spread
 from gateway.registries import RegistryError
 from gateway.registries.dns import LEAST_TTL, Addresses, shared

@@ -11,8 +11,8 @@ import random
 import time
 from dataclasses import replace
 
-from gateway.ip import networks
 from gateway.model import DiscoverySettings, Endpoint, StaticSource, Upstream
+from gateway.net.ip import networks
 from gateway.providers.addresses import allowed, host
 from gateway.providers.base import (
     Backoff,

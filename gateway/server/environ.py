@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
-from gateway import target
 from gateway.errors import ClientClosed, GatewayError
-from gateway.exchange import Headers, Request, Response
+from gateway.http import target
+from gateway.http.messages import Headers, Request, Response
 from gateway.kept_body import RawBody
 from gateway.server.body import ArrivingBody
 from gateway.server.connection import Connection, without_body

@@ -9,7 +9,7 @@ import datetime
 import time
 from typing import Any
 
-from gateway.exchange import Request, Response
+from gateway.http.messages import Request, Response
 from gateway.server.environ import split_target
 
 

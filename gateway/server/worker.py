@@ -27,12 +27,13 @@ from gunicorn.http.wsgi import base_environ
 from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
-from gateway import problem
 from gateway.buffers.memory import Buffers
 from gateway.errors import Draining, GatewayError
-from gateway.exchange import Request, Response
+from gateway.http import problem
+from gateway.http.messages import Request, Response
 from gateway.instrumented import wrapper
 from gateway.model import ServerSettings
+from gateway.net.stream import wrap
 from gateway.server import hosting, logs, output, persistence
 from gateway.server.acceptor import Acceptor
 from gateway.server.connection import Connection, Door, Place, Shared
@@ -40,7 +41,6 @@ from gateway.server.environ import WsgiApplication
 from gateway.server.hooks import Hooks, watched
 from gateway.server.intake import Intake
 from gateway.server.parser import HeadParser
-from gateway.stream import wrap
 
 # Before gunicorn's graceful_timeout, at which the master kills: streams are broken, log
 # lines written and flushed within this.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway.errors import BadResponse, GatewayError, UpstreamStalled, UpstreamTruncated
-from gateway.exchange import PIECE
+from gateway.net.read_size import PIECE
 from gateway.transport.connection import Connection
 from gateway.transport.upload import Upload
 

@@ -26,8 +26,8 @@ from gateway.errors import (
     UpstreamReset,
     UpstreamStale,
 )
-from gateway.exchange import Headers, Request, RequestBody, Response
-from gateway.headers import Head, Inbound
+from gateway.http.messages import Headers, Request, RequestBody, Response
+from gateway.http.request_head import Head, Inbound
 from gateway.model import PoolSettings, Timeouts, Upstream
 from gateway.transport.answer import AnswerReader
 from gateway.transport.body import AnswerBody

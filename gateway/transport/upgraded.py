@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway.errors import TunnelFault
-from gateway.stream import Stream
+from gateway.net.stream import Stream
+from gateway.net.tunnel import Pump
 from gateway.transport.connection import Connection
-from gateway.tunnel import Pump
 
 if TYPE_CHECKING:
     from gateway.transport.pool import EndpointPool

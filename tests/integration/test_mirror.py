@@ -16,15 +16,16 @@ import gevent
 import pytest
 
 from gateway import mirror
-from gateway import target as targets
 from gateway.balancers import RoundRobin
 from gateway.errors import ClientClosed, UpstreamReset
-from gateway.exchange import BufferedBody, Request
 from gateway.forwarder import Forwarder
-from gateway.headers import Outbound
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.state import UpstreamState
 from gateway.hedge import race
+from gateway.http import target as targets
+from gateway.http.messages import BufferedBody, Request
+from gateway.http.request_head import Outbound
+from gateway.http.trusted_proxies import Trust
 from gateway.mirror import Copies
 from gateway.model import (
     Buffering,
@@ -47,7 +48,6 @@ from gateway.shaping import Shaper
 from gateway.snapshot import Group, Snapshot
 from gateway.testing import Act, FakeUpstream, answer, chunked, head
 from gateway.transport import Transport
-from gateway.trust import Trust
 from tests.exchanges import Pieces, greenlets, soon, whole
 
 TIMEOUTS = Timeouts(connect=5.0, write=5.0, response=5.0, idle=5.0)

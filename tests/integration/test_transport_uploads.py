@@ -19,7 +19,7 @@ from gateway.errors import (
     UpstreamReset,
     UpstreamStale,
 )
-from gateway.exchange import BufferedBody
+from gateway.http.messages import BufferedBody
 from gateway.model import Timeouts
 from gateway.testing import Act, FakeUpstream, Truncated, answer, head
 from gateway.transport import pool as pools

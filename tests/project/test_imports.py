@@ -158,7 +158,7 @@ def imports(source: str, module: str, package: bool = False) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             base = here[: len(here) - node.level + 1] if node.level else []
             target = ".".join([*base, node.module] if node.module else base)
-            # `from gateway import headers` imports gateway.headers: told apart by what there is.
+            # `from gateway import headers` imports gateway.http.request_head: told apart by what there is.
             yield from (f"{target}.{alias.name}" if target == "gateway" else target for alias in node.names)
 
 

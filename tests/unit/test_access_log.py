@@ -17,10 +17,10 @@ from gevent import monkey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import background
 from gateway.errors import ClientClosed, ConnectRefused
-from gateway.exchange import Headers, Request
+from gateway.http.messages import Headers, Request
 from gateway.model import AccessLogSettings, Endpoint, Route, StaticSource, Upstream
+from gateway.runtime import background
 from gateway.telemetry import access_log
 from gateway.telemetry.access_log import QUEUE, QUEUE_BYTES, AccessLog, trace_id
 from gateway.telemetry.log_file import LogFile

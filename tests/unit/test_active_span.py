@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.exchange import Headers, Request
+from gateway.http.messages import Headers, Request
 from gateway.telemetry.active_span import propagate
 
 TRACE = 0x0AF7651916CD43DD8448EB211C80319C

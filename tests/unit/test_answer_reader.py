@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import headers
 from gateway.errors import BadResponse
-from gateway.exchange import Response
+from gateway.http import request_head
+from gateway.http.messages import Response
 from gateway.model import AnswerLimits
 from gateway.testing import answer, chunk, chunked, head
 from gateway.transport.answer import PIECE, AnswerReader
@@ -614,7 +614,7 @@ class TestUsualHeads:
     def test_the_table_stays_small(self) -> None:
         for number in range(5000):
             Read(head(200, b"Content-Length: 0", b"X: %d" % number))
-        assert len(headers._answer_lines.table) <= headers._MAX_LINES
+        assert len(request_head._answer_lines.table) <= request_head._MAX_LINES
         long = b"X: " + b"y" * 1000
         Read(head(200, b"Content-Length: 0", long))
-        assert long not in headers._answer_lines.table
+        assert long not in request_head._answer_lines.table

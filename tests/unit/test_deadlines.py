@@ -7,8 +7,8 @@ from math import inf
 import gevent
 import pytest
 
-from gateway import stream as streams
-from gateway.stream import Deadlines, monotonic
+from gateway.net import stream as streams
+from gateway.net.stream import Deadlines, monotonic
 
 
 class Waiter:

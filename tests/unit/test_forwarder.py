@@ -38,12 +38,14 @@ from gateway.errors import (
     UpstreamStalled,
     UpstreamTruncated,
 )
-from gateway.exchange import BufferedBody, Request, Response
 from gateway.forwarder import Forwarder
-from gateway.headers import Outbound
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.state import UpstreamState
 from gateway.hedge import race
+from gateway.http.messages import BufferedBody, Request, Response
+from gateway.http.request_head import Outbound
+from gateway.http.target import parse
+from gateway.http.trusted_proxies import Trust
 from gateway.kept import MOST_KEPT, keep
 from gateway.model import (
     Breaker,
@@ -59,9 +61,7 @@ from gateway.model import (
 )
 from gateway.retry import Budget
 from gateway.snapshot import Group
-from gateway.target import parse
 from gateway.testing import FakeClock
-from gateway.trust import Trust
 
 EJECT = Eject()
 ALL = frozenset({"connect", "stale", "reset", "timeout"})

@@ -10,7 +10,7 @@ import pytest
 
 from gateway import kept_body, wsgi
 from gateway.errors import ClientClosed
-from gateway.exchange import Request
+from gateway.http.messages import Request
 from gateway.kept_body import BodyFailed, KeptBody, RawBody
 
 

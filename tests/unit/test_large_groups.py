@@ -13,7 +13,7 @@ import gevent
 import pytest
 
 from gateway import app as app_module
-from gateway import background, garbage, store, turns
+from gateway import store
 from gateway.admin import status
 from gateway.alike import alike
 from gateway.app import Gateway
@@ -34,9 +34,10 @@ from gateway.model import (
     Upstream,
 )
 from gateway.providers import Update
+from gateway.runtime import background, garbage, hub
+from gateway.runtime.hub import PART, Discards, in_order, parts
 from gateway.snapshot import difference
 from gateway.testing import FakeProvider
-from gateway.turns import PART, Discards, in_order, parts
 from tests.unit.balancers.picking import NOW, ask
 from tests.unit.test_store import until
 
@@ -452,7 +453,7 @@ def test_the_heap_is_frozen_after_many_endpoints_and_looked_through_at_last(monk
 
 
 def test_a_thread_gives_way_sooner_while_it_computes() -> None:
-    before = turns.sys.getswitchinterval()
-    with turns.beside(), turns.beside():
-        assert turns.sys.getswitchinterval() <= 0.001
-    assert turns.sys.getswitchinterval() == before
+    before = hub.sys.getswitchinterval()
+    with hub.beside(), hub.beside():
+        assert hub.sys.getswitchinterval() <= 0.001
+    assert hub.sys.getswitchinterval() == before

@@ -6,10 +6,11 @@ import socket
 
 import pytest
 
-from gateway import listeners, machine
+from gateway import listeners
 from gateway.config.urls import endpoint
 from gateway.listeners import Listeners
 from gateway.model import AdminSettings, Config, ConsulSource, Endpoint, StaticSource, Upstream
+from gateway.net import machine
 
 
 @pytest.mark.parametrize(

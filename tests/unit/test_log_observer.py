@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import gevent
 import pytest
 
-from gateway.exchange import Request
+from gateway.http.messages import Request
 from gateway.model import AccessLogSettings, Endpoint, Route, StaticSource, Upstream
 from gateway.telemetry import access_log
 from gateway.telemetry.access_log import AccessLog, Record

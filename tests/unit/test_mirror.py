@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.errors import ClientClosed
-from gateway.exchange import BufferedBody
+from gateway.http.messages import BufferedBody
 from gateway.mirror import Tee
 from tests.exchanges import Pieces
 

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import config as files
-from gateway import target
 from gateway.app import Gateway
 from gateway.asking import question
 from gateway.diff import replay
 from gateway.errors import ClientError
-from gateway.exchange import Request, Response
 from gateway.explain import explain, told
+from gateway.http import target
+from gateway.http.messages import Request, Response
 from gateway.model import Config, Endpoint, Route
 from gateway.readings import readings
 from gateway.shaping import Shaper

@@ -11,8 +11,7 @@ from typing import Any
 import gevent
 import pytest
 
-from gateway import background, registration
-from gateway.background import Background
+from gateway import registration
 from gateway.model import ConsulSettings, RegistrationSettings
 from gateway.registration import (
     Announcer,
@@ -25,6 +24,8 @@ from gateway.registration import (
     service,
 )
 from gateway.registries import RegistryError
+from gateway.runtime import background
+from gateway.runtime.background import Background
 from gateway.server.hosting import listens_at
 from gateway.server.siblings import Siblings, reloaded
 from gateway.testing import FakeClock

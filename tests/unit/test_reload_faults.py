@@ -16,7 +16,7 @@ from gateway import app as app_module
 from gateway import store
 from gateway.app import Gateway
 from gateway.errors import ConfigError
-from gateway.exchange import Request, Response
+from gateway.http.messages import Request, Response
 from gateway.model import (
     AccessLogSettings,
     Balance,
@@ -419,7 +419,7 @@ def test_of_reloads_at_once_the_last_wins_and_its_look_ups_run(
     (feed,) = gateway.store._feeds.values()
     assert feed.greenlet is not None
     assert not feed.greenlet.dead
-    assert [task.name for task in gateway.background].count("provider n") == 1
+    assert [task.name for task in gateway.runtime.background].count("provider n") == 1
 
 
 # -- registration ---------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import ClientClosed
-from gateway.exchange import PIECE, BufferedBody
+from gateway.http.messages import BufferedBody
+from gateway.net.read_size import PIECE
 from gateway.replay import ReplayBuffer
 
 

@@ -19,7 +19,7 @@ from gateway.errors import (
     UpstreamReset,
     UpstreamStale,
 )
-from gateway.exchange import BufferedBody, Request
+from gateway.http.messages import BufferedBody, Request
 from gateway.model import RetryPolicy
 from gateway.retry import FLOOR_PER_SECOND, WINDOW, Budget, Retries, replayable
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import readings
-from gateway import target as targets
 from gateway.errors import ClientError, ConfigError
-from gateway.exchange import Headers, Request
+from gateway.http import target as targets
+from gateway.http.messages import Headers, Request
 from gateway.model import Endpoint, Match, Rewrite, Route, ServerSettings
 from gateway.router import Router, precedence
 from tests.long import times

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from gateway import target as targets
 from gateway.balancers import RoundRobin
 from gateway.errors import BadRequest, ConnectRefused, DnsError, NoEndpoint, NoRoute
-from gateway.exchange import Headers, Request, Response
-from gateway.headers import Outbound
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.state import UpstreamState
+from gateway.http import target as targets
+from gateway.http.messages import Headers, Request, Response
+from gateway.http.request_head import Outbound
+from gateway.http.trusted_proxies import Trust
 from gateway.model import (
     Config,
     Endpoint,
@@ -35,7 +36,6 @@ from gateway.retry import Budget
 from gateway.router import Router
 from gateway.shaping import Shaper, location
 from gateway.snapshot import Group, Snapshot
-from gateway.trust import Trust
 
 
 class Rest:

@@ -9,8 +9,8 @@ import pytest
 from gateway.balancers.least_requests import LeastRequests
 from gateway.balancers.sticky import Sticky
 from gateway.errors import ClientClosed, ConnectRefused, UpstreamReset
-from gateway.exchange import Response
 from gateway.health.state import UpstreamState
+from gateway.http.messages import Response
 from gateway.model import RetryPolicy
 from gateway.retry import Budget
 from tests.unit.test_forwarder import Body, Pool, World, ask

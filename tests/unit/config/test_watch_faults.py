@@ -12,13 +12,13 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from gateway import background
 from gateway import config as files
-from gateway.background import Background
 from gateway.config import registry, shared, source, version_of, watch
 from gateway.config.watch import AGAIN, GRACE, TICK, Watch
 from gateway.errors import ConfigError
 from gateway.model import Config
+from gateway.runtime import background
+from gateway.runtime.background import Background
 from gateway.testing import FakeClock
 from tests.unit.test_store import until
 

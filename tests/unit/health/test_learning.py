@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from gateway.exchange import Request, Response
 from gateway.health.adaptive import Gradient
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.gate import Gate
 from gateway.health.latency import Latencies
 from gateway.health.state import UpstreamState
+from gateway.http.messages import Request, Response
 from gateway.model import Balance, Breaker, Concurrency, Endpoint, StaticSource, Timeouts
 from gateway.model import Upstream as Settings
 from gateway.retry import Budget

@@ -11,7 +11,7 @@ import pytest
 from gevent import GreenletExit, Timeout
 
 from gateway.errors import ClientClosed, GatewayError, TunnelFault, UpstreamTruncated
-from gateway.exchange import Request, Response
+from gateway.http.messages import Request, Response
 from gateway.server.environ import WsgiApplication
 from gateway.wsgi import WsgiAnswer
 from tests.unit.server.wire import Pieces, RecordingDoor, ScriptedStream, answers_in, serve

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from gateway.ip import Address, address
+from gateway.net.ip import Address, address
 
 # Seconds for which an answer of the kernel is kept: thousands of endpoints may have the port
 # of a listener, and a question costs some 20 us.

@@ -14,13 +14,13 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from gateway.net.read_size import PIECE
+
 if TYPE_CHECKING:
     from gateway.errors import GatewayError
     from gateway.model import Buffering, Endpoint, Route, Upstream
-    from gateway.stream import Stream
+    from gateway.net.stream import Stream
 
-# What is read of a body at once, in bytes, unless somebody says otherwise.
-PIECE = 64 * 1024
 _EVENTS = b"text/event-stream"
 _EVENT_STREAM = re.compile(rb"(?:\A|\n)content-type: " + _EVENTS, re.IGNORECASE)
 

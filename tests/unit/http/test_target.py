@@ -10,8 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import BadPath, BadRequest, ClientError
-from gateway.model import Endpoint, Match, Rewrite, Route
-from gateway.target import (
+from gateway.http.target import (
     Target,
     for_server,
     host,
@@ -24,6 +23,7 @@ from gateway.target import (
     written,
     written_prefix,
 )
+from gateway.model import Endpoint, Match, Rewrite, Route
 from tests.long import times
 
 PLAIN = Route("plain", "u")

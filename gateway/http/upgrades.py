@@ -9,8 +9,8 @@ kubectl exec) and other methods (POST with `tcp`: docker attach). WebSocket is G
 
 from __future__ import annotations
 
-from gateway.exchange import Request
-from gateway.headers import tokens
+from gateway.http.messages import Request
+from gateway.http.request_head import tokens
 from gateway.model import WEBSOCKET
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.exchange import PIECE
-from gateway.portions import Portions
+from gateway.net.read_size import PIECE, Portions
 
 KIB = 1024
 MIB = 1024 * KIB

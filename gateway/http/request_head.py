@@ -17,11 +17,11 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Generic, NamedTuple, TypeVar
 
 from gateway.errors import BadRequest, BadResponse, LoopDetected
-from gateway.exchange import Header, Headers, Request
+from gateway.http.messages import Header, Headers, Request
+from gateway.http.trusted_proxies import Trust
 from gateway.model import ServerSettings
-from gateway.trust import Trust
 
-log = logging.getLogger("gateway.headers")
+log = logging.getLogger("gateway.http.request_head")
 
 # Kinds of fields. 0 passes as it is; 1 is dropped; the others are looked at.
 _PASS, _DROP, _CONNECTION, _XFF, _XFH, _XFPROTO, _XFPORT, _TRUSTED_ONLY, _FORWARDED, _VIA = range(10)

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from gateway import errors, problem
-from gateway.exchange import Request, Response
+from gateway import errors
+from gateway.http import problem
+from gateway.http.messages import Request, Response
 
 SECRET = "dial 10.0.0.9:8080 refused after 3 ms in /srv/gateway/forwarder.py"
 ANSWERED = [cls for cls in errors.reasons().values() if not issubclass(cls, errors.ClientClosed)]

@@ -11,8 +11,8 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from gateway import background
-from gateway.background import Background, Task
+from gateway.runtime import background
+from gateway.runtime.background import Background, Task
 
 
 @pytest.fixture(autouse=True)
@@ -87,8 +87,8 @@ def test_pauses_grow_to_the_longest_and_begin_anew_after_recovery(monkeypatch: p
         paused.append(round(seconds, 3))
         now[0] += seconds
 
-    monkeypatch.setattr("gateway.background.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("gateway.background.gevent.sleep", pause)
+    monkeypatch.setattr("gateway.runtime.background.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("gateway.runtime.background.gevent.sleep", pause)
     Background().start("a", fail).join(10)
     assert paused == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 0.1, 0.2, 0.4]
 
@@ -103,7 +103,7 @@ def test_each_distinct_fault_is_logged_once(caplog: pytest.LogCaptureFixture) ->
 
     task = Background().start("sweep", fail)
     task.join(10)
-    records = [record for record in caplog.records if record.name == "gateway.background"]
+    records = [record for record in caplog.records if record.name == "gateway.runtime.background"]
     assert [record.getMessage() for record in records] == ["background task sweep: failed and starts again"] * 2
     assert [str(record.exc_info[1]) for record in records if record.exc_info] == ["one", "two"]
     assert task.restarts == 5

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import trust
-from gateway.trust import Trust, entry_address, parse
+from gateway.http import trusted_proxies
+from gateway.http.trusted_proxies import Trust, entry_address, parse
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ ADDRESSES = st.one_of(
 )
 
 
-def written(address: trust.Address, form: int) -> str:
+def written(address: trusted_proxies.Address, form: int) -> str:
     """One of the ways in which an address is written."""
     text = str(address)
     if address.version == 6:
@@ -211,7 +211,7 @@ def known(text: str) -> str | None:
 
 
 @given(ADDRESSES, st.lists(st.lists(ENTRIES, min_size=1, max_size=5), max_size=4))
-def test_the_client_is_the_first_stranger_from_the_right(peer: trust.Address, lines: list[list[str]]) -> None:
+def test_the_client_is_the_first_stranger_from_the_right(peer: trusted_proxies.Address, lines: list[list[str]]) -> None:
     found = LB.client_address(str(peer), [", ".join(line).encode("latin-1") for line in lines])
     chain = [entry for line in lines for entry in line]
     plain = str(getattr(peer, "ipv4_mapped", None) or peer)
@@ -240,7 +240,7 @@ def test_no_entry_is_anything_but_an_address_or_nothing(entry: bytes) -> None:
 
 
 @given(ADDRESSES, st.text(max_size=30))
-def test_what_is_added_on_the_left_changes_nothing(stranger: trust.Address, lie: str) -> None:
+def test_what_is_added_on_the_left_changes_nothing(stranger: trusted_proxies.Address, lie: str) -> None:
     line = f"{stranger}, 10.0.0.2"
     told = LB.client_address("10.0.0.1", [line.encode()])
     if not LB.trusts(str(stranger)):

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from gateway import machine
+from gateway.net import machine
 
 
 @pytest.mark.parametrize("name", ["localhost", "LOCALHOST", "localhost.", "a.localhost", socket.gethostname(), f"{socket.gethostname().upper()}."])

@@ -15,9 +15,9 @@ from typing import ClassVar
 
 import gevent
 
-from gateway.exchange import PIECE
-from gateway.stream import Carrier, Stream
-from gateway.turns import breathe
+from gateway.net.read_size import PIECE
+from gateway.net.stream import Carrier, Stream
+from gateway.runtime.hub import breathe
 
 # A fast source and a fast sink never wait: others run in between.
 _READS_A_TURN = 16

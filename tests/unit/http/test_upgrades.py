@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.exchange import Request, RequestBody
+from gateway.http.messages import Request, RequestBody
+from gateway.http.upgrades import protocol
 from gateway.model import WEBSOCKET
-from gateway.upgrades import protocol
 
 OTHERS = frozenset({b"spdy/3.1", b"tcp"})
 BOTH = OTHERS | WEBSOCKET

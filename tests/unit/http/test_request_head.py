@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import headers
 from gateway.errors import BadRequest, BadResponse, LoopDetected
-from gateway.exchange import BufferedBody, Headers, Request
-from gateway.headers import Outbound, check_max_forwards, inbound
+from gateway.http import request_head
+from gateway.http.messages import BufferedBody, Headers, Request
+from gateway.http.request_head import Outbound, check_max_forwards, inbound
+from gateway.http.trusted_proxies import Trust
 from gateway.model import ServerSettings
-from gateway.trust import Trust
 
 
 def outbound(**settings: Any) -> Outbound:
@@ -397,16 +397,16 @@ def test_via_of_answers() -> None:
 
 def test_a_table_of_names_that_is_full_starts_anew() -> None:
     """Names that a client makes up fill it; those of the next requests are remembered all the same."""
-    kinds = headers._Kinds(lambda name: len(name))
-    for number in range(headers._MAX_NAMES):
+    kinds = request_head._Kinds(lambda name: len(name))
+    for number in range(request_head._MAX_NAMES):
         kinds.learn(b"X-%d" % number)
-    assert len(kinds.table) == headers._MAX_NAMES
+    assert len(kinds.table) == request_head._MAX_NAMES
     assert kinds.learn(b"Accept") == 6
     assert kinds.table == {b"Accept": 6}
 
 
 def test_a_name_that_is_too_long_is_not_remembered() -> None:
-    kinds = headers._Kinds(lambda name: len(name))
-    for size in (headers._MAX_NAME, headers._MAX_NAME + 1):
+    kinds = request_head._Kinds(lambda name: len(name))
+    for size in (request_head._MAX_NAME, request_head._MAX_NAME + 1):
         assert kinds.learn(b"x" * size) == size
-    assert [len(name) for name in kinds.table] == [headers._MAX_NAME]
+    assert [len(name) for name in kinds.table] == [request_head._MAX_NAME]

@@ -12,16 +12,16 @@ import gevent
 import pytest
 
 from gateway import app as app_module
-from gateway import background
 from gateway import config as files
 from gateway.admin import status
 from gateway.admin.peers import Peers
 from gateway.app import Gateway
-from gateway.background import Task
 from gateway.config import source
-from gateway.exchange import Request
+from gateway.http.messages import Request
 from gateway.providers import Update
 from gateway.registries import RegistryError
+from gateway.runtime import background
+from gateway.runtime.background import Task
 from tests.unit.test_store import ONE, until
 
 CONFIG = """\
@@ -78,7 +78,7 @@ def gateway(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
 
 
 def task(gateway: Gateway, name: str) -> Task:
-    (found,) = (one for one in gateway.background if one.name == name)
+    (found,) = (one for one in gateway.runtime.background if one.name == name)
     return found
 
 

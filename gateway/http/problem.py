@@ -23,7 +23,7 @@ from gateway.errors import (
     UnsupportedVersion,
     UriTooLong,
 )
-from gateway.exchange import Header, Request, Response
+from gateway.http.messages import Header, Request, Response
 
 CONTENT_TYPE = b"application/problem+json"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.tunnel import Pump
+from gateway.net.tunnel import Pump
 
 
 class NeverWaits:

@@ -14,7 +14,7 @@ from typing import Any
 
 import gevent
 
-log = logging.getLogger("gateway.background")
+log = logging.getLogger("gateway.runtime.background")
 
 # Seconds before a task that failed runs again: the pause doubles with each fault in a row.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0

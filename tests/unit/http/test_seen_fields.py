@@ -10,10 +10,10 @@ import pytest
 from gateway import config as files
 from gateway.app import Gateway
 from gateway.balancers.keys import key
-from gateway.exchange import Request
-from gateway.headers import Outbound
+from gateway.http.messages import Request
+from gateway.http.request_head import Outbound
+from gateway.http.trusted_proxies import Trust
 from gateway.model import Balance, Match, Route, ServerSettings, Split, StaticSource, Upstream
-from gateway.trust import Trust
 
 PEER = "192.0.2.7"
 PROXY = "10.0.0.1"

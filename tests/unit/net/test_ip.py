@@ -6,8 +6,8 @@ import ipaddress
 
 import pytest
 
-from gateway.ip import address, denied, forms, networks, never
 from gateway.model import NEVER_ENDPOINTS
+from gateway.net.ip import address, denied, forms, networks, never
 
 DEFAULT = networks(NEVER_ENDPOINTS)
 

@@ -7,9 +7,10 @@ not take waits in our memory for as long as it is let.
 
 from __future__ import annotations
 
-from gateway.exchange import PIECE
-from gateway.stream import Stream
+from gateway.net.stream import Stream
 
+# Bytes read from a body at once, unless a caller asks for another size.
+PIECE = 64 * 1024
 # What is read at first where the length is told and a buffer is made for what is to come: less
 # than glibc's malloc would map and unmap each time (mallopt(3), M_MMAP_THRESHOLD).
 TOLD_PIECE = 120 * 1024

@@ -29,6 +29,7 @@ _SHORT = 0.001
 _SORTED = 1000
 
 Thing = TypeVar("Thing")
+Result = TypeVar("Result")
 
 
 def breathe() -> None:
@@ -55,6 +56,24 @@ def beside() -> Iterator[None]:
         _threads -= 1
         if _threads == 0:
             sys.setswitchinterval(_usual)
+
+
+def off_hub(call: Callable[[], Result]) -> Result:
+    """What a call returns or raises; it is made on a thread, so that requests go on."""
+
+    def guarded() -> tuple[Result | None, Exception | None]:
+        # gevent prints a traceback for whatever a thread raises.
+        try:
+            return call(), None
+        except Exception as error:
+            return None, error
+
+    result: Result
+    with beside():
+        result, error = gevent.get_hub().threadpool.apply(guarded)
+    if error is not None:
+        raise error
+    return result
 
 
 class Slices:

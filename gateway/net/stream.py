@@ -65,7 +65,7 @@ LATE = 0.1
 _SOON = 1e-9
 
 monotonic = time.monotonic
-log = logging.getLogger("gateway.stream")
+log = logging.getLogger("gateway.net.stream")
 
 
 class Deadlines:
