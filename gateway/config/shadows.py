@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from gateway.commands.wording import told_excluded
 from gateway.config import build, schema
 from gateway.config.rules import Breach, Breaches, match_paths
 from gateway.config.verdict import Path
@@ -19,7 +20,6 @@ from gateway.model import Match, Route
 from gateway.overlap import Extent
 from gateway.readings import readings
 from gateway.router import precedence
-from gateway.wording import told_excluded
 
 # Which host a match asks for, and what it says of the path.
 _Place = tuple[str | None, str, object]

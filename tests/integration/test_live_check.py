@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import trustme
 
-from gateway import config, live_check
+from gateway import config
+from gateway.commands import live_check
 from gateway.listeners import Listeners
 from gateway.model import Endpoint
 from gateway.server.hosting import AS_ROOT

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import config as files
-from gateway.asking import question
-from gateway.diff import changes, replay
+from gateway.commands.diff import changes, replay
+from gateway.commands.explain import explain
+from gateway.commands.imagined_request import question
+from gateway.commands.wording import told_match
 from gateway.errors import ConfigError
-from gateway.explain import explain
 from gateway.model import Config, Match, Route
 from gateway.overlap import Extent, apart
 from gateway.router import Router, precedence
-from gateway.wording import told_match
 
 
 def loaded(*matches: Any, names: str = "abcdefgh") -> Config:

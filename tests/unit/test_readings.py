@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from gateway import config as files
 from gateway.app import Gateway
-from gateway.asking import question
-from gateway.diff import replay
+from gateway.commands.diff import replay
+from gateway.commands.explain import explain, told
+from gateway.commands.imagined_request import question
 from gateway.errors import ClientError
-from gateway.explain import explain, told
 from gateway.http import target
 from gateway.http.messages import Request, Response
 from gateway.model import Config, Endpoint, Route

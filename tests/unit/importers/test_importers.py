@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway import cli, config, importers
+from gateway import config, importers
+from gateway.commands import cli
 from gateway.config import document
 from gateway.errors import ConfigError
 from gateway.importers import order, patterns, writer

@@ -18,7 +18,20 @@ from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import Any
 
-from gateway.asking import Answered, Asked, Question, asked, beaten, first_failure
+from gateway.commands.imagined_request import Answered, Asked, Question, asked, beaten, first_failure
+from gateway.commands.wording import (
+    chances,
+    columns,
+    text,
+    told_balance,
+    told_match,
+    told_mirror,
+    told_rewrite,
+    told_share,
+    told_source,
+    told_value,
+    told_values,
+)
 from gateway.config.origins import Origins
 from gateway.config.verdict import Path
 from gateway.errors import (
@@ -44,19 +57,6 @@ from gateway.router import Router
 from gateway.server.parser import HeadParser
 from gateway.shaping import Shaper
 from gateway.snapshot import Group, Snapshot
-from gateway.wording import (
-    chances,
-    columns,
-    text,
-    told_balance,
-    told_match,
-    told_mirror,
-    told_rewrite,
-    told_share,
-    told_source,
-    told_value,
-    told_values,
-)
 
 NEW_ID = b"<new id>"
 OWN_NAME = b"<gateway>"

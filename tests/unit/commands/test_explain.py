@@ -7,9 +7,9 @@ from textwrap import dedent
 import pytest
 
 from gateway import config
-from gateway.asking import Question, question
+from gateway.commands.explain import Explanation, explain, told
+from gateway.commands.imagined_request import Question, question
 from gateway.config.origins import Origins
-from gateway.explain import Explanation, explain, told
 from gateway.model import Config, StaticSource, Upstream
 from tests.unit.routing_cases import TABLES, Table
 from tests.unit.test_router import as_endpoint, as_route

@@ -16,13 +16,13 @@ import gevent
 from gevent.event import AsyncResult, Event
 from gevent.pool import Pool
 
+from gateway.commands.wording import columns, told_source
 from gateway.errors import BadResponse, ConfigError, GatewayError
 from gateway.health import check as health
 from gateway.model import Config, DiscoverySettings, Endpoint, HealthCheck, StaticSource, Upstream
 from gateway.providers import Update, make
 from gateway.transport import Transport, probe
 from gateway.transport.connection import Connection
-from gateway.wording import columns, told_source
 
 # Connections and look-ups at any time, and seconds for all of them together.
 AT_ONCE = 32

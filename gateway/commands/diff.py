@@ -13,7 +13,19 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 
-from gateway.asking import Answered, Asked, asked
+from gateway.commands.imagined_request import Answered, Asked, asked
+from gateway.commands.wording import (
+    columns,
+    text,
+    told_balance,
+    told_end,
+    told_match,
+    told_mirror,
+    told_rewrite,
+    told_source,
+    told_value,
+    values,
+)
 from gateway.errors import BadPath, GatewayError, NoRoute
 from gateway.http import target as targets
 from gateway.http.messages import Request
@@ -34,18 +46,6 @@ from gateway.overlap import Extent
 from gateway.router import Router
 from gateway.shaping import location
 from gateway.telemetry.redact import MASK
-from gateway.wording import (
-    columns,
-    text,
-    told_balance,
-    told_end,
-    told_match,
-    told_mirror,
-    told_rewrite,
-    told_source,
-    told_value,
-    values,
-)
 
 # Sections that stay as they are until the workers are replaced (`Gateway.reconfigure`).
 AT_START = frozenset({"server", "admin", "access_log"})

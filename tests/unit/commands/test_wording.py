@@ -6,6 +6,18 @@ import re
 
 import pytest
 
+from gateway.commands.wording import (
+    columns,
+    told_balance,
+    told_end,
+    told_match,
+    told_mirror,
+    told_rewrite,
+    told_share,
+    told_source,
+    told_value,
+    told_values,
+)
 from gateway.model import (
     Balance,
     Breaker,
@@ -27,18 +39,6 @@ from gateway.model import (
     Split,
     StaticSource,
     Timeouts,
-)
-from gateway.wording import (
-    columns,
-    told_balance,
-    told_end,
-    told_match,
-    told_mirror,
-    told_rewrite,
-    told_share,
-    told_source,
-    told_value,
-    told_values,
 )
 
 

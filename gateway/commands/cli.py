@@ -22,7 +22,8 @@ from typing import Any, NoReturn
 
 import click
 
-from gateway import config, listeners, router, wording
+from gateway import config, listeners, router
+from gateway.commands import wording
 from gateway.config import environment, source
 from gateway.config.document import LIMIT
 from gateway.config.schema import json_schema
@@ -77,7 +78,7 @@ def check(file: str, live: bool, bind: str | None) -> None:
         click.echo(f"warning: {hosting.AS_ROOT}", err=True)
     click.echo(f"ok: {_count(found.routes, 'route')}, {_count(found.upstreams, 'upstream')}")
     if live:
-        from gateway import live_check
+        from gateway.commands import live_check
 
         checked = live_check.check(found, refusal=own.refusal)
         for line in live_check.told(checked):
@@ -134,10 +135,10 @@ def routes(path: str | None) -> None:
 @_json
 def explain(method: str, url: str, path: str | None, headers: Headers, peer: str | None, as_json: bool) -> None:
     """Tell what would become of a request: the route that wins, why others lose, what the upstream gets."""
-    from gateway import asking, explain
+    from gateway.commands import explain, imagined_request
 
     found = _loaded(path)
-    given = asking.question(method, url, headers, asking.SOMEWHERE if peer is None else peer)
+    given = imagined_request.question(method, url, headers, imagined_request.SOMEWHERE if peer is None else peer)
     try:
         told = explain.explain(found, given, config.origins(found))
     except ValueError as error:
@@ -153,7 +154,7 @@ def explain(method: str, url: str, path: str | None, headers: Headers, peer: str
 @_json
 def diff(old: str, new: str, log: str | None, as_json: bool) -> None:
     """Tell what changes from OLD to NEW. Ends with 0: nothing, 1: something, 2: trouble."""
-    from gateway import diff
+    from gateway.commands import diff
 
     before, after = _loaded(old, 2), _loaded(new, 2)
     found = diff.Difference(tuple(diff.changes(before, after)))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from gateway import cli
+from gateway.commands import cli
 
 GOOD = """\
 version: 1
@@ -403,7 +403,7 @@ def execv(program, arguments):
     sys.stdout.flush()
     os._exit(0)
 os.execv = execv
-from gateway.cli import main
+from gateway.commands.cli import main
 main(["run", "-c", sys.argv[1], "-w", "2"])
 """
 

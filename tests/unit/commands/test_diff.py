@@ -9,8 +9,9 @@ from textwrap import dedent
 
 import pytest
 
-from gateway import app, config, diff
-from gateway.diff import EXAMPLES, Change, Difference, changes, replay, told
+from gateway import app, config
+from gateway.commands import diff
+from gateway.commands.diff import EXAMPLES, Change, Difference, changes, replay, told
 from gateway.model import Config
 
 BASE = """\
