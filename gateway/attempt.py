@@ -13,13 +13,13 @@ from typing import Any, Protocol
 
 from gateway.errors import ConnectTimeout, DeadlineExceeded, GatewayError
 from gateway.health.candidate import Candidate
-from gateway.health.state import UpstreamState
 from gateway.http import target as targets
 from gateway.http import upgrades
 from gateway.http.messages import Request, Response
 from gateway.http.request_head import Head, Outbound, with_field
 from gateway.http.target import Target
 from gateway.model import WEBSOCKET, Endpoint, Route, Timeouts
+from gateway.upstreams.state import UpstreamState
 
 
 class Race(Protocol):

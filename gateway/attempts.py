@@ -14,7 +14,6 @@ from time import monotonic
 from gateway.attempt import Tools, attempt
 from gateway.errors import ClientError, GatewayError, PoolFull
 from gateway.health.candidate import Candidate
-from gateway.health.state import UpstreamState
 from gateway.http import upgrades
 from gateway.http.messages import Request, Response
 from gateway.http.target import Target
@@ -22,6 +21,7 @@ from gateway.kept import Kept, keep
 from gateway.model import Route
 from gateway.replay import ReplayBuffer
 from gateway.retry import Retries, pause, replayable
+from gateway.upstreams.state import UpstreamState
 
 Answered = tuple[Response, Candidate]
 

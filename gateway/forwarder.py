@@ -18,12 +18,12 @@ from gateway.attempt import Race, Tools
 from gateway.buffers.held import Held, HeldBody, hold
 from gateway.buffers.memory import Buffers
 from gateway.health.candidate import Candidate, Stay
-from gateway.health.state import UpstreamState
 from gateway.http.messages import Request, Response
 from gateway.http.request_head import Outbound
 from gateway.http.target import Target
 from gateway.model import Route
-from gateway.snapshot import Group
+from gateway.upstreams.snapshot import Group
+from gateway.upstreams.state import UpstreamState
 
 
 class Forwarder:

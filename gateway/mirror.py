@@ -25,7 +25,6 @@ from gevent import Greenlet, Timeout
 from gateway.errors import GatewayError
 from gateway.forwarder import Forwarder
 from gateway.health.candidate import Candidate
-from gateway.health.state import UpstreamState
 from gateway.hedge import race
 from gateway.http.messages import BufferedBody, Request, RequestBody, Response
 from gateway.http.request_head import MIRROR, Head, Outbound, with_field
@@ -33,9 +32,10 @@ from gateway.http.target import Target
 from gateway.model import Endpoint, RetryPolicy, Route, Timeouts, Upstream
 from gateway.net.read_size import PIECE
 from gateway.runtime.hub import parts
-from gateway.snapshot import Group, Snapshot, Turn
 from gateway.transport import Transport
 from gateway.transport.transport import PoolKey, pool_key
+from gateway.upstreams.snapshot import Group, Snapshot, Turn
+from gateway.upstreams.state import UpstreamState
 
 log = logging.getLogger("gateway.mirror")
 

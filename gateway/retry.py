@@ -1,4 +1,4 @@
-"""Whether a request may be sent again: decisions without I/O, and the retry budget.
+"""Whether a request may be sent again: decisions without I/O.
 
 Rule: pure; two questions, as in tower's retry policy: may *this* request, after *this*
 error, be sent again, and may *this upstream* be sent more than its clients ask for.
@@ -9,18 +9,12 @@ connection costs the upstream nothing, and the request has not reached an endpoi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.errors import ClientError, DeadlineExceeded, GatewayError
 from gateway.http.messages import Request
 from gateway.model import RetryPolicy
 
-# Retries that an upstream may always get: with few requests, a share of them would round
-# down to nothing (Linkerd's and Finagle's budgets have a floor likewise).
-FLOOR_PER_SECOND = 3.0
-# The traffic of this many seconds counts as live.
-WINDOW = 10.0
 # The pause before a retry is at most this many times `retry.backoff`.
 LONGEST_PAUSE = 10.0
 
@@ -86,45 +80,3 @@ class Retries:
 
     def _left(self) -> bool:
         return self.made < self.policy.attempts
-
-
-class Budget:
-    """Bounds the retries of one upstream and worker to a share of its live traffic.
-
-    The forwarder counts `requests` up; everything else happens only when a retry is wanted.
-    Tokens come in at `share` of the traffic, or at the floor if that is more, and at most a
-    window's worth is saved.
-    """
-
-    __slots__ = ("_at", "_clock", "_seen", "_tokens", "requests", "spent")
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self.requests = 0
-        self.spent = 0
-        self._at = clock()
-        self._seen = 0
-        self._tokens = FLOOR_PER_SECOND * WINDOW
-
-    def take(self, share: float) -> bool:
-        """Take one retry out of the budget; False when there is none."""
-        now = self._clock()
-        elapsed = now - self._at
-        fresh = float(self.requests - self._seen)
-        if elapsed > WINDOW:
-            fresh *= WINDOW / elapsed
-            elapsed = WINDOW
-        self._at, self._seen = now, self.requests
-        earned = max(share * fresh, FLOOR_PER_SECOND * elapsed)
-        most = max(FLOOR_PER_SECOND * WINDOW, share * fresh)
-        self._tokens = min(self._tokens + earned, most)
-        if self._tokens < 1.0:
-            return False
-        self._tokens -= 1.0
-        self.spent += 1
-        return True
-
-    def give_back(self) -> None:
-        """A retry that was taken is not made after all."""
-        self._tokens += 1.0
-        self.spent -= 1

@@ -19,7 +19,7 @@ from gateway.http.messages import Request, Response
 from gateway.http.request_head import Outbound, port_of
 from gateway.http.target import Target
 from gateway.model import Redirect, Respond, Rewrite, Route, Split
-from gateway.snapshot import Group, Snapshot
+from gateway.upstreams.snapshot import Group, Snapshot
 
 _PORTS = {"http": 80, "https": 443}
 # RFC 9110 §15.3.5, §15.3.6, §15.4.5.

@@ -14,12 +14,12 @@ from itertools import islice
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gateway.health.state import UpstreamState
 from gateway.model import ConsulSource, DnsSrvSource, EtcdSource, Source, StaticSource
 from gateway.net.tunnel import Pump
 from gateway.runtime.background import Task
 from gateway.runtime.hub import in_order, parts
-from gateway.snapshot import Group, Turn
+from gateway.upstreams.snapshot import Group, Turn
+from gateway.upstreams.state import UpstreamState
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -59,7 +59,7 @@ def of_worker(
             "error_at": status.error_at,
         },
         "door": {"kind": kind, "why": why},
-        "ready": gateway.store.ready,
+        "ready": gateway.upstreams.store.ready,
         "draining": gateway.draining,
         # Of the data listeners; not known of other workers than ours.
         "connections": getattr(hosting, "open_connections", None),
@@ -97,8 +97,8 @@ def of_upstreams(gateway: Gateway, turn: Turn = lambda: None) -> Iterator[Part]:
     """The upstreams of one worker, one after the other. Where there are many endpoints, the further parts of an
     upstream hold endpoints alone."""
     now = time.monotonic()
-    snapshot, providers = gateway.store.current, gateway.store.providers
-    waiting = frozenset(gateway.store.waiting)
+    snapshot, providers = gateway.upstreams.store.current, gateway.upstreams.store.providers
+    waiting = frozenset(gateway.upstreams.store.waiting)
     for name, group in snapshot.groups.items():
         provider = providers.get(name)
         part: Part = {"upstream": name, "source": source(group.upstream.source), "waiting": name in waiting}

@@ -24,9 +24,8 @@ from gateway.balancers.keys import key
 from gateway.balancers.round_robin import RoundRobin
 from gateway.balancers.weights import Weights
 from gateway.health.candidate import Candidate
-from gateway.health.state import Key
 from gateway.http.messages import Request
-from gateway.model import Balance
+from gateway.model import Balance, Key
 from gateway.runtime.hub import parts
 
 # The largest prime that Python keeps in one digit. Of two numbers below it that are hashes the

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import click
 
-from gateway import config, listeners, router
+from gateway import config, router
 from gateway.commands import wording
 from gateway.config import environment, source
 from gateway.config.document import LIMIT
@@ -30,6 +30,7 @@ from gateway.config.schema import json_schema
 from gateway.errors import ConfigError
 from gateway.model import Config, Match, Route
 from gateway.server import hosting
+from gateway.upstreams import own_addresses
 
 # HOST:PORT, [IPv6]:PORT, :PORT; gunicorn takes unix sockets and inherited ones too.
 _BIND = re.compile(r"((?P<host>[^:\[\]/]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})|unix:.+|fd://[0-9]+)\Z")
@@ -72,7 +73,7 @@ def check(file: str, live: bool, bind: str | None) -> None:
     if live:
         _patch()
     found = _loaded(file)
-    own = listeners.planned(found, _binds(bind))
+    own = own_addresses.planned(found, _binds(bind))
     _warn_of(own, found)
     if os.geteuid() == 0:
         click.echo(f"warning: {hosting.AS_ROOT}", err=True)
@@ -94,9 +95,9 @@ def _binds(bind: str | None) -> list[str]:
         _fail(str(error))
 
 
-def _warn_of(own: listeners.Listeners, found: Config) -> None:
+def _warn_of(own: own_addresses.Listeners, found: Config) -> None:
     """Print the endpoints of the file that are listeners of the gateway."""
-    warnings = list(listeners.warnings(found, own))
+    warnings = list(own_addresses.warnings(found, own))
     if not warnings:
         return
     origins = config.origins(found)

@@ -44,7 +44,7 @@ from gateway.errors import (
 )
 from gateway.forwarder import Forwarder
 from gateway.health.candidate import Candidate, EndpointState
-from gateway.health.state import UpstreamState
+from gateway.health.retry_budget import Budget
 from gateway.http import upgrades
 from gateway.http.messages import Request, Response
 from gateway.http.request_head import MIRROR, Head, Outbound, with_field
@@ -52,11 +52,11 @@ from gateway.http.target import AmbiguousTarget, Target
 from gateway.http.trusted_proxies import Trust
 from gateway.model import Config, Endpoint, Match, Mirror, RetryPolicy, Route, StaticSource, Timeouts, Upstream
 from gateway.readings import served
-from gateway.retry import Budget
 from gateway.router import Router
 from gateway.server.parser import HeadParser
 from gateway.shaping import Shaper
-from gateway.snapshot import Group, Snapshot
+from gateway.upstreams.snapshot import Group, Snapshot
+from gateway.upstreams.state import UpstreamState
 
 NEW_ID = b"<new id>"
 OWN_NAME = b"<gateway>"

@@ -16,9 +16,9 @@ import gevent
 from gevent.event import AsyncResult, Event
 from gevent.pool import Pool
 
+from gateway.checks import check as health
 from gateway.commands.wording import columns, told_source
 from gateway.errors import BadResponse, ConfigError, GatewayError
-from gateway.health import check as health
 from gateway.model import Config, DiscoverySettings, Endpoint, HealthCheck, StaticSource, Upstream
 from gateway.providers import Update, make
 from gateway.transport import Transport, probe

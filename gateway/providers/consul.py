@@ -22,22 +22,7 @@ from gateway.model import ConsulSource, DiscoverySettings, Endpoint, Upstream
 from gateway.net.ip import networks
 from gateway.net.machine import has_all
 from gateway.providers.addresses import allowed, host
-from gateway.providers.base import (
-    JITTER,
-    QUESTIONS_A_SECOND,
-    Backoff,
-    Clock,
-    Emit,
-    Journal,
-    Random,
-    Status,
-    Stop,
-    TokenBucket,
-    Update,
-    one_line,
-    spread,
-    until_set,
-)
+from gateway.providers.base import Emit, Journal, Status, Stop, Update, one_line, until_set
 from gateway.providers.locality import foreign_loopback
 from gateway.providers.names import Names, expand, is_name
 from gateway.providers.names import make as make_names
@@ -45,6 +30,7 @@ from gateway.registries import RefusedError, RegistryError
 from gateway.registries.consul import Answer, ConsulApi
 from gateway.registries.dns import LEAST_TTL
 from gateway.registries.json_pieces import Body, parts
+from gateway.registries.pacing import JITTER, QUESTIONS_A_SECOND, Backoff, Clock, Random, TokenBucket, spread
 from gateway.runtime import garbage, hub
 from gateway.runtime.hub import Slices
 

@@ -20,7 +20,7 @@ from gateway.balancers import RoundRobin
 from gateway.errors import ClientClosed, UpstreamReset
 from gateway.forwarder import Forwarder
 from gateway.health.candidate import Candidate, EndpointState
-from gateway.health.state import UpstreamState
+from gateway.health.retry_budget import Budget
 from gateway.hedge import race
 from gateway.http import target as targets
 from gateway.http.messages import BufferedBody, Request
@@ -42,12 +42,12 @@ from gateway.model import (
     TlsSettings,
     Upstream,
 )
-from gateway.retry import Budget
 from gateway.router import Router
 from gateway.shaping import Shaper
-from gateway.snapshot import Group, Snapshot
 from gateway.testing import Act, FakeUpstream, answer, chunked, head
 from gateway.transport import Transport
+from gateway.upstreams.snapshot import Group, Snapshot
+from gateway.upstreams.state import UpstreamState
 from tests.exchanges import Pieces, greenlets, soon, whole
 
 TIMEOUTS = Timeouts(connect=5.0, write=5.0, response=5.0, idle=5.0)

@@ -40,7 +40,7 @@ from gateway.errors import (
 )
 from gateway.forwarder import Forwarder
 from gateway.health.candidate import Candidate, EndpointState
-from gateway.health.state import UpstreamState
+from gateway.health.retry_budget import Budget
 from gateway.hedge import race
 from gateway.http.messages import BufferedBody, Request, Response
 from gateway.http.request_head import Outbound
@@ -59,9 +59,9 @@ from gateway.model import (
     Timeouts,
     Upstream,
 )
-from gateway.retry import Budget
-from gateway.snapshot import Group
 from gateway.testing import FakeClock
+from gateway.upstreams.snapshot import Group
+from gateway.upstreams.state import UpstreamState
 
 EJECT = Eject()
 ALL = frozenset({"connect", "stale", "reset", "timeout"})

@@ -13,7 +13,7 @@ import pytest
 from gateway.balancers import RoundRobin
 from gateway.errors import BadRequest, ConnectRefused, DnsError, NoEndpoint, NoRoute
 from gateway.health.candidate import Candidate, EndpointState
-from gateway.health.state import UpstreamState
+from gateway.health.retry_budget import Budget
 from gateway.http import target as targets
 from gateway.http.messages import Headers, Request, Response
 from gateway.http.request_head import Outbound
@@ -32,10 +32,10 @@ from gateway.model import (
     StaticSource,
     Upstream,
 )
-from gateway.retry import Budget
 from gateway.router import Router
 from gateway.shaping import Shaper, location
-from gateway.snapshot import Group, Snapshot
+from gateway.upstreams.snapshot import Group, Snapshot
+from gateway.upstreams.state import UpstreamState
 
 
 class Rest:

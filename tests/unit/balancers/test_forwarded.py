@@ -9,10 +9,10 @@ import pytest
 from gateway.balancers.least_requests import LeastRequests
 from gateway.balancers.sticky import Sticky
 from gateway.errors import ClientClosed, ConnectRefused, UpstreamReset
-from gateway.health.state import UpstreamState
+from gateway.health.retry_budget import Budget
 from gateway.http.messages import Response
 from gateway.model import RetryPolicy
-from gateway.retry import Budget
+from gateway.upstreams.state import UpstreamState
 from tests.unit.test_forwarder import Body, Pool, World, ask
 
 

@@ -153,12 +153,12 @@ def _metrics(gateway: Gateway, folder: Path) -> None:
 def _configuration(gateway: Gateway, folder: Path) -> None:
     (folder / "new").write_text(CONFIG.format(folder=folder, route="second"))
     (folder / "new").rename(folder / "gateway.yaml")
-    until(lambda: gateway.store.config.routes[0].name == "second")
+    until(lambda: gateway.upstreams.store.config.routes[0].name == "second")
     assert gateway.config_status.error == ""
 
 
 def _endpoints_file(gateway: Gateway, folder: Path) -> None:
-    gateway.store.emit(Update("users", (ONE,)))
+    gateway.upstreams.store.emit(Update("users", (ONE,)))
     until(lambda: (folder / "endpoints.json").exists() and ONE.host in (folder / "endpoints.json").read_text())
 
 
@@ -176,12 +176,12 @@ def _announcer(gateway: Gateway, folder: Path) -> None:
 
 
 def _store(gateway: Gateway, folder: Path) -> None:
-    gateway.store.emit(Update("users", (ONE,)))
-    until(lambda: gateway.store.current.groups["users"].candidates)
+    gateway.upstreams.store.emit(Update("users", (ONE,)))
+    until(lambda: gateway.upstreams.store.current.groups["users"].candidates)
 
 
 def _provider(gateway: Gateway, folder: Path) -> None:
-    provider: Any = gateway.store.providers["users"]
+    provider: Any = gateway.upstreams.store.providers["users"]
     asked: list[bool] = []
 
     class Counting:
@@ -197,7 +197,7 @@ def _provider(gateway: Gateway, folder: Path) -> None:
 
 
 def _health_checks(gateway: Gateway, folder: Path) -> None:
-    gateway.store.emit(Update("users", (ONE,)))
+    gateway.upstreams.store.emit(Update("users", (ONE,)))
     until(lambda: gateway.prober._targets.get("users"))
 
 

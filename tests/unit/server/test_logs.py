@@ -13,7 +13,7 @@ from gunicorn.instrument.statsd import Statsd
 
 from gateway.server import logs
 
-NAMES = ("", "gateway", "gateway.store", "gunicorn.error", "gunicorn.access")
+NAMES = ("", "gateway", "gateway.upstreams.store", "gunicorn.error", "gunicorn.access")
 
 
 class Kept(logging.Handler):
@@ -66,7 +66,7 @@ def gunicorns(given: dict[str, Any] | None = None, **settings: Any) -> Logger:
 def went(text: str = "a line", level: int = logging.INFO) -> list[str]:
     """The handlers that a line of the gateway came to."""
     Kept.seen.clear()
-    logging.getLogger("gateway.store").log(level, text)
+    logging.getLogger("gateway.upstreams.store").log(level, text)
     return [name for name, _ in Kept.seen]
 
 

@@ -21,17 +21,16 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Group as Greenlets
 
+from gateway.checks.board import Board, Verdict
+from gateway.checks.check import Tally, fault, question
+from gateway.checks.schedule import Schedule
 from gateway.errors import GatewayError, Unavailable
-from gateway.health.board import Board, Verdict
 from gateway.health.candidate import Candidate
-from gateway.health.check import Tally, fault, question
-from gateway.health.schedule import Schedule
-from gateway.health.state import Key
-from gateway.model import Endpoint, HealthCheck, Upstream
+from gateway.model import Endpoint, HealthCheck, Key, Upstream
 from gateway.runtime.background import Background, Task
 
 if TYPE_CHECKING:
-    from gateway.snapshot import Group
+    from gateway.upstreams.snapshot import Group
 
 log = logging.getLogger("gateway.health")
 

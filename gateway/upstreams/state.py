@@ -19,14 +19,12 @@ from gateway.health.gate import Gate
 from gateway.health.latency import Latencies
 from gateway.health.outlier import Outliers
 from gateway.http.messages import Request, Response
-from gateway.model import Endpoint, RetryPolicy, Upstream
+from gateway.model import Endpoint, Key, RetryPolicy, Upstream
 from gateway.runtime.hub import parts
 
 if TYPE_CHECKING:
     from gateway.balancers import Balancer
-    from gateway.retry import Budget
-
-Key = tuple[str, str, int, bytes]
+    from gateway.health.retry_budget import Budget
 
 
 class Watcher(Protocol):

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from gateway import saved
 from gateway.model import Config, ConsulSource, DiscoverySettings, DnsSrvSource, Endpoint, StaticSource, Upstream
 from gateway.router import Router
-from gateway.saved import Saver, Saving, load
-from gateway.snapshot import Known, Snapshot, build
+from gateway.upstreams import saved_endpoints
+from gateway.upstreams.saved_endpoints import Saver, Saving, load
+from gateway.upstreams.snapshot import Known, Snapshot, build
 
 ONE = Endpoint("http", "10.0.0.1", 80, authority=b"10.0.0.1:80")
 TWO = Endpoint("https", "::1", 8443, 7, b"/base", b"k=\xe9", b"two.example:8443", "two.example")
@@ -118,8 +118,8 @@ def test_what_is_damaged_is_refused(
 
 @pytest.mark.parametrize("entry", [{}, {"host": "h"}, {"host": "10.0.0.1", "port": 0}, [], "x", None])
 def test_a_good_checksum_is_not_enough(written: str, entry: object, caplog: pytest.LogCaptureFixture) -> None:
-    upstreams = {"users": {"source": saved.source_of(USERS), "endpoints": [entry]}}
-    digest = hashlib.sha256(saved._compact(upstreams)).hexdigest()
+    upstreams = {"users": {"source": saved_endpoints.source_of(USERS), "endpoints": [entry]}}
+    digest = hashlib.sha256(saved_endpoints._compact(upstreams)).hexdigest()
     Path(written).write_text(json.dumps({"version": 1, "sha256": digest, "upstreams": upstreams}))
     assert load(written, ALL, ()) == {}
     assert "damaged: the endpoints of users" in caplog.text
@@ -150,9 +150,9 @@ def test_another_owner_is_refused(
 
 
 def test_too_large_is_not_read(written: str, caplog: pytest.LogCaptureFixture) -> None:
-    os.truncate(written, saved.LIMIT + 1)
+    os.truncate(written, saved_endpoints.LIMIT + 1)
     assert load(written, ALL, ()) == {}
-    assert f"larger than {saved.LIMIT} bytes" in caplog.text
+    assert f"larger than {saved_endpoints.LIMIT} bytes" in caplog.text
 
 
 def test_no_file_is_no_news(path: str, caplog: pytest.LogCaptureFixture) -> None:

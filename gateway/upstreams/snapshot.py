@@ -15,10 +15,10 @@ from heapq import nsmallest
 
 from gateway.errors import DnsError, GatewayError, NoEndpoint
 from gateway.health.candidate import Candidate
-from gateway.health.state import Key, UpstreamState
-from gateway.model import Config, DnsSrvSource, Endpoint, StaticSource, TlsSettings, Upstream
+from gateway.model import Config, DnsSrvSource, Endpoint, Key, StaticSource, TlsSettings, Upstream
 from gateway.router import Router
 from gateway.runtime.hub import parts
+from gateway.upstreams.state import UpstreamState
 
 # Lines of one change in the log: the first answers of a thousand upstreams are no news.
 LINES = 50

@@ -34,9 +34,20 @@ from gateway.router import Router
 from gateway.runtime import garbage
 from gateway.runtime.background import Background, Task
 from gateway.runtime.hub import Discards, breathe, parts
-from gateway.snapshot import NOTHING, Difference, Group, Join, Known, Snapshot, Turn, difference, group, summary
+from gateway.upstreams.snapshot import (
+    NOTHING,
+    Difference,
+    Group,
+    Join,
+    Known,
+    Snapshot,
+    Turn,
+    difference,
+    group,
+    summary,
+)
 
-log = logging.getLogger("gateway.store")
+log = logging.getLogger("gateway.upstreams.store")
 
 # How long a burst of updates may gather before a snapshot is made of it.
 COALESCE = 0.02

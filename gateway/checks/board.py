@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.health.state import Key
+from gateway.model import Key
 
 FORMAT = 1
 _NAME, _LOCK = "health", "health.lock"

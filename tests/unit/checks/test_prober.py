@@ -15,14 +15,14 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from gateway.checks.board import Board, Verdict
+from gateway.checks.prober import AT_ONCE, LOOK, SILENCE, SOON, Prober
 from gateway.errors import ConnectRefused, Overloaded
-from gateway.health.board import Board, Verdict
 from gateway.health.candidate import Candidate
-from gateway.health.prober import AT_ONCE, LOOK, SILENCE, SOON, Prober
-from gateway.health.state import UpstreamState
+from gateway.health.retry_budget import Budget
 from gateway.model import Endpoint, HealthCheck, StaticSource, Upstream
-from gateway.retry import Budget
-from gateway.snapshot import Group
+from gateway.upstreams.snapshot import Group
+from gateway.upstreams.state import UpstreamState
 
 CHECK = HealthCheck(path=b"/healthz", interval=10.0, healthy=2, unhealthy=3)
 

@@ -10,14 +10,14 @@ from typing import Any
 import gevent
 import pytest
 
-from gateway import store
 from gateway.errors import ConfigError
 from gateway.model import Config, ConsulSource, DiscoverySettings, Endpoint, StaticSource, Timeouts, Upstream
 from gateway.providers import Update
 from gateway.runtime import background
 from gateway.runtime.background import Background
-from gateway.store import Store
 from gateway.testing import FakeProvider
+from gateway.upstreams import store
+from gateway.upstreams.store import Store
 from tests.unit.test_store import HASTY, PATIENT, Joined, addresses, until, version
 
 ONE = Endpoint("http", "10.0.0.1", 80)

@@ -6,11 +6,11 @@ import socket
 
 import pytest
 
-from gateway import listeners
 from gateway.config.urls import endpoint
-from gateway.listeners import Listeners
 from gateway.model import AdminSettings, Config, ConsulSource, Endpoint, StaticSource, Upstream
 from gateway.net import machine
+from gateway.upstreams import own_addresses
+from gateway.upstreams.own_addresses import Listeners
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_warnings_are_about_endpoints_of_the_file() -> None:
         "b": Upstream("b", ConsulSource("b")),
     }
     config = Config("v", upstreams, (), admin=AdminSettings("127.0.0.1:9901"))
-    (path, message), *more = listeners.warnings(config, listeners.planned(config, ["127.0.0.1:8000"]))
+    (path, message), *more = own_addresses.warnings(config, own_addresses.planned(config, ["127.0.0.1:8000"]))
     assert not more
     assert path == ("upstreams", "a", "endpoints", 1, "url")
     assert message == "is not used: localhost:9901 is this gateway itself, which listens on 127.0.0.1:9901"
@@ -132,4 +132,4 @@ def test_warnings_are_about_endpoints_of_the_file() -> None:
 def test_an_admin_listener_without_a_port(admin: AdminSettings | None) -> None:
     upstreams = {"a": Upstream("a", StaticSource((endpoint("http://127.0.0.1:9901"),)))}
     config = Config("v", upstreams, (), admin=admin)
-    assert list(listeners.warnings(config, listeners.planned(config, ["unix:/x"]))) == []
+    assert list(own_addresses.warnings(config, own_addresses.planned(config, ["unix:/x"]))) == []

@@ -11,9 +11,9 @@ from typing import Any
 import gevent
 import pytest
 
-from gateway import registration
 from gateway.model import ConsulSettings, RegistrationSettings
-from gateway.registration import (
+from gateway.registries import RegistryError, registration
+from gateway.registries.registration import (
     Announcer,
     Listener,
     Registration,
@@ -23,7 +23,6 @@ from gateway.registration import (
     make,
     service,
 )
-from gateway.registries import RegistryError
 from gateway.runtime import background
 from gateway.runtime.background import Background
 from gateway.server.hosting import listens_at
@@ -271,7 +270,7 @@ def test_an_agent_that_forgot_is_told_again_within_seconds() -> None:
 
 
 def test_an_agent_that_is_away_is_asked_at_least_once_an_interval(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "gateway.registration")
+    caplog.set_level("INFO", "gateway.registries.registration")
     scene = Scene()
     scene.agent.away = True
     asked = [bool(scene.after(0.25)) for _ in range(4 * 60)]

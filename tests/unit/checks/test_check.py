@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.health.check import Tally, fault, question
-from gateway.health.schedule import Schedule
+from gateway.checks.check import Tally, fault, question
+from gateway.checks.schedule import Schedule
 from gateway.model import Endpoint, HealthCheck
 
 CHECK = HealthCheck(path=b"/healthz", healthy=2, unhealthy=3)

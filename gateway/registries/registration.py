@@ -25,12 +25,12 @@ import gevent
 from gevent.event import Event
 
 from gateway.model import ConsulSettings, RegistrationSettings
-from gateway.providers.base import Backoff, Clock
 from gateway.registries import RegistryError
 from gateway.registries.consul import ConsulApi
+from gateway.registries.pacing import Backoff, Clock
 from gateway.runtime.background import Background, Task
 
-log = logging.getLogger("gateway.registration")
+log = logging.getLogger("gateway.registries.registration")
 
 # How often a worker looks whether it is its turn, and whether the gateway is leaving.
 LOOK = 0.25

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.errors import DnsError, NoEndpoint
 from gateway.health.candidate import Candidate, EndpointState
-from gateway.health.state import UpstreamState
+from gateway.health.retry_budget import Budget
 from gateway.model import (
     Config,
     ConsulSettings,
@@ -26,10 +26,10 @@ from gateway.model import (
     Upstream,
 )
 from gateway.providers import Update
-from gateway.retry import Budget
-from gateway.snapshot import Difference, Group, Snapshot, Turn
-from gateway.store import Store
 from gateway.testing import FakeProvider
+from gateway.upstreams.snapshot import Difference, Group, Snapshot, Turn
+from gateway.upstreams.state import UpstreamState
+from gateway.upstreams.store import Store
 
 ONE = Endpoint("http", "10.0.0.1", 80)
 TWO = Endpoint("http", "10.0.0.2", 80)
@@ -438,7 +438,7 @@ def test_a_provider_is_told_that_endpoints_are_known_from_before(monkeypatch: py
         made.append(Doubtful(upstream.name))
         return made[-1]
 
-    monkeypatch.setattr("gateway.store.make", make)
+    monkeypatch.setattr("gateway.upstreams.store.make", make)
     kept, _ = store(CONSUL)
     kept.restore({"users": ()})
     assert [one.remembers for one in made] == [False]
@@ -464,7 +464,7 @@ def providers(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[FakeProvider]]:
         made.setdefault(upstream.name, []).append(FakeProvider(upstream.name))
         return made[upstream.name][-1]
 
-    monkeypatch.setattr("gateway.store.make", make)
+    monkeypatch.setattr("gateway.upstreams.store.make", make)
     return made
 
 
@@ -558,7 +558,7 @@ def test_a_configuration_that_comes_while_another_is_put_in_force(
     running: Store, providers: dict[str, list[FakeProvider]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The third wants a look-up of the first that the second ends."""
-    monkeypatch.setattr("gateway.store.SLICE", 0.0)
+    monkeypatch.setattr("gateway.upstreams.store.SLICE", 0.0)
     running.reconfigure(version("v2", STATIC, CONSUL, discovery=HASTY))
     until(lambda: running.current.version == "v2")
     join = running._join
@@ -602,7 +602,7 @@ def test_nothing_is_left_of_hundreds_of_configurations(
 def test_what_is_said_while_a_snapshot_is_made_is_not_lost(
     running: Store, providers: dict[str, list[FakeProvider]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.store.SLICE", 0.0)
+    monkeypatch.setattr("gateway.upstreams.store.SLICE", 0.0)
     running.reconfigure(version("v2", STATIC, CONSUL, discovery=HASTY))
     until(lambda: running.current.version == "v2")
     join = running._join

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway import saved
-from gateway.saved import Saver, load
+from gateway.upstreams import saved_endpoints
+from gateway.upstreams.saved_endpoints import Saver, load
 from tests.unit.test_saved import ALL, ONE, TWO, snapshot
 
 
@@ -29,18 +29,18 @@ def is_locked(path: str) -> bool:
 
 def test_a_second_call_while_one_writes_does_nothing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waited for the first was interrupted by a fault, and began anew."""
-    saver, real, writes = Saver(path), saved._replace, []
+    saver, real, writes = Saver(path), saved_endpoints._replace, []
 
     def write(to: str, data: bytes, durable: bool) -> None:
         writes.append(data)
         saver.save(snapshot(users=(TWO,)), ())
         real(to, data, durable)
 
-    monkeypatch.setattr(saved, "_replace", write)
+    monkeypatch.setattr(saved_endpoints, "_replace", write)
     saver.save(snapshot(users=(ONE,)), ())
     assert len(writes) == 1
     assert load(path, ALL, ())["users"] == (ONE,)
-    monkeypatch.setattr(saved, "_replace", real)
+    monkeypatch.setattr(saved_endpoints, "_replace", real)
     saver.save(snapshot(users=(TWO,)), ())
     assert load(path, ALL, ())["users"] == (TWO,)
     saver.close()
@@ -48,14 +48,14 @@ def test_a_second_call_while_one_writes_does_nothing(path: str, monkeypatch: pyt
 
 
 def test_closing_while_one_writes_keeps_the_lock_until_it_has(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    saver, real = Saver(path), saved._replace
+    saver, real = Saver(path), saved_endpoints._replace
 
     def write(to: str, data: bytes, durable: bool) -> None:
         saver.close()
         assert is_locked(path)
         real(to, data, durable)
 
-    monkeypatch.setattr(saved, "_replace", write)
+    monkeypatch.setattr(saved_endpoints, "_replace", write)
     saver.save(snapshot(users=(ONE,)), ())
     assert load(path, ALL, ())["users"] == (ONE,)
     assert not is_locked(path)
@@ -63,19 +63,19 @@ def test_closing_while_one_writes_keeps_the_lock_until_it_has(path: str, monkeyp
 
 @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), RuntimeError("no")])
 def test_after_a_fault_the_next_call_saves(path: str, monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
-    saver, real = Saver(path), saved._replace
+    saver, real = Saver(path), saved_endpoints._replace
 
     def write(to: str, data: bytes, durable: bool) -> None:
         raise fault
 
-    monkeypatch.setattr(saved, "_replace", write)
+    monkeypatch.setattr(saved_endpoints, "_replace", write)
     if isinstance(fault, OSError):
         saver.save(snapshot(users=(ONE,)), ())
     else:
         with pytest.raises(RuntimeError):
             saver.save(snapshot(users=(ONE,)), ())
     assert not os.path.exists(path)
-    monkeypatch.setattr(saved, "_replace", real)
+    monkeypatch.setattr(saved_endpoints, "_replace", real)
     saver.save(snapshot(users=(ONE,)), ())
     assert load(path, ALL, ())["users"] == (ONE,)
     saver.close()

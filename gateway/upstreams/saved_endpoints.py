@@ -30,9 +30,9 @@ from gateway.providers.addresses import allowed
 from gateway.registries import RegistryError
 from gateway.registries.json_pieces import Pieces
 from gateway.runtime.hub import parts
-from gateway.snapshot import Group, Snapshot
+from gateway.upstreams.snapshot import Group, Snapshot
 
-log = logging.getLogger("gateway.saved")
+log = logging.getLogger("gateway.upstreams.saved_endpoints")
 
 FORMAT = 1
 # 50,000 endpoints are some 10 MB.
