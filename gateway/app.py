@@ -24,7 +24,7 @@ from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 from gateway import config as files
-from gateway import log_lines, readings
+from gateway import log_lines
 from gateway.admin import Admin
 from gateway.balancers import Balancer, balancer
 from gateway.buffers.memory import Buffers
@@ -34,24 +34,25 @@ from gateway.config.source import Where, parse
 from gateway.config.watch import ConfigStatus, Watch
 from gateway.errors import BadPath, BadRequest, GatewayError, NoRoute, NotReady, Overloaded, UnsupportedMethod
 from gateway.flask_door import FlaskDoor
-from gateway.forwarder import Forwarder
+from gateway.forwarding.forwarder import Forwarder
+from gateway.forwarding.hedge import race
+from gateway.forwarding.mirror import Copies
+from gateway.forwarding.route_actions import Shaper
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.overload import RETRY_AFTER, Overload
 from gateway.health.retry_budget import Budget
-from gateway.hedge import race
 from gateway.http import target
 from gateway.http.messages import Request, Response
 from gateway.http.request_head import Outbound, check_max_forwards
 from gateway.http.target import AmbiguousTarget
 from gateway.http.trusted_proxies import Trust
-from gateway.mirror import Copies
 from gateway.model import AccessLogSettings, Config, ConsulSettings, Endpoint, Key, StaticSource, Upstream
 from gateway.registries import registration
-from gateway.router import Router
+from gateway.routing import readings
+from gateway.routing.router import Router
 from gateway.runtime import garbage
 from gateway.runtime.background import Background, Task
 from gateway.runtime.hub import Slices, off_hub, parts
-from gateway.shaping import Shaper
 from gateway.telemetry.access_log import AccessLog
 from gateway.transport import Transport, probe
 from gateway.transport.pool import EndpointPool

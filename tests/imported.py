@@ -14,7 +14,7 @@ from gateway.errors import ClientError
 from gateway.http import target as targets
 from gateway.http.messages import Headers
 from gateway.model import Config, ConsulSource, Endpoint, Route, StaticSource
-from gateway.router import Router
+from gateway.routing.router import Router
 
 
 class Went(NamedTuple):

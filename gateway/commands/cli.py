@@ -22,13 +22,14 @@ from typing import Any, NoReturn
 
 import click
 
-from gateway import config, router
+from gateway import config
 from gateway.commands import wording
 from gateway.config import environment, source
 from gateway.config.document import LIMIT
 from gateway.config.schema import json_schema
 from gateway.errors import ConfigError
 from gateway.model import Config, Match, Route
+from gateway.routing import match_text, router
 from gateway.server import hosting
 from gateway.upstreams import own_addresses
 
@@ -313,9 +314,9 @@ def _row(route: Route, match: Match) -> tuple[str, ...]:
     return (
         str(route.priority),
         match.host or "*",
-        wording.told_path(match),
+        match_text.told_path(match),
         ",".join(sorted(match.methods)) or "*",
-        "; ".join(wording.told_conditions(match)) or "-",
+        "; ".join(match_text.told_conditions(match)) or "-",
         route.name,
         wording.told_end(route) + ("" if route.mirror is None else f", {wording.told_mirror(route.mirror)}"),
     )

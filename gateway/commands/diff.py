@@ -19,7 +19,6 @@ from gateway.commands.wording import (
     text,
     told_balance,
     told_end,
-    told_match,
     told_mirror,
     told_rewrite,
     told_source,
@@ -27,6 +26,7 @@ from gateway.commands.wording import (
     values,
 )
 from gateway.errors import BadPath, GatewayError, NoRoute
+from gateway.forwarding.route_actions import location
 from gateway.http import target as targets
 from gateway.http.messages import Request
 from gateway.model import (
@@ -42,9 +42,9 @@ from gateway.model import (
     StaticSource,
     Upstream,
 )
-from gateway.overlap import Extent
-from gateway.router import Router
-from gateway.shaping import location
+from gateway.routing.match_text import told_match
+from gateway.routing.overlap import Extent
+from gateway.routing.router import Router
 from gateway.telemetry.redact import MASK
 
 # Sections that stay as they are until the workers are replaced (`Gateway.reconfigure`).

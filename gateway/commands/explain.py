@@ -24,7 +24,6 @@ from gateway.commands.wording import (
     columns,
     text,
     told_balance,
-    told_match,
     told_mirror,
     told_rewrite,
     told_share,
@@ -42,7 +41,8 @@ from gateway.errors import (
     UpstreamReset,
     UpstreamStale,
 )
-from gateway.forwarder import Forwarder
+from gateway.forwarding.forwarder import Forwarder
+from gateway.forwarding.route_actions import Shaper
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.retry_budget import Budget
 from gateway.http import upgrades
@@ -51,10 +51,10 @@ from gateway.http.request_head import MIRROR, Head, Outbound, with_field
 from gateway.http.target import AmbiguousTarget, Target
 from gateway.http.trusted_proxies import Trust
 from gateway.model import Config, Endpoint, Match, Mirror, RetryPolicy, Route, StaticSource, Timeouts, Upstream
-from gateway.readings import served
-from gateway.router import Router
+from gateway.routing.match_text import told_match
+from gateway.routing.readings import served
+from gateway.routing.router import Router
 from gateway.server.parser import HeadParser
-from gateway.shaping import Shaper
 from gateway.upstreams.snapshot import Group, Snapshot
 from gateway.upstreams.state import UpstreamState
 
@@ -79,7 +79,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class PathReading:
-    """A reading of an ambiguous path (gateway.readings). `how`: what a server would do to read it so;
+    """A reading of an ambiguous path (gateway.routing.readings). `how`: what a server would do to read it so;
     `path`: what it is then; `route`: the route that it would have; `same`: whether that is the route
     of the path as it came."""
 
@@ -586,7 +586,7 @@ _NOT_OF_COPIES = {f"retry.{field.name}" for field in fields(RetryPolicy) if fiel
 
 
 def _why_no_copy(route: Route, mirror: Mirror, request: Request) -> str:
-    """Why a request is not copied (gateway.shaping, gateway.mirror)."""
+    """Why a request is not copied (gateway.forwarding.route_actions, gateway.forwarding.mirror)."""
     heads = (route,) if route.split is None else tuple(share.route for share in route.split.shares)
     if all(upgrades.protocol(request, head.upgrade) is not None for head in heads):
         return "no copy: it is an upgrade"

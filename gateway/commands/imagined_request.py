@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from gateway import readings
 from gateway.commands.wording import text
 from gateway.errors import BadRequest, GatewayError, UnsupportedMethod
 from gateway.http import target as targets
@@ -18,7 +17,8 @@ from gateway.http.messages import Headers, Request
 from gateway.http.request_head import check_max_forwards
 from gateway.http.target import Target
 from gateway.model import Match, Route, ServerSettings
-from gateway.router import Router, precedence
+from gateway.routing import readings
+from gateway.routing.router import Router, precedence
 
 # TEST-NET-1 (RFC 5737): a client somewhere, in nobody's list of trusted proxies.
 SOMEWHERE = "192.0.2.1"

@@ -10,16 +10,16 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from gateway.commands.wording import told_excluded
 from gateway.config import build, schema
 from gateway.config.rules import Breach, Breaches, match_paths
 from gateway.config.verdict import Path
 from gateway.config.whole import Whole
 from gateway.http import target
 from gateway.model import Match, Route
-from gateway.overlap import Extent
-from gateway.readings import readings
-from gateway.router import precedence
+from gateway.routing.match_text import told_excluded
+from gateway.routing.overlap import Extent
+from gateway.routing.readings import readings
+from gateway.routing.router import precedence
 
 # Which host a match asks for, and what it says of the path.
 _Place = tuple[str | None, str, object]

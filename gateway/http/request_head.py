@@ -54,7 +54,7 @@ _REQUEST_KINDS = {
     b"http2-settings": _DROP,
     b"expect": _DROP,
     b"gateway-error": _NEVER,
-    MIRROR.lower(): _NEVER,  # copies get theirs behind this (gateway.mirror)
+    MIRROR.lower(): _NEVER,  # copies get theirs behind this (gateway.forwarding.mirror)
     b"connection": _CONNECTION,
     b"x-forwarded-for": _XFF,
     b"x-forwarded-host": _XFH,

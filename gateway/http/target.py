@@ -41,7 +41,7 @@ class Target(NamedTuple):
 
 
 class AmbiguousTarget(Target):
-    """A target whose path some servers read as another one (gateway.readings)."""
+    """A target whose path some servers read as another one (gateway.routing.readings)."""
 
     __slots__ = ()
 

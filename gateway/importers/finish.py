@@ -11,12 +11,13 @@ import re
 from collections import Counter
 from dataclasses import replace
 
-from gateway import config, router
+from gateway import config
 from gateway.errors import ConfigError, Mistake
 from gateway.importers import order, paths, writer
 from gateway.importers.draft import Draft, DraftRoute, Note, Rank, Ranked
 from gateway.importers.widen import widened
 from gateway.model import Match
+from gateway.routing import router
 
 # What is under `own_prefix`, which no import changes.
 _OWN = re.compile(r"/-(?:/|\Z)")

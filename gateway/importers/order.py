@@ -13,8 +13,8 @@ from gateway.errors import ClientError
 from gateway.importers import patterns
 from gateway.importers.draft import DraftRoute, Names, Ranked
 from gateway.model import Match, Route
-from gateway.overlap import Extent
-from gateway.router import precedence
+from gateway.routing.overlap import Extent
+from gateway.routing.router import precedence
 
 
 @dataclass(slots=True)

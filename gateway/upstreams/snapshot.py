@@ -16,7 +16,7 @@ from heapq import nsmallest
 from gateway.errors import DnsError, GatewayError, NoEndpoint
 from gateway.health.candidate import Candidate
 from gateway.model import Config, DnsSrvSource, Endpoint, Key, StaticSource, TlsSettings, Upstream
-from gateway.router import Router
+from gateway.routing.router import Router
 from gateway.runtime.hub import parts
 from gateway.upstreams.state import UpstreamState
 

@@ -30,7 +30,7 @@ from gateway.model import Config, DiscoverySettings, Endpoint, StaticSource, Ups
 from gateway.net.ip import networks
 from gateway.providers import Provider, Remembering, Update, depends_on, make, one_line
 from gateway.providers.addresses import allowed
-from gateway.router import Router
+from gateway.routing.router import Router
 from gateway.runtime import garbage
 from gateway.runtime.background import Background, Task
 from gateway.runtime.hub import Discards, breathe, parts

@@ -12,10 +12,10 @@ import pytest
 
 from gateway.balancers import RoundRobin
 from gateway.errors import GatewayError, UpstreamReset, UpstreamStale
-from gateway.forwarder import Forwarder
+from gateway.forwarding.forwarder import Forwarder
+from gateway.forwarding.hedge import race
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.retry_budget import Budget
-from gateway.hedge import race
 from gateway.http.messages import BufferedBody, Request
 from gateway.http.request_head import Outbound
 from gateway.http.target import parse

@@ -16,7 +16,7 @@ from gateway import patterns
 from gateway.errors import ConfigError
 from gateway.http import target
 from gateway.model import Match, Route
-from gateway.router import Router
+from gateway.routing.router import Router
 from tests.patterns import growth
 from tests.services import ROOT
 

@@ -10,7 +10,6 @@ from gateway.commands.wording import (
     columns,
     told_balance,
     told_end,
-    told_match,
     told_mirror,
     told_rewrite,
     told_share,
@@ -40,6 +39,7 @@ from gateway.model import (
     StaticSource,
     Timeouts,
 )
+from gateway.routing.match_text import told_match
 
 
 @pytest.mark.parametrize(

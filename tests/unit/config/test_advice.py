@@ -17,8 +17,8 @@ from gateway.config.advice import ADVICE
 from gateway.config.shadows import shadowed_matches
 from gateway.config.whole import Whole
 from gateway.model import Config, Route
-from gateway.overlap import Extent
-from gateway.router import Router
+from gateway.routing.overlap import Extent
+from gateway.routing.router import Router
 from tests.long import times
 from tests.unit.config.reading import at, mistake, read, server, with_route, with_upstream
 from tests.unit.test_router import HOSTS, PATHS, some_routes

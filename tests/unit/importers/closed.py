@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.commands.wording import told_end
-from gateway.router import Router
+from gateway.routing.router import Router
 from tests.imported import Imported
 
 

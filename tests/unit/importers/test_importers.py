@@ -19,7 +19,7 @@ from gateway.errors import ConfigError
 from gateway.importers import order, patterns, writer
 from gateway.importers.draft import Draft, DraftRoute, Names, Note, Ranked
 from gateway.model import Match
-from gateway.router import Router
+from gateway.routing.router import Router
 from tests.long import times
 
 

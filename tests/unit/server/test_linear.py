@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway import router
 from gateway.errors import BadRequest, BadResponse
 from gateway.http import target
 from gateway.http.messages import Request
 from gateway.http.request_head import Outbound, inbound, received_by, tokens
 from gateway.http.trusted_proxies import Trust
 from gateway.model import AnswerLimits, Endpoint, Match, Route, ServerLimits, ServerSettings
+from gateway.routing import router
 from gateway.server import proxy_protocol
 from gateway.server.chunked import ChunkedDecoder
 from gateway.server.connection import Connection, Place, Shared

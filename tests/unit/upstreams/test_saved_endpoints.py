@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gateway.model import Config, ConsulSource, DiscoverySettings, DnsSrvSource, Endpoint, StaticSource, Upstream
-from gateway.router import Router
+from gateway.routing.router import Router
 from gateway.upstreams import saved_endpoints
 from gateway.upstreams.saved_endpoints import Saver, Saving, load
 from gateway.upstreams.snapshot import Known, Snapshot, build

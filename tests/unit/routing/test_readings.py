@@ -17,11 +17,11 @@ from gateway.commands.diff import replay
 from gateway.commands.explain import explain, told
 from gateway.commands.imagined_request import question
 from gateway.errors import ClientError
+from gateway.forwarding.route_actions import Shaper
 from gateway.http import target
 from gateway.http.messages import Request, Response
 from gateway.model import Config, Endpoint, Route
-from gateway.readings import readings
-from gateway.shaping import Shaper
+from gateway.routing.readings import readings
 
 UPSTREAMS = {"app": {"endpoints": ["http://192.0.2.9:80"]}, "other": {"endpoints": ["http://192.0.2.8:80"]}}
 DENY = {"name": "deny", "match": {"prefix": "/admin"}, "respond": {"status": 403}}

@@ -19,10 +19,10 @@ from gateway.errors import (
     UpstreamReset,
     UpstreamStale,
 )
+from gateway.forwarding.retry import Retries, replayable
 from gateway.health.retry_budget import FLOOR_PER_SECOND, WINDOW, Budget
 from gateway.http.messages import BufferedBody, Request
 from gateway.model import RetryPolicy
-from gateway.retry import Retries, replayable
 
 
 def request(method: bytes = b"GET", length: int | None = None, chunked: bool = False) -> Request:

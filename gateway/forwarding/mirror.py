@@ -23,9 +23,9 @@ import gevent
 from gevent import Greenlet, Timeout
 
 from gateway.errors import GatewayError
-from gateway.forwarder import Forwarder
+from gateway.forwarding.forwarder import Forwarder
+from gateway.forwarding.hedge import race
 from gateway.health.candidate import Candidate
-from gateway.hedge import race
 from gateway.http.messages import BufferedBody, Request, RequestBody, Response
 from gateway.http.request_head import MIRROR, Head, Outbound, with_field
 from gateway.http.target import Target
@@ -37,7 +37,7 @@ from gateway.transport.transport import PoolKey, pool_key
 from gateway.upstreams.snapshot import Group, Snapshot, Turn
 from gateway.upstreams.state import UpstreamState
 
-log = logging.getLogger("gateway.mirror")
+log = logging.getLogger("gateway.forwarding.mirror")
 
 # Copies of one upstream and worker: so many are under way, so many more wait.
 UNDER_WAY = 64

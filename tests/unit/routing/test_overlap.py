@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.model import Match, Route
-from gateway.overlap import Extent, apart
-from gateway.router import Router
+from gateway.routing.overlap import Extent, apart
+from gateway.routing.router import Router
 from tests.long import times
 from tests.unit.test_router import HOSTS, PATHS, some_matches
 

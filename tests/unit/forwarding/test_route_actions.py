@@ -12,6 +12,7 @@ import pytest
 
 from gateway.balancers import RoundRobin
 from gateway.errors import BadRequest, ConnectRefused, DnsError, NoEndpoint, NoRoute
+from gateway.forwarding.route_actions import Shaper, location
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.retry_budget import Budget
 from gateway.http import target as targets
@@ -32,8 +33,7 @@ from gateway.model import (
     StaticSource,
     Upstream,
 )
-from gateway.router import Router
-from gateway.shaping import Shaper, location
+from gateway.routing.router import Router
 from gateway.upstreams.snapshot import Group, Snapshot
 from gateway.upstreams.state import UpstreamState
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Protocol
 
-from gateway import readings
 from gateway.errors import BadRequest, NoEndpoint, NoRoute
 from gateway.http import problem, upgrades
 from gateway.http import target as targets
@@ -19,6 +18,7 @@ from gateway.http.messages import Request, Response
 from gateway.http.request_head import Outbound, port_of
 from gateway.http.target import Target
 from gateway.model import Redirect, Respond, Rewrite, Route, Split
+from gateway.routing import readings
 from gateway.upstreams.snapshot import Group, Snapshot
 
 _PORTS = {"http": 80, "https": 443}

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import readings
 from gateway.errors import ClientError, ConfigError
 from gateway.http import target as targets
 from gateway.http.messages import Headers, Request
 from gateway.model import Endpoint, Match, Rewrite, Route, ServerSettings
-from gateway.router import Router, precedence
+from gateway.routing import readings
+from gateway.routing.router import Router, precedence
 from tests.long import times
 from tests.unit.routing_cases import TABLES, Case, Table
 

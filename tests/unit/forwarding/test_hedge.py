@@ -8,7 +8,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from gateway.hedge import race
+from gateway.forwarding.hedge import race
 
 
 class Tries:

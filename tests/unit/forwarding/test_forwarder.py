@@ -10,7 +10,6 @@ import pytest
 from gevent import spawn
 from gevent.event import Event
 
-from gateway import attempts
 from gateway.buffers.memory import Buffers
 from gateway.errors import (
     AnswerTooLarge,
@@ -38,15 +37,16 @@ from gateway.errors import (
     UpstreamStalled,
     UpstreamTruncated,
 )
-from gateway.forwarder import Forwarder
+from gateway.forwarding import attempts
+from gateway.forwarding.forwarder import Forwarder
+from gateway.forwarding.hedge import race
+from gateway.forwarding.kept import MOST_KEPT, keep
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.retry_budget import Budget
-from gateway.hedge import race
 from gateway.http.messages import BufferedBody, Request, Response
 from gateway.http.request_head import Outbound
 from gateway.http.target import parse
 from gateway.http.trusted_proxies import Trust
-from gateway.kept import MOST_KEPT, keep
 from gateway.model import (
     Breaker,
     Concurrency,
@@ -599,8 +599,8 @@ class TestLearnt:
     def test_what_the_deadline_ends(self, monkeypatch, error, connect, left, took, arriving, streak):
         """A try that begins when so many seconds are `left` of 10."""
         clock = FakeClock()
-        monkeypatch.setattr("gateway.forwarder.monotonic", clock)
-        monkeypatch.setattr("gateway.attempt.monotonic", clock)
+        monkeypatch.setattr("gateway.forwarding.forwarder.monotonic", clock)
+        monkeypatch.setattr("gateway.forwarding.attempt.monotonic", clock)
         world = World(Pool(error), policy=RetryPolicy(attempts=1), total=10.0)
         world.route = replace(world.route, timeouts=replace(world.route.timeouts, connect=connect))
         fails = world.pools[0].send

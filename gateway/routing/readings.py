@@ -17,7 +17,7 @@ from gateway.errors import BadPath, ClientError
 from gateway.http.messages import Request
 from gateway.http.target import AmbiguousTarget, Target, normal
 from gateway.model import Route, ServerSettings
-from gateway.router import Router
+from gateway.routing.router import Router
 
 _parameters = re.compile(rb"(?:;|%3B)[^/]*+").sub
 

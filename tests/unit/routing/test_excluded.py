@@ -13,11 +13,11 @@ from gateway import config as files
 from gateway.commands.diff import changes, replay
 from gateway.commands.explain import explain
 from gateway.commands.imagined_request import question
-from gateway.commands.wording import told_match
 from gateway.errors import ConfigError
 from gateway.model import Config, Match, Route
-from gateway.overlap import Extent, apart
-from gateway.router import Router, precedence
+from gateway.routing.match_text import told_match
+from gateway.routing.overlap import Extent, apart
+from gateway.routing.router import Router, precedence
 
 
 def loaded(*matches: Any, names: str = "abcdefgh") -> Config:

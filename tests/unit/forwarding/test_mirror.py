@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.errors import ClientClosed
+from gateway.forwarding.mirror import Tee
 from gateway.http.messages import BufferedBody
-from gateway.mirror import Tee
 from tests.exchanges import Pieces
 
 

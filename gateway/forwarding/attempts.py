@@ -11,16 +11,16 @@ import copy
 from collections.abc import Callable, Sequence
 from time import monotonic
 
-from gateway.attempt import Tools, attempt
 from gateway.errors import ClientError, GatewayError, PoolFull
+from gateway.forwarding.attempt import Tools, attempt
+from gateway.forwarding.kept import Kept, keep
+from gateway.forwarding.replay import ReplayBuffer
+from gateway.forwarding.retry import Retries, pause, replayable
 from gateway.health.candidate import Candidate
 from gateway.http import upgrades
 from gateway.http.messages import Request, Response
 from gateway.http.target import Target
-from gateway.kept import Kept, keep
 from gateway.model import Route
-from gateway.replay import ReplayBuffer
-from gateway.retry import Retries, pause, replayable
 from gateway.upstreams.state import UpstreamState
 
 Answered = tuple[Response, Candidate]

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from gateway import attempts
-from gateway.attempt import Race, Tools
 from gateway.buffers.held import Held, HeldBody, hold
 from gateway.buffers.memory import Buffers
+from gateway.forwarding import attempts
+from gateway.forwarding.attempt import Race, Tools
 from gateway.health.candidate import Candidate, Stay
 from gateway.http.messages import Request, Response
 from gateway.http.request_head import Outbound

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import ClientClosed
+from gateway.forwarding.replay import ReplayBuffer
 from gateway.http.messages import BufferedBody
 from gateway.net.read_size import PIECE
-from gateway.replay import ReplayBuffer
 
 
 class Pieces:
