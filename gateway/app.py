@@ -24,7 +24,6 @@ from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 from gateway import config as files
-from gateway import log_lines
 from gateway.admin import Admin
 from gateway.balancers import Balancer, balancer
 from gateway.buffers.memory import Buffers
@@ -53,6 +52,7 @@ from gateway.routing.router import Router
 from gateway.runtime import garbage
 from gateway.runtime.background import Background, Task
 from gateway.runtime.hub import Slices, off_hub, parts
+from gateway.telemetry import log_lines
 from gateway.telemetry.access_log import AccessLog
 from gateway.transport import Transport, probe
 from gateway.transport.pool import EndpointPool

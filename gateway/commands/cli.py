@@ -28,9 +28,9 @@ from gateway.config import environment, source
 from gateway.config.document import LIMIT
 from gateway.config.schema import json_schema
 from gateway.errors import ConfigError
+from gateway.hosting import gunicorn_settings
 from gateway.model import Config, Match, Route
 from gateway.routing import match_text, router
-from gateway.server import hosting
 from gateway.upstreams import own_addresses
 
 # HOST:PORT, [IPv6]:PORT, :PORT; gunicorn takes unix sockets and inherited ones too.
@@ -77,7 +77,7 @@ def check(file: str, live: bool, bind: str | None) -> None:
     own = own_addresses.planned(found, _binds(bind))
     _warn_of(own, found)
     if os.geteuid() == 0:
-        click.echo(f"warning: {hosting.AS_ROOT}", err=True)
+        click.echo(f"warning: {gunicorn_settings.AS_ROOT}", err=True)
     click.echo(f"ok: {_count(found.routes, 'route')}, {_count(found.upstreams, 'upstream')}")
     if live:
         from gateway.commands import live_check
@@ -91,7 +91,7 @@ def check(file: str, live: bool, bind: str | None) -> None:
 def _binds(bind: str | None) -> list[str]:
     """Where `gateway run` with the same flag and environment listens for clients."""
     try:
-        return [bind] if bind is not None else hosting.bind(os.environ)
+        return [bind] if bind is not None else gunicorn_settings.bind(os.environ)
     except ConfigError as error:
         _fail(str(error))
 
@@ -216,7 +216,7 @@ def run(path: str | None, bind: str | None, workers: int | None, admin: str | No
         os.environ["GATEWAY_ADMIN"] = admin
     found = _loaded(path, load=_on_this_machine)
     try:
-        hosting.gunicorn_settings(found.server, os.environ)
+        gunicorn_settings.gunicorn_settings(found.server, os.environ)
     except ConfigError as error:
         _fail(str(error))
     os.environ["GATEWAY_CONFIG"] = source.parse(found.path).absolute()

@@ -47,7 +47,7 @@ class RegistrationError(Exception):
 
 
 class Siblings(Protocol):
-    """The workers of one gateway; `gateway.server.siblings` has them."""
+    """The workers of one gateway; `gateway.hosting.siblings` has them."""
 
     def lead(self) -> bool: ...
 

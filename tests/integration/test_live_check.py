@@ -16,8 +16,8 @@ import trustme
 
 from gateway import config
 from gateway.commands import live_check
+from gateway.hosting.gunicorn_settings import AS_ROOT
 from gateway.model import Endpoint
-from gateway.server.hosting import AS_ROOT
 from gateway.testing import Act, FakeUpstream, answer, head
 from gateway.upstreams.own_addresses import Listeners
 from tests import services

@@ -11,6 +11,8 @@ from typing import Any
 import gevent
 import pytest
 
+from gateway.hosting.gunicorn_settings import listens_at
+from gateway.hosting.siblings import Siblings, reloaded
 from gateway.model import ConsulSettings, RegistrationSettings
 from gateway.registries import RegistryError, registration
 from gateway.registries.registration import (
@@ -25,8 +27,6 @@ from gateway.registries.registration import (
 )
 from gateway.runtime import background
 from gateway.runtime.background import Background
-from gateway.server.hosting import listens_at
-from gateway.server.siblings import Siblings, reloaded
 from gateway.testing import FakeClock
 from tests.services import ROOT
 
@@ -420,7 +420,7 @@ def in_another(program: str) -> str:
 
 def test_one_process_leads_until_it_ends(tmp_path: Path) -> None:
     ours = Siblings(str(tmp_path))
-    program = f"from gateway.server.siblings import Siblings; print(Siblings({str(tmp_path)!r}).lead())"
+    program = f"from gateway.hosting.siblings import Siblings; print(Siblings({str(tmp_path)!r}).lead())"
     # The other process leads, and ends.
     assert in_another(program) == "True"
     assert ours.lead()

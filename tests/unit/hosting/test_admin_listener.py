@@ -11,7 +11,7 @@ import pytest
 from gunicorn import util
 from gunicorn.config import Config
 
-from gateway.server.admin_listener import AdminListener
+from gateway.hosting.admin_listener import AdminListener
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from gateway.http.messages import Request, Response
-from gateway.server.environ import split_target
+from gateway.server.wsgi_application import split_target
 
 
 class ShownRequest:

@@ -11,7 +11,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.instrument.statsd import Statsd
 
-from gateway.server import logs
+from gateway.hosting import log_configuration
 
 NAMES = ("", "gateway", "gateway.upstreams.store", "gunicorn.error", "gunicorn.access")
 
@@ -36,7 +36,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for log, *_ in before:
         log.handlers, log.propagate = [], True
         log.setLevel(logging.WARNING if log is logging.root else logging.NOTSET)
-    monkeypatch.setattr(logs, "_last", ([], logging.NOTSET))
+    monkeypatch.setattr(log_configuration, "_last", ([], logging.NOTSET))
     monkeypatch.setattr(Kept, "seen", [])
     yield
     for log, handlers, level, propagate in before:
@@ -91,16 +91,16 @@ PASSED_ON = {"level": "INFO", "handlers": [], "propagate": True}
 def test_own_lines_go_where_the_configuration_sends_them(given: dict[str, Any], expected: list[str]) -> None:
     log = gunicorns(given)
     for _ in range(3):  # at the start, in a worker, at a reload
-        logs.follow(log)
+        log_configuration.follow(log)
         assert went() == expected
         log.setup(log.cfg)
-        logs.follow(log)
+        log_configuration.follow(log)
         assert went() == expected
 
 
 def test_a_reload_may_bring_another_configuration() -> None:
     log = gunicorns(configuration(gunicorn_error=ERROR))
-    logs.follow(log)
+    log_configuration.follow(log)
     for given, expected in (
         (configuration("root", gunicorn_error=PASSED_ON), ["root"]),
         (configuration(gunicorn_error=ERROR), ["error"]),
@@ -108,7 +108,7 @@ def test_a_reload_may_bring_another_configuration() -> None:
     ):
         log.cfg.set("logconfig_dict", given)
         log.setup(log.cfg)
-        logs.follow(log)
+        log_configuration.follow(log)
         assert went() == expected
         # gunicorn's own are where they were told to be.
         Kept.seen.clear()
@@ -127,7 +127,7 @@ def test_a_reload_may_bring_another_configuration() -> None:
 def test_the_level_is_that_of_gunicorns_log_unless_ours_has_one(given: dict[str, Any], level: int) -> None:
     log = gunicorns(given)
     for _ in range(2):
-        logs.follow(log)
+        log_configuration.follow(log)
         assert logging.getLogger("gateway").level == level
         assert not went(level=level - 1)
         assert went(level=level) == ["root"]
@@ -135,7 +135,7 @@ def test_the_level_is_that_of_gunicorns_log_unless_ours_has_one(given: dict[str,
 
 def test_without_a_configuration_they_go_with_gunicorns() -> None:
     log = gunicorns(loglevel="warning")
-    logs.follow(log)
+    log_configuration.follow(log)
     ours = logging.getLogger("gateway")
     assert ours.handlers == log.error_log.handlers
     assert (ours.propagate, ours.level) == (False, logging.WARNING)
@@ -148,8 +148,8 @@ def test_no_configuration_switches_gunicorns_access_log_on(kind: type[Logger]) -
     cfg = Config()
     cfg.set("logconfig_dict", configuration(gunicorn_access={"handlers": ["access"], "level": "INFO"}))
     log = kind(cfg)
-    assert logs.silence(log)
+    assert log_configuration.silence(log)
     assert not log.access_log_enabled
-    assert not logs.silence(log)
+    assert not log_configuration.silence(log)
     log.setup(cfg)
-    assert logs.silence(log)
+    assert log_configuration.silence(log)

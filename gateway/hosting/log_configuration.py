@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from gateway import log_lines
+from gateway.telemetry import log_lines
 
 # Handlers and level that `follow` set last: anything else was set by somebody who meant it.
 _last: tuple[list[logging.Handler], int] = ([], logging.NOTSET)

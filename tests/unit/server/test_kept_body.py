@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gateway import kept_body, wsgi
 from gateway.errors import ClientClosed
 from gateway.http.messages import Request
-from gateway.kept_body import BodyFailed, KeptBody, RawBody
+from gateway.server import kept_body, wsgi_environ
+from gateway.server.kept_body import BodyFailed, KeptBody, RawBody
 
 
 class Arriving:
@@ -108,7 +108,7 @@ def test_a_proxy_around_our_input_is_ours(around: Callable[[Any], Any]) -> None:
     request = Request(b"POST", b"/", [], started=0.0, content_length=3, body=body)
     ours = io.BufferedReader(RawBody(body))
     environ = {"gateway.request": request, "gateway.input": ours, "wsgi.input": around(ours), "CONTENT_LENGTH": "3"}
-    assert wsgi.request(environ, 0.0, 0).body is body
+    assert wsgi_environ.request(environ, 0.0, 0).body is body
 
 
 @pytest.mark.parametrize("around", [lambda file: file, Proxy])
@@ -122,5 +122,5 @@ def test_another_input_is_not(around: Callable[[Any], Any], other: bytes) -> Non
         "wsgi.input": around(io.BytesIO(other)),
         "CONTENT_LENGTH": str(len(other)),
     }
-    found = wsgi.request(environ, 0.0, 0).body
+    found = wsgi_environ.request(environ, 0.0, 0).body
     assert (b"" if found is None else found.read()) == other

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from gevent import monkey
 
-from gateway.server import output
-from gateway.server.output import Outlet
+from gateway.hosting import output
+from gateway.hosting.output import Outlet
 from tests import services
 
 # Real ones, whether or not this process is patched.

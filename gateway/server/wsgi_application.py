@@ -16,10 +16,10 @@ from urllib.parse import unquote_to_bytes
 from gateway.errors import ClientClosed, GatewayError
 from gateway.http import target
 from gateway.http.messages import Headers, Request, Response
-from gateway.kept_body import RawBody
 from gateway.server.body import ArrivingBody
 from gateway.server.connection import Connection, without_body
-from gateway.wsgi import Exchange
+from gateway.server.kept_body import RawBody
+from gateway.server.wsgi_environ import Exchange
 
 if TYPE_CHECKING:
     from types import TracebackType

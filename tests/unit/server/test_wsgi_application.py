@@ -12,8 +12,8 @@ from gevent import GreenletExit, Timeout
 
 from gateway.errors import ClientClosed, GatewayError, TunnelFault, UpstreamTruncated
 from gateway.http.messages import Request, Response
-from gateway.server.environ import WsgiApplication
-from gateway.wsgi import WsgiAnswer
+from gateway.server.wsgi_application import WsgiApplication
+from gateway.server.wsgi_environ import WsgiAnswer
 from tests.unit.server.wire import Pieces, RecordingDoor, ScriptedStream, answers_in, serve
 
 GET = b"GET /a%20b?c=%20d HTTP/1.1\r\nHost: a.test:8000\r\nConnection: close\r\n\r\n"

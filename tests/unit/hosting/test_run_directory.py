@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.server.run_directory import RunDirectory
-from gateway.server.siblings import reloaded
+from gateway.hosting.run_directory import RunDirectory
+from gateway.hosting.siblings import reloaded
 
 
 def test_it_is_the_workers_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,8 @@ import pytest
 from gunicorn.config import Config
 
 from gateway.errors import ConfigError
+from gateway.hosting import gunicorn_settings
 from gateway.model import ServerLimits, ServerSettings, ServerTimeouts
-from gateway.server import hosting
 
 SERVER = ServerSettings()
 
@@ -30,7 +30,7 @@ def cfg(monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
     monkeypatch.setattr(sys, "argv", ["gunicorn", "gateway:create_app()"])
     monkeypatch.delenv("GUNICORN_CMD_ARGS", raising=False)
     settings = Config()
-    for name, value in hosting.gunicorn_settings(SERVER, {}).items():
+    for name, value in gunicorn_settings.gunicorn_settings(SERVER, {}).items():
         settings.set(name, value)
     return settings
 
@@ -39,36 +39,36 @@ def cfg(monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
 
 
 def test_bind_is_loopback_unless_port_says_otherwise() -> None:
-    assert hosting.bind({}) == ["127.0.0.1:8000"]
-    assert hosting.bind({"PORT": ""}) == ["127.0.0.1:8000"]
-    assert hosting.bind({"PORT": "5000"}) == ["0.0.0.0:5000"]
-    assert hosting.bind({"PORT": "0"}) == ["0.0.0.0:0"]
+    assert gunicorn_settings.bind({}) == ["127.0.0.1:8000"]
+    assert gunicorn_settings.bind({"PORT": ""}) == ["127.0.0.1:8000"]
+    assert gunicorn_settings.bind({"PORT": "5000"}) == ["0.0.0.0:5000"]
+    assert gunicorn_settings.bind({"PORT": "0"}) == ["0.0.0.0:0"]
 
 
 @pytest.mark.parametrize("port", ["http", "65536", "-1", "80 ", "8_0", "٨٠", "²"])
 def test_a_bad_port_is_named(port: str) -> None:
     with pytest.raises(ConfigError, match="PORT"):
-        hosting.bind({"PORT": port})
+        gunicorn_settings.bind({"PORT": port})
 
 
 def test_inherited_sockets_are_those_for_this_process() -> None:
-    assert hosting.disinherit({}, 7) == []
-    assert hosting.disinherit({"LISTEN_PID": "8", "LISTEN_FDS": "2"}, 7) == []
-    assert hosting.disinherit({"LISTEN_PID": "7", "LISTEN_FDS": "2"}, 7) == [3, 4]
+    assert gunicorn_settings.disinherit({}, 7) == []
+    assert gunicorn_settings.disinherit({"LISTEN_PID": "8", "LISTEN_FDS": "2"}, 7) == []
+    assert gunicorn_settings.disinherit({"LISTEN_PID": "7", "LISTEN_FDS": "2"}, 7) == [3, 4]
 
 
 # -- how many -------------------------------------------------------------------------
 
 
 def test_workers_are_web_concurrency() -> None:
-    assert hosting.workers({"WEB_CONCURRENCY": "3"}) == 3
-    assert hosting.workers({}) >= 1
+    assert gunicorn_settings.workers({"WEB_CONCURRENCY": "3"}) == 3
+    assert gunicorn_settings.workers({}) >= 1
 
 
 @pytest.mark.parametrize("number", ["0", "two", "-2", "1.5"])
 def test_a_bad_web_concurrency_is_named(number: str) -> None:
     with pytest.raises(ConfigError, match="WEB_CONCURRENCY"):
-        hosting.workers({"WEB_CONCURRENCY": number})
+        gunicorn_settings.workers({"WEB_CONCURRENCY": number})
 
 
 @pytest.mark.parametrize(
@@ -84,13 +84,13 @@ def test_a_bad_web_concurrency_is_named(number: str) -> None:
     ],
 )
 def test_processors_are_bounded_by_the_quota(usable: int, cpu_max: str, expected: int) -> None:
-    assert hosting.processors(usable, cpu_max) == expected
+    assert gunicorn_settings.processors(usable, cpu_max) == expected
 
 
 def test_a_successor_takes_the_lowest_free_slot() -> None:
-    assert hosting.free_slot(set()) == 0
-    assert hosting.free_slot({0, 1}) == 2
-    assert hosting.free_slot({0, 2, 3}) == 1
+    assert gunicorn_settings.free_slot(set()) == 0
+    assert gunicorn_settings.free_slot({0, 1}) == 2
+    assert gunicorn_settings.free_slot({0, 2, 3}) == 1
 
 
 # -- what the file says ---------------------------------------------------------------
@@ -103,7 +103,7 @@ def test_settings_come_from_the_file() -> None:
         timeouts=replace(SERVER.timeouts, keepalive=12.5),
         graceful=8.2,
     )
-    found = hosting.gunicorn_settings(server, {})
+    found = gunicorn_settings.gunicorn_settings(server, {})
     assert found["worker_connections"] == 123
     assert found["limit_request_line"] == 4000
     assert found["limit_request_fields"] == 7
@@ -114,7 +114,7 @@ def test_settings_come_from_the_file() -> None:
 
 def test_tls_1_2_has_suites_with_authenticated_encryption_alone() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.set_ciphers(hosting.gunicorn_settings(SERVER, {})["ciphers"])
+    context.set_ciphers(gunicorn_settings.gunicorn_settings(SERVER, {})["ciphers"])
     found = context.get_ciphers()
     assert any(one["protocol"] == "TLSv1.2" for one in found)
     assert all(one["aead"] and one["name"].startswith(("TLS_", "ECDHE-", "DHE-")) for one in found)
@@ -127,7 +127,7 @@ def test_what_is_off_in_the_file_is_off_in_gunicorn() -> None:
         timeouts=ServerTimeouts(keepalive=None),
         graceful=0,
     )
-    found = hosting.gunicorn_settings(server, {})
+    found = gunicorn_settings.gunicorn_settings(server, {})
     # gunicorn would read 0 as "no keep-alive" and as "no client at all".
     assert found["keepalive"] > 3600
     assert found["worker_connections"] > 10_000
@@ -138,7 +138,7 @@ def test_what_is_off_in_the_file_is_off_in_gunicorn() -> None:
 @pytest.mark.parametrize("limits", [ServerLimits(), ServerLimits(request_line=0, headers=99999, header=0)])
 def test_gunicorn_accepts_every_setting(limits: ServerLimits) -> None:
     settings = Config()
-    for name, value in hosting.gunicorn_settings(replace(SERVER, limits=limits), {"PORT": "80"}).items():
+    for name, value in gunicorn_settings.gunicorn_settings(replace(SERVER, limits=limits), {"PORT": "80"}).items():
         settings.set(name, value)
 
 
@@ -156,14 +156,14 @@ def test_gunicorns_c_parser_is_used_only_where_it_is_strict(
         return version
 
     monkeypatch.setattr(importlib.metadata, "version", installed)
-    assert hosting.http_parser() == parser
+    assert gunicorn_settings.http_parser() == parser
 
 
 # -- what is forced -------------------------------------------------------------------
 
 
 def test_nothing_is_overruled_when_nobody_meddled(cfg: Config) -> None:
-    assert hosting.force(cfg) == []
+    assert gunicorn_settings.force(cfg) == []
 
 
 def test_forced_settings_hold(cfg: Config) -> None:
@@ -177,10 +177,10 @@ def test_forced_settings_hold(cfg: Config) -> None:
         "accesslog": "-",
         "reuse_port": True,
     }
-    assert hostile.keys() == hosting.FORCED.keys()
+    assert hostile.keys() == gunicorn_settings.FORCED.keys()
     for name, value in hostile.items():
         cfg.set(name, value)
-    assert set(hosting.force(cfg)) == set(hostile)
+    assert set(gunicorn_settings.force(cfg)) == set(hostile)
     assert cfg.forwarded_allow_ips == []
     assert cfg.forwarded_allow_networks() == []
     assert cfg.forwarder_headers == []
@@ -195,24 +195,24 @@ def test_forced_settings_hold(cfg: Config) -> None:
 
 
 def test_a_reload_takes_what_the_file_changed(cfg: Config) -> None:
-    old = hosting.gunicorn_settings(SERVER, {})
+    old = gunicorn_settings.gunicorn_settings(SERVER, {})
     new = {**old, "graceful_timeout": 99, "keepalive": 3}
-    assert set(hosting.renew(cfg, old, new)) == {"graceful_timeout", "keepalive"}
+    assert set(gunicorn_settings.renew(cfg, old, new)) == {"graceful_timeout", "keepalive"}
     assert (cfg.graceful_timeout, cfg.keepalive) == (99, 3)
 
 
 def test_a_reload_leaves_flags_alone(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["gunicorn", "--keep-alive", "75", "gateway:create_app()"])
     monkeypatch.setitem(cfg.env_orig, "GUNICORN_CMD_ARGS", "--graceful-timeout=25")
-    old = hosting.gunicorn_settings(SERVER, {})
-    assert hosting.given(cfg) >= {"keepalive", "graceful_timeout"}
-    assert hosting.renew(cfg, old, {**old, "graceful_timeout": 99, "keepalive": 3}) == []
+    old = gunicorn_settings.gunicorn_settings(SERVER, {})
+    assert gunicorn_settings.given(cfg) >= {"keepalive", "graceful_timeout"}
+    assert gunicorn_settings.renew(cfg, old, {**old, "graceful_timeout": 99, "keepalive": 3}) == []
 
 
 def test_a_reload_leaves_a_settings_file_of_ones_own_alone(cfg: Config) -> None:
     cfg.set("keepalive", 9)
-    old = hosting.gunicorn_settings(SERVER, {})
-    assert hosting.renew(cfg, old, {**old, "keepalive": 3}) == []
+    old = gunicorn_settings.gunicorn_settings(SERVER, {})
+    assert gunicorn_settings.renew(cfg, old, {**old, "keepalive": 3}) == []
     assert cfg.keepalive == 9
 
 
@@ -220,23 +220,23 @@ def test_a_reload_leaves_a_settings_file_of_ones_own_alone(cfg: Config) -> None:
 
 
 def test_too_few_files_are_warned_of() -> None:
-    assert hosting.too_few_files(20_256, 10_000) == ""
-    assert hosting.too_few_files(resource.RLIM_INFINITY, 10_000) == ""
-    assert "20255" in hosting.too_few_files(20_255, 10_000)
+    assert gunicorn_settings.too_few_files(20_256, 10_000) == ""
+    assert gunicorn_settings.too_few_files(resource.RLIM_INFINITY, 10_000) == ""
+    assert "20255" in gunicorn_settings.too_few_files(20_255, 10_000)
 
 
 @pytest.mark.parametrize(("euid", "uid", "warned"), [(0, 0, True), (0, 1000, False), (1000, 1000, False)])
 def test_serving_as_root_is_warned_of(euid: int, uid: int, warned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """gunicorn may be started by root and change its workers' user."""
     monkeypatch.setattr(os, "geteuid", lambda: euid)
-    assert bool(hosting.root_warning(SimpleNamespace(uid=uid))) is warned
+    assert bool(gunicorn_settings.root_warning(SimpleNamespace(uid=uid))) is warned
 
 
 def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard, 512), hard))
-        hosting.raise_open_files(1)
+        gunicorn_settings.raise_open_files(1)
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -260,7 +260,7 @@ def test_the_shipped_settings_name_nothing_of_gunicorns_by_accident(
 
     hooks = {"on_starting", "when_ready", "on_reload", "pre_fork", "post_fork", "post_worker_init", "worker_exit"}
     hooks |= {"pre_exec", "on_exit", "worker_int"}
-    expected = set(hosting.gunicorn_settings(SERVER, {})) | hooks | {"worker_class"}
+    expected = set(gunicorn_settings.gunicorn_settings(SERVER, {})) | hooks | {"worker_class"}
     assert settings_of(settings) == expected
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import flask
 import pytest
 
-from gateway import instrumented
 from gateway.app import Gateway
 from gateway.flask_door import FlaskDoor
-from gateway.instrumented import STEPS, author, wrapper
+from gateway.server import instrumented
+from gateway.server.instrumented import STEPS, author, wrapper
 from tests.unit.test_app import ask, config
 
 

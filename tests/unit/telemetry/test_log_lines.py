@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway import log_lines
 from gateway.errors import ConfigError, Mistake
+from gateway.telemetry import log_lines
 
 FORGED = "::1%\x1b[31m\n[2026-01-01 00:00:00 +0000] [1] [CRITICAL] FORGED\r\x85\u2028\u202e"
 SHOWN = r"::1%\x1b[31m\n[2026-01-01 00:00:00 +0000] [1] [CRITICAL] FORGED\r\x85\u2028\u202e"
