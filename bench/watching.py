@@ -68,7 +68,7 @@ def answered(registry: HTTPConnection) -> int:
 
 
 def weight(gateway: Gateway, service: int) -> int:
-    return gateway.upstreams.store.current.groups[f"u{service:05d}"].endpoints[0].weight
+    return gateway.store.current.groups[f"u{service:05d}"].endpoints[0].weight
 
 
 def change(gateway: Gateway, registry: HTTPConnection, service: int) -> float:
@@ -93,9 +93,9 @@ def measure(port: int, services: int, changes: int, seconds: float) -> dict[str,
     # As a worker does (gateway/server/settings.py, post_worker_init).
     gc.collect()
     gc.freeze()
-    if list(gateway.upstreams.store.waiting):
+    if list(gateway.store.waiting):
         raise SystemExit("not every service was answered for")
-    endpoints = sum(len(group.endpoints) for group in gateway.upstreams.store.current.groups.values())
+    endpoints = sum(len(group.endpoints) for group in gateway.store.current.groups.values())
     resident = status_kib(os.getpid(), "VmRSS")
     start_hold = lag.take()
     registry = HTTPConnection("127.0.0.1", port)

@@ -28,7 +28,7 @@ from gateway.admin import Admin
 from gateway.balancers import Balancer, balancer
 from gateway.buffers.memory import Buffers
 from gateway.checks.prober import Prober
-from gateway.config import shared
+from gateway.config import siblings_copy
 from gateway.config.source import Where, parse
 from gateway.config.watch import ConfigStatus, Watch
 from gateway.errors import BadPath, BadRequest, GatewayError, NoRoute, NotReady, Overloaded, UnsupportedMethod
@@ -208,7 +208,7 @@ class Gateway(FlaskDoor):
 
     @property
     def _shared_endpoints(self) -> str | None:
-        return None if self.run_directory is None else os.path.join(self.run_directory, shared.ENDPOINTS)
+        return None if self.run_directory is None else os.path.join(self.run_directory, siblings_copy.ENDPOINTS)
 
     def _save(self) -> None:
         while True:

@@ -48,7 +48,7 @@ def _held(gateway: Gateway) -> dict[str, Any]:
     status = gateway.config_status
     return {
         "pid": os.getpid(),
-        "version": gateway.upstreams.store.current.version,
+        "version": gateway.store.current.version,
         "status_version": status.version,
         "status_error": status.error,
         "in_flight": gateway.in_flight(),
@@ -56,7 +56,7 @@ def _held(gateway: Gateway) -> dict[str, Any]:
         "queued": sum(gate.queued for gate in gates),
         "endpoints": sum(endpoint.in_flight for endpoint in endpoints),
         "upstream_connections": sum(pool.open for pool in pools),
-        "left_states": len(states) - len(gateway.upstreams.store.current.groups),
+        "left_states": len(states) - len(gateway.store.current.groups),
         "greenlets": sum(1 for thing in things if isinstance(thing, Greenlet) and not thing.dead),
         "client_connections": sum(1 for thing in things if type(thing) is Connection),
         "descriptors": len(os.listdir("/proc/self/fd")),

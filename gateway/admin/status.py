@@ -59,7 +59,7 @@ def of_worker(
             "error_at": status.error_at,
         },
         "door": {"kind": kind, "why": why},
-        "ready": gateway.upstreams.store.ready,
+        "ready": gateway.store.ready,
         "draining": gateway.draining,
         # Of the data listeners; not known of other workers than ours.
         "connections": getattr(hosting, "open_connections", None),
@@ -78,7 +78,7 @@ def of_worker(
         "buffers": {"held": gateway.buffers.held, "spooled": gateway.buffers.spooled, **gateway.buffers.counts},
         "access_log": {"dropped": dropped, "lost": lost},
         "admin": {"wrong_tokens": wrong_tokens},
-        "background": [_task(task) for task in gateway.runtime.background],
+        "background": [_task(task) for task in gateway.background],
     }
 
 
@@ -97,8 +97,8 @@ def of_upstreams(gateway: Gateway, turn: Turn = lambda: None) -> Iterator[Part]:
     """The upstreams of one worker, one after the other. Where there are many endpoints, the further parts of an
     upstream hold endpoints alone."""
     now = time.monotonic()
-    snapshot, providers = gateway.upstreams.store.current, gateway.upstreams.store.providers
-    waiting = frozenset(gateway.upstreams.store.waiting)
+    snapshot, providers = gateway.store.current, gateway.store.providers
+    waiting = frozenset(gateway.store.waiting)
     for name, group in snapshot.groups.items():
         provider = providers.get(name)
         part: Part = {"upstream": name, "source": source(group.upstream.source), "waiting": name in waiting}

@@ -32,7 +32,7 @@ from gateway.commands.wording import (
     told_values,
 )
 from gateway.config.origins import Origins
-from gateway.config.verdict import Path
+from gateway.config.schema_mistakes import Path
 from gateway.errors import (
     ConnectRefused,
     GatewayError,

@@ -16,7 +16,7 @@ from typing import TypedDict
 
 from gateway.errors import ClientError
 from gateway.http import target
-from gateway.importers import patterns
+from gateway.importers import regexes as patterns
 from gateway.model import Match
 from gateway.patterns import PatternError
 from gateway.patterns import compile as compile_pattern

@@ -22,7 +22,7 @@ import sys
 from typing import Any
 
 from gateway import config as _config
-from gateway.config import shared as _shared
+from gateway.config import siblings_copy as _shared
 from gateway.errors import ConfigError
 from gateway.hosting import admin_listener as _admin_listener
 from gateway.hosting import gunicorn_settings as _hosting
@@ -89,7 +89,7 @@ def when_ready(server: Any) -> None:
     """The master, with its sockets open and no worker yet."""
     # Once here and not in each worker: they start sooner and share its memory. And all that they may import later:
     # when the package is upgraded on the disk, a worker must not mix its modules with those of before.
-    for name in ("gateway.app", "gateway.config.registry"):
+    for name in ("gateway.app", "gateway.config.remote_key"):
         importlib.import_module(name)
     if _inherited_admin is not None:
         # gunicorn has taken it for one of its own.

@@ -225,7 +225,7 @@ def test_two_workers_are_told_of_as_one_and_outlive_their_deaths(start: Start) -
         "counter_gateway-0.db", "counter_gateway-1.db", "histogram_gateway-0.db", "histogram_gateway-1.db",
     ]  # fmt: skip
 
-    assert gateway.server.stop() == 0, gateway.hosting.output()
+    assert gateway.server.stop() == 0, gateway.server.output()
     assert not list(gateway.temporary.iterdir())
 
 
@@ -254,8 +254,8 @@ def test_who_may_ask(start: Start) -> None:
     assert ask(admin, "/-/healthz").text == "ok\n"
     assert ask(admin, "/-/readyz").text == "ready\n"
     # Who watches is no traffic.
-    wait_until(lambda: '"/-other/x"' in gateway.hosting.output(), "the access log has the last request")
-    assert not re.search(r'"target": ?"/-/(status|readyz)".*"status":(200|401|421)', gateway.hosting.output())
+    wait_until(lambda: '"/-other/x"' in gateway.server.output(), "the access log has the last request")
+    assert not re.search(r'"target": ?"/-/(status|readyz)".*"status":(200|401|421)', gateway.server.output())
 
 
 def test_silent_connections_keep_nobody_from_the_admin_listener(start: Start) -> None:
@@ -282,14 +282,14 @@ def test_inline_is_on_the_data_port_for_a_token(start: Start) -> None:
         assert ask(gateway.port, page).status == 401
         assert ask(gateway.port, page, Authorization=f"Bearer {TOKEN}", Host="any.example").status == 200
     assert len(ask(gateway.port, "/_gw/status", Authorization=f"Bearer {TOKEN}").json["workers"]) == 2
-    assert "Admin listener" not in gateway.hosting.output()
+    assert "Admin listener" not in gateway.server.output()
 
 
 def test_off(start: Start) -> None:
     gateway = start("null")
     assert ask(gateway.port, "/one").status == 200
     assert ask(gateway.port, "/-/status").status == 404
-    assert "Admin listener" not in gateway.hosting.output()
+    assert "Admin listener" not in gateway.server.output()
 
 
 def test_a_worker_that_hangs_is_named_and_holds_up_nobody(start: Start) -> None:
@@ -328,7 +328,7 @@ def test_a_draining_worker_answers_to_the_end(start: Start, service: int) -> Non
         assert counted(admin)['gateway_draining{worker="0"}'] == 1.0
         held.sendall(b"c" * 99_998)
         assert held.recv(64).startswith(b"HTTP/1.1 200")
-    assert gateway.server.stop() == 0, gateway.hosting.output()
+    assert gateway.server.stop() == 0, gateway.server.output()
     assert not services.accepts(admin)
 
 
@@ -364,7 +364,7 @@ def test_a_taken_port_costs_the_admin_listener_alone(start: Start) -> None:
         port = taken.getsockname()[1]
         gateway = start(f'{{bind: "127.0.0.1:{port}"}}')
         assert ask(gateway.port, "/one").status == 200
-        output = gateway.hosting.output()
+        output = gateway.server.output()
         assert re.search(rf"\[ERROR\] No admin listener: 127\.0\.0\.1:{port}: .*in use", output), output
 
 
@@ -414,7 +414,7 @@ def test_a_new_master_takes_it_over(start: Start, tmp_path: Path) -> None:
     wait_until(lambda: successor.exists() and successor.read_text().strip() != "", "the new master runs")
     new = int(successor.read_text())
     try:
-        wait_until(lambda: gateway.hosting.output().count("Door: ") == 2, "its worker runs")
+        wait_until(lambda: gateway.server.output().count("Door: ") == 2, "its worker runs")
         gateway.server.send(signal.SIGTERM)
         assert gateway.server.process is not None
         assert gateway.server.process.wait(30) == 0
@@ -463,8 +463,8 @@ def test_a_socket_that_systemd_names(start: Start) -> None:
         assert ask(admin, "/one").status == 404
         assert ask(data, "/one").status == 200
         assert ask(data, "/-/status").status == 404
-        assert "(inherited)" in gateway.hosting.output()
-        assert gateway.server.stop() == 0, gateway.hosting.output()
+        assert "(inherited)" in gateway.server.output()
+        assert gateway.server.stop() == 0, gateway.server.output()
 
 
 # -- other workers, other applications -------------------------------------------------
@@ -498,7 +498,7 @@ def test_what_is_put_round_a_gateway_is_asked_on_our_worker_and_nobody_on_anothe
     assert gateway.server.stop() == 0
     gateway = start(f'{{bind: "127.0.0.1:{admin}"}}', "-k", "gevent", app="wrapped:app()")
     gateway.server.wait_until(
-        lambda: "does not answer on the admin listener" in gateway.hosting.output(), "it is said that nobody is there"
+        lambda: "does not answer on the admin listener" in gateway.server.output(), "it is said that nobody is there"
     )
     assert ask(gateway.port, "/-/healthz").status == 200
     assert gateway.server.stop() == 0

@@ -154,7 +154,7 @@ def _forgotten(upstream: FakeUpstream) -> None:
 
 
 def test_the_fast_path_is_closed_and_the_log_says_for_whom(gateway: Agented) -> None:
-    assert f"Door: wsgi ({HOW[gateway.agent][1]})" in gateway.hosting.output()
+    assert f"Door: wsgi ({HOW[gateway.agent][1]})" in gateway.server.output()
 
 
 @pytest.mark.parametrize("status", [200, 404, 503])
@@ -239,7 +239,7 @@ def test_a_client_that_resets_is_no_error(gateway: Agented, upstream: FakeUpstre
         line = gateway.logged(target)
         assert (line["status"], line["reason"]) == (200 if moment == "body" else 499, "client_closed")
         assert gateway.seen(target)["errors"] == []
-    assert "Exception on" not in gateway.hosting.output()
+    assert "Exception on" not in gateway.server.output()
 
 
 def test_an_upstream_that_breaks_off(gateway: Agented, upstream: FakeUpstream) -> None:

@@ -123,7 +123,7 @@ def test_an_endpoint_whose_pool_cannot_be_made_fails_like_one_that_cannot_be_rea
         client = gateway.test_client()
         posts = [client.post("/x", data=b"sent once").get_data() for _ in range(40)]
         assert set(posts) == {b"good"}
-        (group,) = gateway.upstreams.store.current.groups.values()
+        (group,) = gateway.store.current.groups.values()
         states = {candidate.endpoint.port: candidate.state for candidate in group.candidates}
         assert (states[good.port].state, states[bad.port].state) == ("up", "ejected")
         assert "no_network_route" in states[bad.port].why

@@ -202,8 +202,8 @@ def test_a_client_that_resets_inside_a_stream(gateway: Hooked, upstream: FakeUps
         client.reset()
     (line,) = gateway.logged(target)
     assert (line["status"], line["reason"], line["bytes_out"]) == (200, "client_closed", 4)
-    gateway.server.wait_until(lambda: f"closed {target}" in gateway.hosting.output(), "call_on_close")
-    assert "Traceback" not in gateway.hosting.output().partition(f"closed {target}")[0].rpartition("closed")[2]
+    gateway.server.wait_until(lambda: f"closed {target}" in gateway.server.output(), "call_on_close")
+    assert "Traceback" not in gateway.server.output().partition(f"closed {target}")[0].rpartition("closed")[2]
 
 
 def test_a_client_that_leaves_before_the_head(gateway: Hooked, upstream: FakeUpstream) -> None:
@@ -238,7 +238,7 @@ def test_answers_without_a_body(gateway: Hooked, upstream: FakeUpstream, method:
     target = f"/up/bodyless/{method}/{status}"
     got = gateway.ask(target, "", method=method)
     assert (got.status, got.body) == (status, b"")
-    gateway.server.wait_until(lambda: f"closed {target}" in gateway.hosting.output(), "call_on_close")
+    gateway.server.wait_until(lambda: f"closed {target}" in gateway.server.output(), "call_on_close")
     assert gateway.logged(target)[0]["bytes_out"] == 0
 
 

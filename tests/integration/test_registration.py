@@ -80,7 +80,7 @@ def test_one_entry_for_all_workers_through_reloads_and_deaths(tmp_path: Path, co
         # Workers are replaced, and whoever asks Consul meanwhile sees nothing of it.
         gateway.server.send(signal.SIGHUP)
         gone = []
-        while gateway.hosting.output().count("announced to Consul") < 2:
+        while gateway.server.output().count("announced to Consul") < 2:
             gone += [found for found in [listed(consul, gateway.port)] if found != here]
         assert gone == []
         # The worker that sees to it dies: another one does.
@@ -101,7 +101,7 @@ def test_ended_at_once_it_is_taken_back_too(tmp_path: Path, consul: Consul, last
     with running(tmp_path, consul.address, check="http") as gateway:
         services.wait_until(lambda: listed(consul, gateway.port) != [], "Consul has asked readyz")
         gateway.server.stop(last)
-        assert known(consul, gateway.port) == set(), gateway.hosting.output()
+        assert known(consul, gateway.port) == set(), gateway.server.output()
 
 
 def test_an_agent_that_is_away_at_first_and_comes_back_without_its_memory(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_it_follows_the_configuration_in_force(tmp_path: Path, consul: Consul) -
         # Its look-up has begun in both workers: it was loaded, and waits.
         gateway.until("upstream n: discovery failed", 2)
         assert known(consul, gateway.port) == set()
-        assert gateway.hosting.output().count(" -> ") == 2
+        assert gateway.server.output().count(" -> ") == 2
         write("next", REGISTERED)
         services.wait_until(lambda: listed(consul, gateway.port) == [("127.0.0.1", ["public"])], "it is listed again")
         assert gateway.server.stop() == 0

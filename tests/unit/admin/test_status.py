@@ -216,7 +216,7 @@ def test_states_of_a_gateway_s_endpoints() -> None:
     )
     upstream = Upstream("u", StaticSource(endpoints), breaker=Breaker(), concurrency=Concurrency(limit=0))
     gateway = Gateway(Config("v1", {"u": upstream}, (), access_log=AccessLogSettings(path=None)))
-    group = gateway.upstreams.store.current.groups["u"]
+    group = gateway.store.current.groups["u"]
     bad = group.candidates[1]
     group.state.outliers.check(bad, False, "it said 503", 1.0)
     bad.state.in_flight = 2
@@ -240,8 +240,8 @@ def test_one_that_drains_is_told_with_its_requests() -> None:
         return Config(f"v{weight}", {"u": Upstream("u", StaticSource(endpoints))}, (), access_log=None)
 
     gateway = Gateway(config(1))
-    gateway.upstreams.store.current.groups["u"].candidates[0].state.in_flight = 2
-    gateway.upstreams.store.reconfigure(config(0))
+    gateway.store.current.groups["u"].candidates[0].state.in_flight = 2
+    gateway.store.reconfigure(config(0))
     (part,) = status.of_upstreams(gateway)
     assert part["endpoints"][0] == ["10.0.0.1:80", 0, 2, "drained", "weight 0", None]
 

@@ -13,7 +13,7 @@ from gateway.health.retry_budget import Budget
 from gateway.http.messages import Response
 from gateway.model import RetryPolicy
 from gateway.upstreams.state import UpstreamState
-from tests.unit.test_forwarder import Body, Pool, World, ask
+from tests.unit.forwarding.test_forwarder import Body, Pool, World, ask
 
 
 def world(balancer, *pools: Pool, **how) -> World:  # type: ignore[no-untyped-def]

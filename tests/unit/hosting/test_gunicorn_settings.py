@@ -276,7 +276,7 @@ def test_the_master_imports_the_application_for_its_workers(
     monkeypatch.setattr(settings, "importlib", SimpleNamespace(import_module=imported.append))
     monkeypatch.setattr(settings, "_open_admin", lambda server: None)
     settings.when_ready(SimpleNamespace())
-    assert imported == ["gateway.app", "gateway.config.registry"]
+    assert imported == ["gateway.app", "gateway.config.remote_key"]
 
 
 def test_workers_and_the_next_master_share_a_key_for_cookies(

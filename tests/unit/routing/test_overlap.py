@@ -10,7 +10,7 @@ from gateway.model import Match, Route
 from gateway.routing.overlap import Extent, apart
 from gateway.routing.router import Router
 from tests.long import times
-from tests.unit.test_router import HOSTS, PATHS, some_matches
+from tests.unit.routing.test_router import HOSTS, PATHS, some_matches
 
 
 def covers(wide: Match, narrow: Match) -> bool:

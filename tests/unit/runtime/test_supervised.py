@@ -22,7 +22,7 @@ from gateway.providers import Update
 from gateway.registries import RegistryError
 from gateway.runtime import background
 from gateway.runtime.background import Task
-from tests.unit.test_store import ONE, until
+from tests.unit.upstreams.test_store import ONE, until
 
 CONFIG = """\
 version: 1
@@ -78,7 +78,7 @@ def gateway(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
 
 
 def task(gateway: Gateway, name: str) -> Task:
-    (found,) = (one for one in gateway.runtime.background if one.name == name)
+    (found,) = (one for one in gateway.background if one.name == name)
     return found
 
 
@@ -153,12 +153,12 @@ def _metrics(gateway: Gateway, folder: Path) -> None:
 def _configuration(gateway: Gateway, folder: Path) -> None:
     (folder / "new").write_text(CONFIG.format(folder=folder, route="second"))
     (folder / "new").rename(folder / "gateway.yaml")
-    until(lambda: gateway.upstreams.store.config.routes[0].name == "second")
+    until(lambda: gateway.store.config.routes[0].name == "second")
     assert gateway.config_status.error == ""
 
 
 def _endpoints_file(gateway: Gateway, folder: Path) -> None:
-    gateway.upstreams.store.emit(Update("users", (ONE,)))
+    gateway.store.emit(Update("users", (ONE,)))
     until(lambda: (folder / "endpoints.json").exists() and ONE.host in (folder / "endpoints.json").read_text())
 
 
@@ -176,12 +176,12 @@ def _announcer(gateway: Gateway, folder: Path) -> None:
 
 
 def _store(gateway: Gateway, folder: Path) -> None:
-    gateway.upstreams.store.emit(Update("users", (ONE,)))
-    until(lambda: gateway.upstreams.store.current.groups["users"].candidates)
+    gateway.store.emit(Update("users", (ONE,)))
+    until(lambda: gateway.store.current.groups["users"].candidates)
 
 
 def _provider(gateway: Gateway, folder: Path) -> None:
-    provider: Any = gateway.upstreams.store.providers["users"]
+    provider: Any = gateway.store.providers["users"]
     asked: list[bool] = []
 
     class Counting:
@@ -197,7 +197,7 @@ def _provider(gateway: Gateway, folder: Path) -> None:
 
 
 def _health_checks(gateway: Gateway, folder: Path) -> None:
-    gateway.upstreams.store.emit(Update("users", (ONE,)))
+    gateway.store.emit(Update("users", (ONE,)))
     until(lambda: gateway.prober._targets.get("users"))
 
 

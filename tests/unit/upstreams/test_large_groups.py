@@ -39,7 +39,7 @@ from gateway.upstreams import store
 from gateway.upstreams.alike import alike
 from gateway.upstreams.snapshot import difference
 from tests.unit.balancers.picking import NOW, ask
-from tests.unit.test_store import until
+from tests.unit.upstreams.test_store import until
 
 MANY = 1500
 POLICIES = [
@@ -98,13 +98,13 @@ def gateway(paused: Paused, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway
 
 
 def emit(gateway: Gateway, upstream: str, found: tuple[Endpoint, ...]) -> None:
-    gevent.spawn(gateway.upstreams.store.emit, Update(upstream, found)).get()
+    gevent.spawn(gateway.store.emit, Update(upstream, found)).get()
 
 
 def in_force(gateway: Gateway, upstream: str, found: tuple[Endpoint, ...]) -> None:
-    until(lambda: gateway.upstreams.store.current.groups[upstream].endpoints == found)
+    until(lambda: gateway.store.current.groups[upstream].endpoints == found)
     # What is left to do after the swap.
-    until(lambda: not gateway._gone and not gateway._leaving and not gateway.upstreams.store._dirty)
+    until(lambda: not gateway._gone and not gateway._leaving and not gateway.store._dirty)
 
 
 # -- the work at a time --------------------------------------------------------------------
@@ -207,11 +207,11 @@ def test_what_did_not_change_is_taken_over(gateway: Gateway) -> None:
     before = endpoints()
     emit(gateway, "large", before)
     in_force(gateway, "large", before)
-    old = gateway.upstreams.store.current.groups["large"]
+    old = gateway.store.current.groups["large"]
     after = (replace(before[0], weight=7), *before[1:])
     emit(gateway, "large", after)
     in_force(gateway, "large", after)
-    new = gateway.upstreams.store.current.groups["large"]
+    new = gateway.store.current.groups["large"]
     assert [mine is theirs for mine, theirs in zip(new.candidates, old.candidates, strict=True)].count(False) == 1
     assert new.candidates[0].state is old.candidates[0].state
     assert new.state.members is new.members
@@ -224,7 +224,7 @@ def test_a_request_sees_one_group_whole(gateway: Gateway, paused: Paused) -> Non
     seen: set[tuple[int, ...]] = set()
 
     def look(number: int) -> None:
-        group = gateway.upstreams.store.current.groups["large"]
+        group = gateway.store.current.groups["large"]
         seen.add(tuple(sorted({one.endpoint.weight for one in group.candidates})))
         assert len(group.candidates) == len(group.members) == 300
 
@@ -242,8 +242,8 @@ def test_an_update_that_comes_meanwhile_is_not_lost(gateway: Gateway, paused: Pa
         if at == number:
             emitted.append(at)
             paused.act = lambda number: None
-            gevent.spawn(gateway.upstreams.store.emit, Update("large", endpoints(120, weight=9)))
-            gevent.spawn(gateway.upstreams.store.emit, Update("small", endpoints(2)))
+            gevent.spawn(gateway.store.emit, Update("large", endpoints(120, weight=9)))
+            gevent.spawn(gateway.store.emit, Update("small", endpoints(2)))
 
     paused.number, paused.act = 0, more
     emit(gateway, "large", endpoints(300))
@@ -272,20 +272,20 @@ def test_a_fault_in_the_middle_loses_no_update(
     until(lambda: bool(thrown))
     in_force(gateway, "large", endpoints(300))
     in_force(gateway, "small", endpoints(3))
-    assert gateway.upstreams.store.current.groups["large"].state.members.keys() == {one.key for one in endpoints(300)}
+    assert gateway.store.current.groups["large"].state.members.keys() == {one.key for one in endpoints(300)}
 
 
 def test_connections_to_what_is_gone_are_closed_and_others_are_not(gateway: Gateway) -> None:
     first = endpoints(300)
     emit(gateway, "large", first)
     in_force(gateway, "large", first)
-    pools = [one.pool for one in gateway.upstreams.store.current.groups["large"].candidates]
+    pools = [one.pool for one in gateway.store.current.groups["large"].candidates]
     emit(gateway, "large", first[::2])
     in_force(gateway, "large", first[::2])
     assert [pool.retired for pool in pools] == [False, True] * 150
     emit(gateway, "large", first)
     in_force(gateway, "large", first)
-    again = [one.pool for one in gateway.upstreams.store.current.groups["large"].candidates]
+    again = [one.pool for one in gateway.store.current.groups["large"].candidates]
     assert [mine is theirs for mine, theirs in zip(pools, again, strict=True)] == [True, False] * 150
     assert not any(pool.retired for pool in again)
 
@@ -294,7 +294,7 @@ def test_one_that_comes_back_before_its_pool_is_dropped_keeps_it(gateway: Gatewa
     first = endpoints(100)
     emit(gateway, "large", first)
     in_force(gateway, "large", first)
-    pool = gateway.upstreams.store.current.groups["large"].candidates[0].pool
+    pool = gateway.store.current.groups["large"].candidates[0].pool
     real = gateway._drain
     # As if nothing had come of it yet.
     gateway._drain = lambda *given: None  # type: ignore[method-assign, assignment]
@@ -304,17 +304,17 @@ def test_one_that_comes_back_before_its_pool_is_dropped_keeps_it(gateway: Gatewa
     emit(gateway, "large", first)
     in_force(gateway, "large", first)
     real(*gone, lambda: None)
-    assert gateway.upstreams.store.current.groups["large"].candidates[0].pool is pool
+    assert gateway.store.current.groups["large"].candidates[0].pool is pool
     assert not pool.retired
 
 
 def test_settings_reach_pools_that_exist(gateway: Gateway) -> None:
     emit(gateway, "large", endpoints(100))
     in_force(gateway, "large", endpoints(100))
-    pools = [one.pool for one in gateway.upstreams.store.current.groups["large"].candidates[:3]]
+    pools = [one.pool for one in gateway.store.current.groups["large"].candidates[:3]]
     changed = replace(LARGE, pool=replace(LARGE.pool, max_idle=3))
     gateway.reconfigure(config("v2", changed, SMALL))
-    until(lambda: gateway.upstreams.store.current.version == "v2" and not gateway._changed)
+    until(lambda: gateway.store.current.version == "v2" and not gateway._changed)
     assert [pool._settings.max_idle for pool in pools] == [3, 3, 3]
 
 

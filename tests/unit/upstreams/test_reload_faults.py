@@ -36,7 +36,7 @@ from gateway.model import (
 )
 from gateway.upstreams import store
 from gateway.upstreams.snapshot import Snapshot
-from tests.unit.test_store import until
+from tests.unit.upstreams.test_store import until
 
 ONE, TWO, THREE = (Endpoint("http", "127.0.0.1", port) for port in (1, 2, 3))
 AWAY = DiscoverySettings(consul=ConsulSettings(address="http://127.0.0.1:1"), wait=60.0)
@@ -78,7 +78,7 @@ def at_each_pause(monkeypatch: pytest.MonkeyPatch, gateway: Gateway, act: Callab
     real, number = store.breathe, [0]
 
     def breathe() -> None:
-        if gateway.upstreams.store.building:
+        if gateway.store.building:
             number[0] += 1
             act(number[0] - 1)
         real()
@@ -87,7 +87,7 @@ def at_each_pause(monkeypatch: pytest.MonkeyPatch, gateway: Gateway, act: Callab
 
 
 def in_force(gateway: Gateway, version: str) -> None:
-    until(lambda: gateway.upstreams.store.current.version == version)
+    until(lambda: gateway.store.current.version == version)
     assert gateway.config_status.version == version
 
 
@@ -112,16 +112,16 @@ def test_an_upstream_that_comes_back_while_its_last_request_ends(
     def sweep(at: int) -> None:
         if at == number:
             known.in_flight = 0
-        gateway._forget(gateway.upstreams.store.current)
+        gateway._forget(gateway.store.current)
 
     at_each_pause(monkeypatch, gateway, sweep)
     gateway.reconfigure(config("v3", static("x", ONE), static("y", TWO), *more))
     in_force(gateway, "v3")
     # What was learnt of it is still known.
     assert gateway._states["x"] is state
-    assert gateway.upstreams.store.current.groups["x"].state is state
-    assert gateway.upstreams.store.current.groups["x"].candidates[0].state is known
-    gateway._forget(gateway.upstreams.store.current)
+    assert gateway.store.current.groups["x"].state is state
+    assert gateway.store.current.groups["x"].candidates[0].state is known
+    gateway._forget(gateway.store.current)
     assert gateway._leaving == set()
     assert gateway._states.keys() == {"x", "y", "z0", "z1", "z2"}
 
@@ -130,19 +130,19 @@ def test_endpoints_of_a_snapshot_to_come_are_not_forgotten(
     start: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway = start(config("v1", static("x", ONE), static("y", TWO)))
-    at_each_pause(monkeypatch, gateway, lambda at: gateway._forget(gateway.upstreams.store.current))
+    at_each_pause(monkeypatch, gateway, lambda at: gateway._forget(gateway.store.current))
     gateway.reconfigure(config("v2", static("x", TWO, THREE), static("y", TWO)))
     in_force(gateway, "v2")
     state = gateway._states["x"]
-    assert state.members is gateway.upstreams.store.current.groups["x"].members
+    assert state.members is gateway.store.current.groups["x"].members
     assert state.members.keys() == {TWO.key, THREE.key}
-    for candidate in gateway.upstreams.store.current.groups["x"].candidates:
+    for candidate in gateway.store.current.groups["x"].candidates:
         assert candidate.state is state.find(candidate.endpoint.key)
 
 
 def refuse_z(gateway: Gateway) -> list[bool]:
     """No candidates can be made for the upstream z. The list starts with one entry and grows by one each time."""
-    join, broken = gateway.upstreams.store._join, [True]
+    join, broken = gateway.store._join, [True]
 
     def refuse(upstream: Upstream, *given: Any) -> Any:
         if upstream.name == "z":
@@ -150,7 +150,7 @@ def refuse_z(gateway: Gateway) -> list[bool]:
             raise RuntimeError("no")
         return join(upstream, *given)
 
-    gateway.upstreams.store._join = refuse
+    gateway.store._join = refuse
     return broken
 
 
@@ -164,7 +164,7 @@ def test_endpoints_of_a_snapshot_that_never_came_are_forgotten(
     assert "new" in gateway._states
     gateway.reconfigure(config("v3", static("x", ONE)))
     in_force(gateway, "v3")
-    gateway._forget(gateway.upstreams.store.current)
+    gateway._forget(gateway.store.current)
     assert set(gateway._states) == {"x"}
     assert gateway._states["x"].members.keys() == {ONE.key}
     assert gateway._states["x"].find(TWO.key) is None
@@ -191,7 +191,7 @@ OTHER = replace(
 
 
 def settings(gateway: Gateway) -> tuple[object, ...]:
-    group = gateway.upstreams.store.current.groups["x"]
+    group = gateway.store.current.groups["x"]
     state, pool = group.state, group.candidates[0].pool
     return state.gate.limit, state.breaker, state.balancer, state.upstream, pool._settings.max_idle
 
@@ -201,7 +201,7 @@ def test_what_is_in_force_keeps_its_settings_until_the_new_ones_are(
 ) -> None:
     gateway = start(config("v1", LEARNT, static("y", TWO)))
     before = settings(gateway)
-    join, broken, seen = gateway.upstreams.store._join, [True], []
+    join, broken, seen = gateway.store._join, [True], []
 
     def refuse(upstream: Upstream, *given: Any) -> Any:
         if upstream.name == "z" and broken:
@@ -209,11 +209,11 @@ def test_what_is_in_force_keeps_its_settings_until_the_new_ones_are(
             raise RuntimeError("no")
         return join(upstream, *given)
 
-    gateway.upstreams.store._join = refuse
+    gateway.store._join = refuse
     gateway.reconfigure(config("v2", OTHER, static("y", TWO), static("z", THREE)))
     until(lambda: len(seen) > 2)
     assert seen == [before] * len(seen)
-    assert gateway.upstreams.store.current.version == gateway.config_status.version == "v1"
+    assert gateway.store.current.version == gateway.config_status.version == "v1"
     assert "the configuration v2 cannot be put in force and is tried again" in gateway.config_status.error
     broken.clear()
     in_force(gateway, "v2")
@@ -260,7 +260,7 @@ def test_changes_of_a_swap_that_failed_are_not_taken_over_by_a_later_one(
 
 def test_a_newcomer_begins_slowly_as_the_coming_settings_say(start: Callable[..., Gateway]) -> None:
     gateway = start(config("v1", static("x", ONE)))
-    group = gateway.upstreams.store.current.groups["x"]
+    group = gateway.store.current.groups["x"]
     group.state.outliers.look(group.candidates, time.monotonic())
     gateway.reconfigure(config("v2", static("x", ONE, TWO, slow_start=30.0)))
     in_force(gateway, "v2")
@@ -392,7 +392,7 @@ def test_contexts_of_one_that_is_refused_go_again(start: Callable[..., Gateway])
         gateway.reconfigure(config("v2", secure("y"), secure("z", bad)))
     assert contexts(gateway) == {"x"}
     assert gateway._preparing == []
-    assert gateway.upstreams.store.coming == ()
+    assert gateway.store.coming == ()
 
 
 def test_of_reloads_at_once_the_last_wins_and_its_look_ups_run(
@@ -416,10 +416,10 @@ def test_of_reloads_at_once_the_last_wins_and_its_look_ups_run(
     ]
     gevent.joinall(reloads, raise_error=True)
     in_force(gateway, "v5")
-    (feed,) = gateway.upstreams.store._feeds.values()
+    (feed,) = gateway.store._feeds.values()
     assert feed.greenlet is not None
     assert not feed.greenlet.dead
-    assert [task.name for task in gateway.runtime.background].count("provider n") == 1
+    assert [task.name for task in gateway.background].count("provider n") == 1
 
 
 # -- registration ---------------------------------------------------------------------------
@@ -433,7 +433,7 @@ def test_the_registration_is_that_of_the_configuration_in_force(start: Callable[
     waiting = DiscoverySettings(consul=ANNOUNCED, wait=60.0)
     second = config("v2", static("x", ONE), Upstream("n", ConsulSource("nobody")), discovery=waiting)
     gateway.reconfigure(second)
-    until(lambda: gateway.upstreams.store.coming == (second,))
+    until(lambda: gateway.store.coming == (second,))
     gevent.sleep(0.01)
     # Its upstream has not answered: it is not in force, and so not announced.
     assert gateway._registration is None
@@ -469,10 +469,10 @@ def test_what_is_saved_is_one_snapshot_whole(
     saved: list[Snapshot] = []
 
     def save(at: int) -> None:
-        gateway._saving.turn(str(path), gateway.upstreams.store.current, frozenset())
+        gateway._saving.turn(str(path), gateway.store.current, frozenset())
         assert gateway._saving._saver is not None
-        assert gateway._saving._saver.saved is gateway.upstreams.store.current
-        saved.append(gateway.upstreams.store.current)
+        assert gateway._saving._saver.saved is gateway.store.current
+        saved.append(gateway.store.current)
 
     at_each_pause(monkeypatch, gateway, save)
     gateway.reconfigure(config("v2", *named[1:], discovery=discovery))

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.upstreams import saved_endpoints
 from gateway.upstreams.saved_endpoints import Saver, load
-from tests.unit.test_saved import ALL, ONE, TWO, snapshot
+from tests.unit.upstreams.test_saved_endpoints import ALL, ONE, TWO, snapshot
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from gateway.runtime.background import Background
 from gateway.testing import FakeProvider
 from gateway.upstreams import store
 from gateway.upstreams.store import Store
-from tests.unit.test_store import HASTY, PATIENT, Joined, addresses, until, version
+from tests.unit.upstreams.test_store import HASTY, PATIENT, Joined, addresses, until, version
 
 ONE = Endpoint("http", "10.0.0.1", 80)
 TWO = Endpoint("http", "10.0.0.2", 80)

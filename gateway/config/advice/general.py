@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from gateway.config import exposure, resilience, shadows, timing
+from gateway.config.advice import exposure, resilience, shadows, timing
+from gateway.config.advice.subject import Whole
 from gateway.config.rules import Breach, Breaches, Draft, endpoint_paths, match_paths
 from gateway.config.schema import Balance, Retry
+from gateway.config.schema_mistakes import Path
 from gateway.config.urls import is_address
-from gateway.config.verdict import Path
-from gateway.config.whole import Whole
 from gateway.model import Route
 
 __all__ = ["ADVICE", "Whole"]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from gateway.config.advice.subject import Whole
 from gateway.config.rules import Breach, Breaches
-from gateway.config.verdict import Path
-from gateway.config.whole import Whole
+from gateway.config.schema_mistakes import Path
 from gateway.model import Route
 
 # What load balancers and proxies before us usually wait for an answer (AWS's and nginx's default).

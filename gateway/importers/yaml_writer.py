@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.config.document import resolve
-from gateway.config.verdict import Path, section_at
+from gateway.config.schema_mistakes import Path, section_at
 from gateway.importers.draft import Draft, DraftRoute, DraftUpstream, Note
 from gateway.model import Match
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from gateway import config
 from gateway.errors import ConfigError, Mistake
-from gateway.importers import order, paths, writer
+from gateway.importers import prefixes as paths
+from gateway.importers import priorities, yaml_writer
 from gateway.importers.draft import Draft, DraftRoute, Note, Rank, Ranked
 from gateway.importers.widen import widened
 from gateway.model import Match
@@ -45,7 +46,7 @@ def finished(draft: Draft, name: str) -> str:
     _tell_apart(draft)
     _believed(draft, name)
     _tell_of_prefixes(draft)
-    draft.routes = order.by_priority(draft.routes, draft.route_names)
+    draft.routes = priorities.by_priority(draft.routes, draft.route_names)
     text = _believed(draft, name)
     if not draft.routes and not draft.upstreams:
         lost = [Mistake(note.line, 1 if note.line else 0, "", note.text) for note in dict.fromkeys(draft.notes)]
@@ -140,7 +141,7 @@ def _tell_of_prefixes(draft: Draft) -> None:
 def _believed(draft: Draft, name: str) -> str:
     """The text, once nothing is left in the draft that the check refuses."""
     for _ in range(ROUNDS):
-        text = writer.written(draft, name)
+        text = yaml_writer.written(draft, name)
         try:
             router.Router(config.loads(str(text).encode(), name, {}).routes)
         except ConfigError as error:
@@ -150,9 +151,9 @@ def _believed(draft: Draft, name: str) -> str:
     raise ConfigError.found(name, [Mistake(0, 0, "", "holds too much that is not understood")])
 
 
-def _take_out(draft: Draft, text: writer.Text, error: ConfigError) -> None:
+def _take_out(draft: Draft, text: yaml_writer.Text, error: ConfigError) -> None:
     """Remove whatever the mistakes stand in, with a note for each."""
-    gone: dict[writer.Owner, str] = {}
+    gone: dict[yaml_writer.Owner, str] = {}
     for mistake in error.mistakes:
         owner = text.owners[mistake.line - 1] if mistake.line else ()
         if not owner:
@@ -184,7 +185,7 @@ def _take_out(draft: Draft, text: writer.Text, error: ConfigError) -> None:
         _guard_lost(draft, route, one, why)
 
 
-def _thin_upstream(draft: Draft, name: str, gone: dict[writer.Owner, str]) -> None:
+def _thin_upstream(draft: Draft, name: str, gone: dict[yaml_writer.Owner, str]) -> None:
     upstream = draft.upstreams[name]
     whole = gone.get(("upstreams", name))
     endpoints = upstream.settings.get("endpoints", [])
@@ -238,10 +239,10 @@ def _guard_lost(draft: Draft, route: DraftRoute, one: Ranked, why: str) -> None:
         name = draft.route_names.free(route.name)
         draft.routes.insert(0, DraftRoute(name, route.upstream, [match], {}, [Note(route.line, told)], route.line, why))
         return
-    place = order.extent(replace(one.match, regex=None, path=None, prefix=None))
+    place = priorities.extent(replace(one.match, regex=None, path=None, prefix=None))
     for other in list(draft.routes):
         after = (its.match for its in other.matches if not one.rank or not its.rank or its.rank >= one.rank)
-        if other.closed or other.lets_pass or all(place.apart(order.extent(match)) for match in after):
+        if other.closed or other.lets_pass or all(place.apart(priorities.extent(match)) for match in after):
             continue
         beside = _close(draft, other, f"a guard before it, in line {route.line}, cannot be expressed ({why})")
         draft.routes += beside[1:]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gateway.errors import ClientError
-from gateway.importers import patterns
+from gateway.importers import regexes
 from gateway.importers.draft import DraftRoute, Names, Ranked
 from gateway.model import Match, Route
 from gateway.routing.overlap import Extent
@@ -74,7 +74,7 @@ def _placed(route: int, ranked: Ranked, key: int) -> _Placed:
 
 def _beginning(match: Match, extent: Extent) -> bytes:
     plain = extent.path or extent.prefix or b""
-    literal = b"" if match.regex is None else patterns.literal(match.regex).encode()
+    literal = b"" if match.regex is None else regexes.literal(match.regex).encode()
     return max(plain, literal, key=len)
 
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 
-from gateway.config import kinds, urls
-from gateway.config.resilience import place
+from gateway.config import scalar_types, urls
+from gateway.config.advice.resilience import place
+from gateway.config.advice.subject import Whole
+from gateway.config.advice.timing import once
 from gateway.config.rules import SHORTEST_TOKEN, Breach, Breaches, endpoint_paths
-from gateway.config.timing import once
-from gateway.config.whole import Whole
 from gateway.model import Config
 from gateway.net import ip
 
 
 def short_token(whole: Whole) -> Breaches:
     admin = whole.config.admin
-    if admin is None or admin.bind == "inline" or kinds.admin_is_local(admin.bind):
+    if admin is None or admin.bind == "inline" or scalar_types.admin_is_local(admin.bind):
         return
     if 0 < len(admin.token) < SHORTEST_TOKEN:
         message = f"is shorter than {SHORTEST_TOKEN} characters, and others reach {admin.bind}"
@@ -42,7 +42,7 @@ def is_served_beyond(config: Config, environ: Mapping[str, str]) -> bool:
     tell: the address to listen on is given by a flag, or by PORT."""
     admin = config.admin.bind if config.admin is not None and config.admin.bind != "inline" else "unix:"
     proxies = (network for network in config.server.trusted_proxies if network not in ("unix", "loopback"))
-    return bool(environ.get("PORT")) or not kinds.admin_is_local(admin) or any(map(_is_remote, proxies))
+    return bool(environ.get("PORT")) or not scalar_types.admin_is_local(admin) or any(map(_is_remote, proxies))
 
 
 def _is_remote(network: str) -> bool:

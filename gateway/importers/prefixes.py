@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.errors import ClientError
 from gateway.http import target
-from gateway.importers import patterns
+from gateway.importers import regexes
 from gateway.importers.draft import Ranked
 from gateway.model import Match
 
@@ -28,7 +28,7 @@ def settings(matches: Sequence[Match], cut: Sequence[str], added: str) -> dict[s
         return {} if not bare else _prepended(own, patterned, bare)
     if not patterned and not exact and _cuts_own({_bare(one or "/") for one in own}, [_bare(one) for one in cut]):
         return {"rewrite": {"prefix": _sent(added)}} if bare else {"strip_prefix": True}
-    choice = "|".join(patterns.path(one.rstrip("/")) for one in cut)
+    choice = "|".join(regexes.path(one.rstrip("/")) for one in cut)
     return {"rewrite": {"regex": f"(?:{choice})(.*)", "to": f"{_literal(bare)}\\1"}}
 
 
@@ -90,4 +90,4 @@ def by_bytes(matches: Sequence[Ranked]) -> list[Ranked]:
 
 def _of_bytes(prefix: str) -> str:
     """A pattern for what begins with the bytes of a prefix, and is not under it."""
-    return f"{patterns.path(prefix)}[^/].*"
+    return f"{regexes.path(prefix)}[^/].*"

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from gateway.config.advice.subject import Whole
+from gateway.config.advice.timing import branches, once, written
 from gateway.config.rules import Breaches
-from gateway.config.timing import branches, once, written
-from gateway.config.verdict import Path
-from gateway.config.whole import Whole
+from gateway.config.schema_mistakes import Path
 from gateway.model import Upstream
 
 # Where something may stand below an upstream or `defaults`: a section, or a key of it.

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from gateway.config import build, schema
+from gateway.config.advice.subject import Whole
 from gateway.config.rules import Breach, Breaches, match_paths
-from gateway.config.verdict import Path
-from gateway.config.whole import Whole
+from gateway.config.schema_mistakes import Path
 from gateway.http import target
 from gateway.model import Match, Route
 from gateway.routing.match_text import told_excluded
