@@ -11,8 +11,8 @@ from gateway.commands.explain import Explanation, explain, told
 from gateway.commands.imagined_request import Question, question
 from gateway.config.origins import Origins
 from gateway.model import Config, StaticSource, Upstream
-from tests.unit.routing_cases import TABLES, Table
 from tests.unit.routing.test_router import as_endpoint, as_route
+from tests.unit.routing_cases import TABLES, Table
 
 
 def explained(text: str, method: str, url: str, *headers: tuple[str, str], peer: str = "192.0.2.1") -> Explanation:
