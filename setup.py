@@ -48,7 +48,7 @@ setup(
         "test": TEST,
         "dev": [*TEST, "mypy>=2.4,<3", "ruff>=0.17,<0.18", "types-PyYAML>=6,<7", "py-spy>=0.4,<0.5"],
     },
-    entry_points={"console_scripts": ["gateway=gateway.cli:main"]},
+    entry_points={"console_scripts": ["gateway=gateway.commands.cli:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Environment :: Web Environment",

@@ -25,7 +25,7 @@ from bench.registry import ITEM, service_name
 from bench.watching import Lag
 from gateway.app import Gateway, create_app
 from gateway.config import loads
-from gateway.exchange import Request
+from gateway.http.messages import Request
 from gateway.model import Endpoint
 
 # Seconds between two requests to each of the two upstreams, and those that a phase goes on for after its change.

@@ -24,40 +24,45 @@ from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 from gateway import config as files
-from gateway import garbage, log_lines, readings, registration, saved, target
 from gateway.admin import Admin
-from gateway.alike import alike
-from gateway.background import Background, Task
 from gateway.balancers import Balancer, balancer
 from gateway.buffers.memory import Buffers
-from gateway.config import shared
+from gateway.checks.prober import Prober
+from gateway.config import siblings_copy
 from gateway.config.source import Where, parse
-from gateway.config.watch import ConfigStatus, Watch, off_hub
+from gateway.config.watch import ConfigStatus, Watch
 from gateway.errors import BadPath, BadRequest, GatewayError, NoRoute, NotReady, Overloaded, UnsupportedMethod
-from gateway.exchange import Request, Response
 from gateway.flask_door import FlaskDoor
-from gateway.forwarder import Forwarder
-from gateway.headers import Outbound, check_max_forwards
+from gateway.forwarding.forwarder import Forwarder
+from gateway.forwarding.hedge import race
+from gateway.forwarding.mirror import Copies
+from gateway.forwarding.route_actions import Shaper
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.overload import RETRY_AFTER, Overload
-from gateway.health.prober import Prober
-from gateway.health.state import Key, UpstreamState
-from gateway.hedge import race
-from gateway.listeners import Listeners
-from gateway.mirror import Copies
-from gateway.model import AccessLogSettings, Config, ConsulSettings, Endpoint, StaticSource, Upstream
-from gateway.retry import Budget
-from gateway.router import Router
-from gateway.shaping import Shaper
-from gateway.snapshot import Difference, Group, Snapshot, Turn
-from gateway.store import Store
-from gateway.target import AmbiguousTarget
+from gateway.health.retry_budget import Budget
+from gateway.http import target
+from gateway.http.messages import Request, Response
+from gateway.http.request_head import Outbound, check_max_forwards
+from gateway.http.target import AmbiguousTarget
+from gateway.http.trusted_proxies import Trust
+from gateway.model import AccessLogSettings, Config, ConsulSettings, Endpoint, Key, StaticSource, Upstream
+from gateway.registries import registration
+from gateway.routing import readings
+from gateway.routing.router import Router
+from gateway.runtime import garbage
+from gateway.runtime.background import Background, Task
+from gateway.runtime.hub import Slices, off_hub, parts
+from gateway.telemetry import log_lines
 from gateway.telemetry.access_log import AccessLog
 from gateway.transport import Transport, probe
 from gateway.transport.pool import EndpointPool
 from gateway.transport.transport import ContextKey, Contexts, pool_key
-from gateway.trust import Trust
-from gateway.turns import Slices, parts
+from gateway.upstreams import saved_endpoints
+from gateway.upstreams.alike import alike
+from gateway.upstreams.own_addresses import Listeners
+from gateway.upstreams.snapshot import Difference, Group, Snapshot, Turn
+from gateway.upstreams.state import UpstreamState
+from gateway.upstreams.store import Store
 
 log = logging.getLogger("gateway")
 
@@ -125,9 +130,9 @@ class Gateway(FlaskDoor):
         # Configurations are taken one after the other: the last call wins, however long each takes.
         self._reloading = BoundedSemaphore(1)
         self._configured = Event()
-        self._saving = saved.Saving(off_hub)
+        self._saving = saved_endpoints.Saving(off_hub)
         # For siblings that start later; it need not survive the machine.
-        self._sharing = saved.Saving(off_hub, durable=False)
+        self._sharing = saved_endpoints.Saving(off_hub, durable=False)
         # Listed in /-/status.
         self.background = Background()
         self._announcer = registration.Announcer(self._registration_for, self.background)
@@ -196,14 +201,14 @@ class Gateway(FlaskDoor):
         with garbage.spared():
             for path in (self._shared_endpoints, config.discovery.snapshot if restart else None):
                 wanted = {name: config.upstreams[name] for name in names if name not in found}
-                if path is not None and any(map(saved.source_of, wanted.values())):
-                    found |= saved.load(path, wanted, config.discovery.deny, Slices())
+                if path is not None and any(map(saved_endpoints.source_of, wanted.values())):
+                    found |= saved_endpoints.load(path, wanted, config.discovery.deny, Slices())
             garbage.settle(sum(map(len, found.values())))
         return found
 
     @property
     def _shared_endpoints(self) -> str | None:
-        return None if self.run_directory is None else os.path.join(self.run_directory, shared.ENDPOINTS)
+        return None if self.run_directory is None else os.path.join(self.run_directory, siblings_copy.ENDPOINTS)
 
     def _save(self) -> None:
         while True:

@@ -3,7 +3,7 @@
 Rule: an error knows its own answer. `status` and `reason` are what the client, the
 header `Gateway-Error`, the log and the metric see; `cause` is for the log alone, with
 addresses, phases, durations and errno, and never leaves the gateway. One place turns an
-error into an answer (`gateway.problem`), so raising is all that other code does.
+error into an answer (`gateway.http.problem`), so raising is all that other code does.
 
 `blames` is what passive health asks: what the gateway refused itself, what a client did
 and a reused connection that was closed meanwhile say nothing about an endpoint.

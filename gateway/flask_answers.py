@@ -11,10 +11,10 @@ import flask
 from werkzeug.exceptions import ClientDisconnected, HTTPException, default_exceptions
 from werkzeug.wsgi import ClosingIterator
 
-from gateway import wsgi
 from gateway.errors import ClientClosed, GatewayError
-from gateway.exchange import Request, Response
-from gateway.kept_body import BodyFailed
+from gateway.http.messages import Request, Response
+from gateway.server import wsgi_environ
+from gateway.server.kept_body import BodyFailed
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -39,14 +39,14 @@ class Forwarded(flask.Response):
     default_mimetype = None
     def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
         answer = self.response
-        if isinstance(answer, wsgi.WsgiAnswer) and answer.response.tunnel is not None:
+        if isinstance(answer, wsgi_environ.WsgiAnswer) and answer.response.tunnel is not None:
             return ClosingIterator(answer, self.close)
         iterable = super().get_app_iter(environ)
         # A body that passes through is handed out bare there, so that nobody would call `call_on_close`'s functions.
         return ClosingIterator(iterable, self.close) if iterable is answer else iterable
 
 
-def forwarded(answer: wsgi.WsgiAnswer) -> Forwarded:
+def forwarded(answer: wsgi_environ.WsgiAnswer) -> Forwarded:
     """An answer of the gateway as Flask's hooks see it, its body still to come."""
     response = answer.response
     made = Forwarded(answer, *_head(response), direct_passthrough=True)
@@ -61,7 +61,7 @@ def _head(response: Response) -> tuple[str, list[tuple[str, str]]]:
     def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         seen.append((status, headers))
 
-    wsgi.start(response, start)
+    wsgi_environ.start(response, start)
     return seen[0]
 
 
@@ -83,7 +83,7 @@ def page(app: flask.Flask, error: GatewayError, request: Request, made: Response
     asked = http_error(error, made)
     asked.__cause__ = error
     try:
-        environ = wsgi.environ(request)
+        environ = wsgi_environ.environ(request)
         with app.request_context(environ):
             given = app.handle_http_exception(asked)
             if given is asked:

@@ -20,13 +20,15 @@ from flask import Flask, signals
 from werkzeug.exceptions import BadHost, HTTPException
 from werkzeug.routing import RequestRedirect
 
-from gateway import flask_answers, problem, target, wsgi
+from gateway import flask_answers
 from gateway.buffers.memory import Buffers
 from gateway.errors import BadRequest, ClientClosed, GatewayError, InternalError
-from gateway.exchange import Request, Response
 from gateway.flask_answers import Disconnected
-from gateway.instrumented import Replaced, replaced
-from gateway.kept_body import BodyFailed, KeptBody
+from gateway.http import problem, target
+from gateway.http.messages import Request, Response
+from gateway.server import wsgi_environ
+from gateway.server.instrumented import Replaced, replaced
+from gateway.server.kept_body import BodyFailed, KeptBody
 from gateway.telemetry.active_span import propagate
 
 if TYPE_CHECKING:
@@ -170,9 +172,9 @@ class FlaskDoor(Flask):
         """The door for other WSGI servers, and for Flask's own views and hooks."""
         if self.admin is not None and self.admin.came_in(environ):
             return self._by_admin(self.admin, environ, start_response)
-        exchange = environ.setdefault("gateway.exchange", wsgi.Exchange())
+        exchange = environ.setdefault("gateway.exchange", wsgi_environ.Exchange())
         try:
-            request = wsgi.request(environ, time.monotonic(), self.server.limits.body)
+            request = wsgi_environ.request(environ, time.monotonic(), self.server.limits.body)
         except GatewayError as error:
             return self._refuse(error, environ, start_response)
         environ["gateway.request"] = request
@@ -206,11 +208,11 @@ class FlaskDoor(Flask):
     def _by_admin(self, admin: Admin, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """A request on the admin listener of a server that has no door for it."""
         try:
-            response = admin.handle(wsgi.request(environ, time.monotonic(), self.server.limits.body))
+            response = admin.handle(wsgi_environ.request(environ, time.monotonic(), self.server.limits.body))
         except GatewayError as error:
             response = problem.answer(error, None)
-        wsgi.start(response, start_response)
-        return wsgi.WsgiAnswer(response, lambda sent, error: None, wsgi.Exchange())
+        wsgi_environ.start(response, start_response)
+        return wsgi_environ.WsgiAnswer(response, lambda sent, error: None, wsgi_environ.Exchange())
 
     def _admitted(self, request: Request) -> Response | None:
         """What our own worker has checked and other servers have not."""
@@ -223,14 +225,14 @@ class FlaskDoor(Flask):
         return None
 
     def _write(
-        self, request: Request, response: Response, start_response: StartResponse, exchange: wsgi.Exchange
+        self, request: Request, response: Response, start_response: StartResponse, exchange: wsgi_environ.Exchange
     ) -> Iterable[bytes]:
         def finish(sent: int, error: GatewayError | None) -> None:
             exchange.finished = True
             self.finish(request, response, sent, error)
 
-        wsgi.start(response, start_response)
-        exchange.answer = wsgi.WsgiAnswer(response, finish, exchange, self.buffers)
+        wsgi_environ.start(response, start_response)
+        exchange.answer = wsgi_environ.WsgiAnswer(response, finish, exchange, self.buffers)
         return exchange.answer
 
     def _refuse(
@@ -251,7 +253,7 @@ class FlaskDoor(Flask):
     # -- through Flask -------------------------------------------------------------------
 
     def _by_flask(
-        self, request: Request, environ: WSGIEnvironment, start_response: StartResponse, exchange: wsgi.Exchange
+        self, request: Request, environ: WSGIEnvironment, start_response: StartResponse, exchange: wsgi_environ.Exchange
     ) -> Iterable[bytes]:
         """What Flask makes of a request: the answer of a view or a hook, or our own (`dispatch_request`)."""
         seen = Response(0, b"", [])
@@ -263,7 +265,7 @@ class FlaskDoor(Flask):
         if not request.request_id:
             self.identify(request)
         try:
-            counted = wsgi.Counted(super().wsgi_app(environ, start), exchange)
+            counted = wsgi_environ.Counted(super().wsgi_app(environ, start), exchange)
         except BaseException:
             _release(request, exchange)
             raise
@@ -298,15 +300,15 @@ class FlaskDoor(Flask):
                 asked.environ["gateway.reason"] = error.reason
                 raise flask_answers.http_error(error, made) from error
             answer = made
-        exchange: wsgi.Exchange = asked.environ["gateway.exchange"]
+        exchange: wsgi_environ.Exchange = asked.environ["gateway.exchange"]
         # `_by_flask` writes the log line, whatever becomes of this answer.
-        exchange.answer = wsgi.WsgiAnswer(answer, lambda sent, error: None, exchange, self.buffers)
+        exchange.answer = wsgi_environ.WsgiAnswer(answer, lambda sent, error: None, exchange, self.buffers)
         return flask_answers.forwarded(exchange.answer)
 
     def _forwarded(self, request: Request, asked: flask.Request) -> Response:
         """The answer to a request that no view has. Raises GatewayError."""
         if asked.environ["wsgi.input"] is not asked.environ.get("gateway.input", asked.environ["wsgi.input"]):
-            wsgi.take_input(request, asked.environ, self.server.limits.body)
+            wsgi_environ.take_input(request, asked.environ, self.server.limits.body)
         if self._views and isinstance(asked.routing_exception, BadHost):
             raise BadRequest(f"{request.host[:80]!r} is no host")
         missing = self._missing(request)
@@ -342,7 +344,7 @@ class FlaskDoor(Flask):
         return given
 
 
-def _release(request: Request, exchange: wsgi.Exchange) -> None:
+def _release(request: Request, exchange: wsgi_environ.Exchange) -> None:
     """Give back what an exchange through Flask still holds."""
     try:
         if exchange.answer is not None:

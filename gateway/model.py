@@ -172,6 +172,10 @@ class TlsSettings:
     key: str | None = None
 
 
+# Scheme, host, port and base path: with the upstream's name, what is known of an endpoint is stored under it.
+Key = tuple[str, str, int, bytes]
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """One address that serves an upstream.
@@ -192,8 +196,7 @@ class Endpoint:
     server_name: str | None = None
 
     @cached_property
-    def key(self) -> tuple[str, str, int, bytes]:
-        """What is learnt about an endpoint hangs on this (and the upstream's name)."""
+    def key(self) -> Key:
         return (self.scheme, self.host, self.port, self.base_path)
 
     @cached_property

@@ -26,7 +26,7 @@ from enum import Enum
 from http.client import responses as phrases
 from typing import TYPE_CHECKING, Any, Self
 
-from gateway.stream import deaf
+from gateway.net.stream import deaf
 
 if TYPE_CHECKING:
     from gateway.model import Endpoint

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import gevent
 from gevent import Greenlet, monkey
 
-from gateway.exchange import PIECE, BufferedBody, Headers, Request, RequestBody, Response
-from gateway.headers import Head
+from gateway.http.messages import BufferedBody, Headers, Request, RequestBody, Response
+from gateway.http.request_head import Head
 from gateway.model import AnswerLimits, Endpoint, PoolSettings, StaticSource, Timeouts, TlsSettings, Upstream
+from gateway.net.read_size import PIECE
 from gateway.transport import EndpointPool, Transport
 
 # Nothing here waits so long unless a test is about to fail.

@@ -31,8 +31,8 @@ from typing import Any
 from gateway import errors
 from gateway.app import Gateway
 from gateway.errors import BadResponse, GatewayError
-from gateway.exchange import Request, Response
-from gateway.headers import Head
+from gateway.http.messages import Request, Response
+from gateway.http.request_head import Head
 from gateway.model import (
     AccessLogSettings,
     AnswerLimits,

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gateway import config, importers
-from gateway import target as targets
+from gateway.commands.wording import told_end
 from gateway.errors import ClientError
-from gateway.exchange import Headers
+from gateway.http import target as targets
+from gateway.http.messages import Headers
 from gateway.model import Config, ConsulSource, Endpoint, Route, StaticSource
-from gateway.router import Router
-from gateway.wording import told_end
+from gateway.routing.router import Router
 
 
 class Went(NamedTuple):

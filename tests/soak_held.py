@@ -18,9 +18,9 @@ from gevent import Greenlet
 from gateway.app import Gateway, create_app
 from gateway.health.candidate import EndpointState
 from gateway.health.gate import Gate
-from gateway.health.state import UpstreamState
 from gateway.server.connection import Connection
 from gateway.transport.pool import EndpointPool
+from gateway.upstreams.state import UpstreamState
 
 
 def app() -> Gateway:

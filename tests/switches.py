@@ -30,10 +30,10 @@ from gevent import socket as gsocket
 from gateway import config as files
 from gateway.app import Gateway
 from gateway.errors import ClientClosed, Draining, GatewayError
-from gateway.exchange import Request, Response
+from gateway.http.messages import Request, Response
+from gateway.net.stream import wrap
 from gateway.server.connection import Connection, Place, Shared
 from gateway.server.parser import HeadParser
-from gateway.stream import wrap
 from gateway.testing import FakeUpstream, Malformed, RawClient, RawResponse, Truncated, answer
 from gateway.transport.pool import EndpointPool
 from tests import long

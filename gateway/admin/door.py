@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gevent
 from gevent.lock import BoundedSemaphore
@@ -27,18 +27,17 @@ from gevent.threadpool import ThreadPool
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from gateway import garbage, problem, target
 from gateway.admin import effective, status
 from gateway.admin.gauges import Scrape
+from gateway.admin.observed import Observed
 from gateway.admin.peers import Part, Peers
 from gateway.errors import GatewayError, MethodNotAllowed, Misdirected, NoRoute, Unauthorized
-from gateway.exchange import Header, Request, Response
+from gateway.http import problem, target
+from gateway.http.messages import Header, Request, Response
 from gateway.model import AdminSettings, Config
+from gateway.runtime import garbage
+from gateway.runtime.hub import Slices, beside, parts
 from gateway.telemetry.metrics import Metrics
-from gateway.turns import Slices, beside, parts
-
-if TYPE_CHECKING:
-    from gateway.app import Gateway
 
 log = logging.getLogger("gateway.admin")
 
@@ -62,7 +61,7 @@ class Admin:
     `inline` for the data listeners. `metrics` takes the access log's records."""
 
     def __init__(
-        self, gateway: Gateway, settings: AdminSettings, sleep: Callable[[float], object] = gevent.sleep
+        self, gateway: Observed, settings: AdminSettings, sleep: Callable[[float], object] = gevent.sleep
     ) -> None:
         self._gateway = gateway
         self._sleep = sleep

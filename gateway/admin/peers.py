@@ -21,8 +21,8 @@ import gevent
 from gevent import socket as gsocket
 from gevent.pool import Pool
 
-from gateway.background import Background, Task
-from gateway.turns import Slices
+from gateway.runtime.background import Background, Task
+from gateway.runtime.hub import Slices
 
 log = logging.getLogger("gateway.admin")
 

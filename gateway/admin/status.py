@@ -12,17 +12,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from gateway.background import Task
-from gateway.health.state import UpstreamState
+from gateway.admin.observed import Observed
 from gateway.model import ConsulSource, DnsSrvSource, EtcdSource, Source, StaticSource
-from gateway.snapshot import Group, Turn
-from gateway.tunnel import Pump
-from gateway.turns import in_order, parts
-
-if TYPE_CHECKING:
-    from gateway.app import Gateway
+from gateway.net.tunnel import Pump
+from gateway.runtime.background import Task
+from gateway.runtime.hub import in_order, parts
+from gateway.upstreams.snapshot import Group, Turn
+from gateway.upstreams.state import UpstreamState
 
 Part = dict[str, Any]
 
@@ -41,7 +39,7 @@ class Hosting(Protocol):
 
 
 def of_worker(
-    gateway: Gateway, slot: int | str, hosting: Hosting | None, started: float, wrong_tokens: int = 0
+    gateway: Observed, slot: int | str, hosting: Hosting | None, started: float, wrong_tokens: int = 0
 ) -> Part:
     """One worker, in short. `started`: of the monotonic clock; `wrong_tokens`: on its admin listener."""
     status = gateway.config_status
@@ -93,7 +91,7 @@ def _task(task: Task) -> Part:
     }
 
 
-def of_upstreams(gateway: Gateway, turn: Turn = lambda: None) -> Iterator[Part]:
+def of_upstreams(gateway: Observed, turn: Turn = lambda: None) -> Iterator[Part]:
     """The upstreams of one worker, one after the other. Where there are many endpoints, the further parts of an
     upstream hold endpoints alone."""
     now = time.monotonic()

@@ -10,8 +10,8 @@ from gateway.balancers.hash import Hash
 from gateway.balancers.least_requests import LeastRequests
 from gateway.balancers.round_robin import RoundRobin
 from gateway.balancers.sticky import SchemeOf, Sticky, shared_key, spoken
-from gateway.exchange import Request
 from gateway.health.candidate import Candidate
+from gateway.http.messages import Request
 from gateway.model import Balance, Upstream
 
 

@@ -25,8 +25,8 @@ from math import exp
 from time import monotonic
 
 from gateway.balancers.weights import Weights
-from gateway.exchange import Request, Response
 from gateway.health.candidate import Candidate, EndpointState
+from gateway.http.messages import Request, Response
 
 # Seconds in which all but 1 / e of what was learnt is forgotten.
 _DECAY = 10.0

@@ -23,11 +23,10 @@ from math import ceil, log
 from gateway.balancers.keys import key
 from gateway.balancers.round_robin import RoundRobin
 from gateway.balancers.weights import Weights
-from gateway.exchange import Request
 from gateway.health.candidate import Candidate
-from gateway.health.state import Key
-from gateway.model import Balance
-from gateway.turns import parts
+from gateway.http.messages import Request
+from gateway.model import Balance, Key
+from gateway.runtime.hub import parts
 
 # The largest prime that Python keeps in one digit. Of two numbers below it that are hashes the
 # product modulo it is as good as a hash of both, and costs a tenth of one.

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.exchange import Request
-from gateway.target import decoded, parse
+from gateway.http.messages import Request
+from gateway.http.target import decoded, parse
 
 Key = Callable[[Request], bytes]
 

@@ -18,8 +18,8 @@ from math import inf
 
 from gateway.balancers.round_robin import RoundRobin
 from gateway.balancers.weights import Weights
-from gateway.exchange import Request
 from gateway.health.candidate import Candidate
+from gateway.http.messages import Request
 
 # Among so many all are looked at.
 _FEW = 8

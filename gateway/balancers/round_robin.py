@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from gateway.balancers.weights import Weights
-from gateway.exchange import Request
 from gateway.health.candidate import Candidate
+from gateway.http.messages import Request
 
 # Among so many, weights are kept to exactly.
 FEW = 1000

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from gateway.balancers.keys import cookie
 from gateway.balancers.round_robin import RoundRobin
-from gateway.exchange import Request, Response
 from gateway.health.candidate import Candidate
-from gateway.health.state import Key
-from gateway.turns import parts
+from gateway.http.messages import Request, Response
+from gateway.model import Key
+from gateway.runtime.hub import parts
 
 # Where the master of some workers leaves a secret for them, in hex.
 SHARED_KEY = "GATEWAY_STICKY_KEY"

@@ -18,7 +18,7 @@ from math import inf
 from time import monotonic
 
 from gateway.health.candidate import Candidate
-from gateway.turns import parts
+from gateway.runtime.hub import parts
 
 _TICK = 0.1
 # Of very many the shares grow in fewer and larger steps: seconds for each candidate.

@@ -18,9 +18,10 @@ from gevent.event import Event
 from gateway.buffers.memory import Buffers
 from gateway.buffers.spool import SpoolError, SpoolFile, spooled
 from gateway.errors import GatewayError, UpstreamTruncated
-from gateway.exchange import PIECE, ResponseBody
+from gateway.http.messages import ResponseBody
 from gateway.model import Buffering
-from gateway.stream import Carrier
+from gateway.net.read_size import PIECE
+from gateway.net.stream import Carrier
 
 # Who was waited for so many seconds in one answer is slow.
 SLOW = 0.1

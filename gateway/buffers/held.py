@@ -17,8 +17,9 @@ from gevent import Timeout
 from gateway.buffers.memory import Buffers
 from gateway.buffers.spool import SpoolError, SpoolFile, spooled
 from gateway.errors import DeadlineExceeded
-from gateway.exchange import PIECE, Request, RequestBody, Response
+from gateway.http.messages import Request, RequestBody, Response
 from gateway.model import Buffering
+from gateway.net.read_size import PIECE
 
 
 class Held:

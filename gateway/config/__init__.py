@@ -16,7 +16,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gateway.config import advice, build, document, environment, joined, rules, source, verdict
+from gateway.config import build, document, environment, file_and_key, rules, schema_mistakes, source
+from gateway.config.advice import general
 from gateway.config.document import Leaf, Node
 from gateway.config.origins import Origins
 from gateway.config.scalars import Replacer
@@ -71,9 +72,9 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Co
         _good[where.named] = config = assemble(where, text, None, environ)
         return config
     # Not at the top: a client of registries is for those who have one.
-    from gateway.config import registry
+    from gateway.config import remote_key
 
-    return assemble(where, text, registry.read(where, local(where, text, environ).discovery), environ)
+    return assemble(where, text, remote_key.read(where, local(where, text, environ).discovery), environ)
 
 
 def assemble(
@@ -86,27 +87,27 @@ def assemble(
     if held is None or where.key is None:
         return loads(text or b"", where.named, environ)
     # Not at the top: a client of registries is for those who have one.
-    from gateway.config import registry
+    from gateway.config import remote_key
 
     # Its own mistakes first: the other document is judged together with it.
-    is_here = registry.is_here(where.key, local(where, text, environ).discovery)
+    is_here = remote_key.is_here(where.key, local(where, text, environ).discovery)
     key, file = str(where.key), where.file or where.named
     theirs = _mapping(held, key)
     ours = _mapping(text or _NOTHING, file)
     replacer = Replacer(environ)
-    foreign = joined.foreign(theirs)
+    foreign = file_and_key.foreign(theirs)
     # Where a reference stands is said already; what becomes of it does not matter.
     data = {**replacer.data(ours), **Replacer({}).data(theirs)}
     broken = {(mistake.line, mistake.col) for mistake in foreign}
     over, _ = environment.overrides(environ)
-    draft, found = _checked(joined.union(ours, theirs), data, over)
+    draft, found = _checked(file_and_key.union(ours, theirs), data, over)
     try:
-        mistakes = [*foreign, *verdict.without_followers(found, broken)]
+        mistakes = [*foreign, *schema_mistakes.without_followers(found, broken)]
         if mistakes or draft is None:
-            raise joined.told(mistakes, file, key)
+            raise file_and_key.told(mistakes, file, key)
         version = version_of(text, held)
         whole = _made(draft, over, environ, version, where.named)
-        return _warned(replace(whole, is_remote=not is_here), lambda warning: joined.where(warning, file, key))
+        return _warned(replace(whole, is_remote=not is_here), lambda warning: file_and_key.where(warning, file, key))
     finally:
         _free(draft, ours, theirs, data)
 
@@ -122,7 +123,7 @@ def local(where: source.Where, text: bytes | None, environ: Mapping[str, str] = 
     assert where.key is not None, "without a key all of it is local"
     file = where.file or where.named
     if text is not None:
-        misplaced = joined.local_only(_mapping(text, file), str(where.key))
+        misplaced = file_and_key.local_only(_mapping(text, file), str(where.key))
         if misplaced:
             raise ConfigError.found(file, misplaced)
     return replace(loads(_NOTHING if text is None else text, file, environ), version="", path=where.named)
@@ -152,9 +153,9 @@ def origins(config: Config) -> Origins:
     try:
         if where.key is None:
             return Origins.of(source.read(config.path), config.path)
-        from gateway.config import registry
+        from gateway.config import remote_key
 
-        return Origins.of(registry.read(where, config.discovery), str(where.key))
+        return Origins.of(remote_key.read(where, config.discovery), str(where.key))
     except ConfigError:
         return Origins()
 
@@ -170,7 +171,7 @@ def loads(text: bytes, name: str, environ: Mapping[str, str] = os.environ) -> Co
     broken = {(mistake.line, mistake.col) for mistake in replacer.mistakes}
     draft, found = _checked(root, data, over)
     try:
-        mistakes += [*replacer.mistakes, *wrong, *verdict.without_followers(found, broken)]
+        mistakes += [*replacer.mistakes, *wrong, *schema_mistakes.without_followers(found, broken)]
         if mistakes or draft is None:
             raise ConfigError.found(name, mistakes)
         version = version_of(text, None)
@@ -191,17 +192,17 @@ def _free(draft: rules.Draft | None, *trees: object) -> None:
 
 def _made(
     draft: rules.Draft, over: environment.Overrides, environ: Mapping[str, str], version: str, path: str
-) -> advice.Whole:
+) -> general.Whole:
     """A document without mistakes, and the model of it."""
     config = build.config(
         draft.document, over, version=version, path=path, line=lambda index: draft.line(("routes", index))
     )
-    return advice.Whole(draft, config, environ)
+    return general.Whole(draft, config, environ)
 
 
-def _warned(whole: advice.Whole, told: Callable[[Mistake], str]) -> Config:
+def _warned(whole: general.Whole, told: Callable[[Mistake], str]) -> Config:
     """The model with its warnings."""
-    warnings = _told(whole.draft.root, (breach for advise in advice.ADVICE for breach in advise(whole)))
+    warnings = _told(whole.draft.root, (breach for advise in general.ADVICE for breach in advise(whole)))
     ordered = sorted(warnings, key=lambda mistake: (mistake.line, mistake.col))
     return replace(whole.config, warnings=tuple(map(told, ordered)))
 
@@ -211,12 +212,12 @@ def _checked(root: Node, data: Any, over: environment.Overrides) -> tuple[rules.
     out, so that the rules can still be asked about the others."""
     if not isinstance(data, dict):
         return None, [_no_mapping(root)]
-    parts: set[verdict.Path] = set()
+    parts: set[schema_mistakes.Path] = set()
     found: list[Mistake] = []
     try:
         believed = Document.model_validate(data)
     except ValidationError as error:
-        for path, mistake in verdict.of_schema(error, root):
+        for path, mistake in schema_mistakes.of_schema(error, root):
             found.append(mistake)
             parts.add(path[:2] if path[0] in ("upstreams", "routes") else path[:1])
         believed = Document.model_validate(_without(data, parts))
@@ -234,7 +235,7 @@ def _checked(root: Node, data: Any, over: environment.Overrides) -> tuple[rules.
     return draft, found
 
 
-def _without(data: dict[str, Any], parts: set[verdict.Path]) -> dict[str, Any]:
+def _without(data: dict[str, Any], parts: set[schema_mistakes.Path]) -> dict[str, Any]:
     """The document without some of its sections, upstreams and routes."""
     kept = {key: value for key, value in data.items() if (key,) not in parts} | {"version": 1}
     if isinstance(kept.get("upstreams"), dict):
@@ -245,4 +246,4 @@ def _without(data: dict[str, Any], parts: set[verdict.Path]) -> dict[str, Any]:
 
 
 def _told(root: Node, breaches: Iterable[rules.Breach]) -> list[Mistake]:
-    return [verdict.mistake_at(root, breach.path, breach.message, key=breach.key) for breach in breaches]
+    return [schema_mistakes.mistake_at(root, breach.path, breach.message, key=breach.key) for breach in breaches]

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from gateway.config import kinds
+from gateway.config import scalar_types
 from gateway.errors import Mistake
 from gateway.model import ConsulTls
 
@@ -61,7 +61,7 @@ def overrides(environ: Mapping[str, str]) -> tuple[Overrides, list[Mistake]]:
             verify=read("CONSUL_HTTP_SSL_VERIFY", _flag) is not False,
         ),
         admin=read("GATEWAY_ADMIN", admin),
-        admin_token=read("GATEWAY_ADMIN_TOKEN", kinds.bearer_token),
+        admin_token=read("GATEWAY_ADMIN_TOKEN", scalar_types.bearer_token),
     )
     names = ("CONSUL_CLIENT_CERT", "CONSUL_CLIENT_KEY")
     for name, other in (names, names[::-1]):
@@ -71,12 +71,12 @@ def overrides(environ: Mapping[str, str]) -> tuple[Overrides, list[Mistake]]:
 
 
 def _trusted(value: str) -> tuple[str, ...]:
-    return tuple(kinds.trusted(word) for word in re.split(r"[\s,]+", value.strip()))
+    return tuple(scalar_types.trusted(word) for word in re.split(r"[\s,]+", value.strip()))
 
 
 def admin(value: str) -> str:
     """What GATEWAY_ADMIN and `gateway run --admin` take."""
-    return value if value == "off" else kinds.admin_bind(value)
+    return value if value == "off" else scalar_types.admin_bind(value)
 
 
 def _flag(value: str) -> bool:
@@ -85,7 +85,7 @@ def _flag(value: str) -> bool:
         return True
     if value in ("0", "f", "F", "FALSE", "false", "False"):
         return False
-    raise kinds.wrong("is neither true nor false")
+    raise scalar_types.wrong("is neither true nor false")
 
 
 def _readable(path: str) -> str:
@@ -97,7 +97,7 @@ def _readable(path: str) -> str:
 def _token_in(path: str) -> str:
     token = _content(path).strip()
     if not token.isprintable():
-        raise kinds.wrong(f"{path} holds no token")
+        raise scalar_types.wrong(f"{path} holds no token")
     return token
 
 
@@ -106,9 +106,9 @@ def _content(path: str) -> str:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read(MOST_CONTENT)
     except OSError as error:
-        raise kinds.wrong(f"{path} cannot be read: {error.strerror or error}") from error
+        raise scalar_types.wrong(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _address(value: str) -> str:
     """Consul's own tools take `host:port` for `http://host:port`."""
-    return kinds.registry(value if "://" in value else f"http://{value}")
+    return scalar_types.registry(value if "://" in value else f"http://{value}")

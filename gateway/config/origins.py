@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gateway.config.document import Node, locate, parse
-from gateway.config.verdict import Path, mistake_at
+from gateway.config.schema_mistakes import Path, mistake_at
 
 
 class Origins:

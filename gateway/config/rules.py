@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gateway import ip, model, patterns, target
-from gateway.config import build, kinds
+from gateway import model, patterns
+from gateway.config import build, scalar_types
 from gateway.config.document import Node, locate
 from gateway.config.environment import Overrides
 from gateway.config.schema import Balance, Defaults, Document, Match, Rewrite, Route, StaticEndpoint, Upstream
-from gateway.config.verdict import Path
+from gateway.config.schema_mistakes import Path
+from gateway.http import target
+from gateway.net import ip
 
 
 @dataclass(frozen=True, slots=True)
@@ -551,7 +553,7 @@ def guarded_admin(draft: Draft) -> Breaches:
             yield Breach(("admin", "bind"), f"{where} needs a token of {SHORTEST_TOKEN} characters or more")
         if "server" in draft.whole and draft.document.server.own_prefix is None:
             yield Breach(("admin", "bind"), f"{where} needs server.own_prefix, under which it would be")
-    elif not token and not kinds.admin_is_local(bind):
+    elif not token and not scalar_types.admin_is_local(bind):
         yield Breach(("admin", "bind"), f"{where} can be reached by others and needs a token (127.0.0.1:9901)")
 
 

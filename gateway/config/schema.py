@@ -21,8 +21,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from gateway.config import kinds
-from gateway.config.kinds import (
+from gateway.config import scalar_types
+from gateway.config.scalar_types import (
     AdminBind,
     AnswerHeader,
     AnswerStatus,
@@ -154,15 +154,18 @@ def _with_parts(value: object) -> object:
 
 def _no_filters(value: object) -> list[str]:
     if not isinstance(value, list):
-        raise kinds.refused("a list", value)
+        raise scalar_types.refused("a list", value)
     if value:
-        raise kinds.wrong("filters are not in this version ([])")
+        raise scalar_types.wrong("filters are not in this version ([])")
     return []
 
 
 AmbiguousPaths = Annotated[
-    str, PlainValidator(kinds.choice("refuse", "forward")), WithJsonSchema(kinds.words("refuse", "forward"))
+    str,
+    PlainValidator(scalar_types.choice("refuse", "forward")),
+    WithJsonSchema(scalar_types.words("refuse", "forward")),
 ]
+LogFormat = Annotated[str, PlainValidator(scalar_types.choice("json")), WithJsonSchema(scalar_types.words("json"))]
 Upgrade = list[UpgradeToken]
 NoFilters = Annotated[list[str], PlainValidator(_no_filters), WithJsonSchema({"type": "array", "maxItems": 0})]
 
@@ -204,8 +207,8 @@ class Server(Section):
     own_prefix: OwnPrefix = key("/-/", "the gateway's own paths")
     via: Annotated[
         str,
-        PlainValidator(kinds.choice("both", "request", "response", "off")),
-        WithJsonSchema(kinds.words("both", "request", "response", "off")),
+        PlainValidator(scalar_types.choice("both", "request", "response", "off")),
+        WithJsonSchema(scalar_types.words("both", "request", "response", "off")),
     ] = key("both", "where Via is written")
     forwarded: Flag = key(False, "write RFC 7239 Forwarded also when the request had none")
     ambiguous_paths: AmbiguousPaths = key("refuse", "paths that servers may read as those of another route")
@@ -221,9 +224,7 @@ class Admin(Section):
 
 class AccessLog(Section):
     path: OptionalText = key("-", "a file; - is standard output, null no log")
-    format: Annotated[str, PlainValidator(kinds.choice("json")), WithJsonSchema(kinds.words("json"))] = key(
-        "json", "one JSON object a line"
-    )
+    format: LogFormat = key("json", "one JSON object a line")
     redact: list[Filled] = key(list(REDACT), "query parameters whose values are masked")
 
 
@@ -233,7 +234,7 @@ class Registration(Section):
     port: OptionalPort = key(None, "null: where it listens")
     tags: list[Filled] = key([], "tags of this instance")
     check: Annotated[
-        str, PlainValidator(kinds.choice("ttl", "http")), WithJsonSchema(kinds.words("ttl", "http"))
+        str, PlainValidator(scalar_types.choice("ttl", "http")), WithJsonSchema(scalar_types.words("ttl", "http"))
     ] = key("ttl", "ttl: the gateway reports how it is; http: Consul asks its readyz")
     interval: ReportInterval = key("10s", "how often that happens")
     deregister_after: DeregisterAfter = key("1m", "how long one that does not pass stays listed; null: for ever")
@@ -298,8 +299,8 @@ class Retry(Section):
     when: list[
         Annotated[
             str,
-            PlainValidator(kinds.choice("connect", "stale", "reset", "timeout")),
-            WithJsonSchema(kinds.words("connect", "stale", "reset", "timeout")),
+            PlainValidator(scalar_types.choice("connect", "stale", "reset", "timeout")),
+            WithJsonSchema(scalar_types.words("connect", "stale", "reset", "timeout")),
         ]
     ] = key(["connect", "stale", "reset"], "what is tried again")
     statuses: list[ErrorStatus] = key([], "statuses that are tried again")
@@ -333,7 +334,7 @@ class Balance(Section):
 
 def _balance(value: object, _: object) -> str | Balance:
     # Which of both was meant is told by its form: a mistake inside is told as one of that.
-    return Balance.model_validate(value) if isinstance(value, dict) else kinds.balancer(value)
+    return Balance.model_validate(value) if isinstance(value, dict) else scalar_types.balancer(value)
 
 
 Balancing = Annotated[Balancer | Balance, WrapValidator(_balance)]
@@ -418,8 +419,8 @@ class Upstream(Section):
     ] = None
     scheme: Annotated[
         str | None,
-        PlainValidator(kinds.optional(kinds.choice("http", "https"))),
-        WithJsonSchema(kinds.words("http", "https")),
+        PlainValidator(scalar_types.optional(scalar_types.choice("http", "https"))),
+        WithJsonSchema(scalar_types.words("http", "https")),
     ] = key(None, "how discovered endpoints are spoken to; https if tls is given")
     tls: Tls | None = key(None, "how https endpoints are verified")
     timeouts: Timeouts = inherited(Timeouts)
@@ -491,8 +492,8 @@ class Redirect(Section):
     prefix: SentPrefix | None = key(None, "in place of the prefix that matched")
     scheme: Annotated[
         str | None,
-        PlainValidator(kinds.optional(kinds.choice("http", "https"))),
-        WithJsonSchema(kinds.words("http", "https")),
+        PlainValidator(scalar_types.optional(scalar_types.choice("http", "https"))),
+        WithJsonSchema(scalar_types.words("http", "https")),
     ] = key(None, "http or https; null: as it was asked for")
     host: OneHost = key(None, "null: as it was asked for")
     port: OptionalPort = key(None, "null: as it was asked for; with scheme or host, that scheme's own")
@@ -531,7 +532,7 @@ class Route(Section):
 class Document(Section):
     """A configuration of the gateway."""
 
-    version: Annotated[Literal[1], PlainValidator(kinds.version), WithJsonSchema({"const": 1})] = Field(
+    version: Annotated[Literal[1], PlainValidator(scalar_types.version), WithJsonSchema({"const": 1})] = Field(
         description="of this format"
     )
     server: Server = key({}, "the client's side")

@@ -18,19 +18,18 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import gevent
 from gevent.event import Event
 
-from gateway import garbage
-from gateway.background import Background, Task
-from gateway.config import assemble, local, shared, source, version_of
+from gateway.config import assemble, local, siblings_copy, source, version_of
 from gateway.config.source import Where
 from gateway.errors import ConfigError
 from gateway.model import Config, DiscoverySettings
 from gateway.registries import one_line
-from gateway.turns import beside
+from gateway.runtime import garbage
+from gateway.runtime.background import Background, Task
+from gateway.runtime.hub import off_hub
 
 log = logging.getLogger("gateway.config")
 
@@ -49,27 +48,8 @@ MOST_LOGGED = 100
 MOST_WARNINGS = 100
 MOST_MISTAKES = 100
 
-Result = TypeVar("Result")
 # device, inode, size, times of change; or why there is none.
 Look = tuple[int, ...] | str
-
-
-def off_hub(call: Callable[[], Result]) -> Result:
-    """What a call returns or raises; it is made on a thread, so that requests go on."""
-
-    def guarded() -> tuple[Result | None, Exception | None]:
-        # gevent prints a traceback for whatever a thread raises.
-        try:
-            return call(), None
-        except Exception as error:
-            return None, error
-
-    result: Result
-    with beside():
-        result, error = gevent.get_hub().threadpool.apply(guarded)
-    if error is not None:
-        raise error
-    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +68,7 @@ class ConfigStatus:
 class Text:
     """What one source holds, as far as that is known; `error`: why not now. `part.at`: when it was read last."""
 
-    part: shared.Part = shared.NONE
+    part: siblings_copy.Part = siblings_copy.NONE
     error: str = ""
 
 
@@ -133,7 +113,7 @@ class FileText:
                 return
             if look(self._path) != now:
                 return
-            self.text = Text(shared.Part(data, began))
+            self.text = Text(siblings_copy.Part(data, began))
         self._settled = now
 
     def _trouble(self, error: str) -> None:
@@ -177,8 +157,8 @@ class Watch:
         self._ask_at = -math.inf
         # The version that `use` accepted last, its documents, and those that were left for siblings.
         self._version = config.version
-        self._parts = shared.NOTHING
-        self._left = shared.NOTHING
+        self._parts = siblings_copy.NOTHING
+        self._left = siblings_copy.NOTHING
         self._leave_at = -math.inf
         self._in_force = in_force or (lambda: self._version)
         self._background = background or Background()
@@ -189,7 +169,7 @@ class Watch:
         self._news = Event()
         self._follower: Task | None = None
         # The documents that were judged last, when, and what was wrong with them.
-        self._judged: shared.Parts | None = None
+        self._judged: siblings_copy.Parts | None = None
         self._judged_at = 0.0
         self._verdict = ""
         # The internal error that kept the file from being checked.
@@ -284,11 +264,11 @@ class Watch:
 
     def _judge(self) -> str:
         """Load what the sources hold, unless that was done; what is wrong with it."""
-        file = self._file.text.part if self._file is not None else shared.NONE
+        file = self._file.text.part if self._file is not None else siblings_copy.NONE
         if self._file is not None and file.data is None:
             return ""
         # What came from siblings meanwhile may be newer than what was read here.
-        parts = shared.newest((file, self._key.part), self._parts)
+        parts = siblings_copy.newest((file, self._key.part), self._parts)
         now = self._clock()
         if parts == self._judged and not (self._verdict and now - self._judged_at >= AGAIN):
             return self._verdict
@@ -306,7 +286,7 @@ class Watch:
 
     def _may_leave(self) -> bool:
         """Whether the documents in force still have to be left for siblings."""
-        known = self._run_directory is not None and self._parts != shared.NOTHING
+        known = self._run_directory is not None and self._parts != siblings_copy.NOTHING
         return known and self._left != self._parts and self._version == self._in_force()
 
     def _leave(self) -> None:
@@ -315,7 +295,7 @@ class Watch:
         assert folder is not None
         self._leave_at = self._clock() + AGAIN
         try:
-            written = off_hub(lambda: shared.write(folder, parts))
+            written = off_hub(lambda: siblings_copy.write(folder, parts))
         except Exception as error:
             text = f"workers that start later may miss the configuration {version}: {error}"
             if text not in self._logged:
@@ -329,12 +309,12 @@ class Watch:
     def _ask_siblings(self, folder: str) -> None:
         """Take over documents of siblings that are newer than those in force."""
         self._ask_at = self._clock() + ASK
-        now = look(os.path.join(folder, shared.NAME))
+        now = look(os.path.join(folder, siblings_copy.NAME))
         if now == self._shared:
             return
         try:
             # It may be that no thread is to be had.
-            taken = self._take(off_hub(lambda: shared.read(folder)) or shared.NOTHING)
+            taken = self._take(off_hub(lambda: siblings_copy.read(folder)) or siblings_copy.NOTHING)
         except Exception as error:
             self._ask_at = self._clock() + AGAIN
             text = f"what the other workers have in force cannot be used: {error}"
@@ -348,15 +328,15 @@ class Watch:
             self._told = ""
         self._shared = now
 
-    def _take(self, theirs: shared.Parts) -> bool:
+    def _take(self, theirs: siblings_copy.Parts) -> bool:
         """Use what of `theirs` is newer; whether that is another configuration. Raises what `_use_parts` raises."""
-        parts = shared.newest(self._parts, theirs)
+        parts = siblings_copy.newest(self._parts, theirs)
         if parts == self._parts or version_of(*_data(parts)) == self._version:
             return False
         self._use_parts(parts)
         return True
 
-    def _load(self, parts: shared.Parts) -> None:
+    def _load(self, parts: siblings_copy.Parts) -> None:
         where, environ = self._where, self._environ
         file, key = _data(parts)
         if where.key is not None:
@@ -368,7 +348,7 @@ class Watch:
         else:
             self._parts = parts
 
-    def _use_parts(self, parts: shared.Parts) -> None:
+    def _use_parts(self, parts: siblings_copy.Parts) -> None:
         file, key = _data(parts)
         # It may have tens of thousands of endpoints.
         with garbage.spared():
@@ -389,12 +369,12 @@ class Watch:
         if self._follower is not None and settings == self._settings:
             return
         # Not at the top: a client of registries is for those who have one.
-        from gateway.config import registry
+        from gateway.config import remote_key
 
         assert self._where.key is not None
         self.stop()
         self._settings = settings
-        follow = partial(registry.follow, self._where.key, settings, self._heard)
+        follow = partial(remote_key.follow, self._where.key, settings, self._heard)
         self._follower = self._background.start("configuration key", follow)
 
     def _heard(self, value: bytes | None, error: str) -> None:
@@ -404,12 +384,12 @@ class Watch:
         elif value == before.part.data and not before.error:
             heard = before
         else:
-            heard = Text(shared.Part(value, self._clock()))
+            heard = Text(siblings_copy.Part(value, self._clock()))
         if heard != before:
             self._key = heard
             self._news.set()
 
 
-def _data(parts: shared.Parts) -> tuple[bytes | None, bytes | None]:
+def _data(parts: siblings_copy.Parts) -> tuple[bytes | None, bytes | None]:
     file, key = parts
     return file.data, key.data

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from math import inf, sqrt
 
-from gateway.exchange import Request, Response
 from gateway.health.candidate import Candidate
 from gateway.health.gate import Gate
+from gateway.http.messages import Request, Response
 
 # Where it begins; what is always allowed; what is allowed while the idle latency is measured.
 _FIRST, _LEAST, _FEW = 20.0, 4.0, 5.0

@@ -14,7 +14,7 @@ from time import monotonic
 from gevent.event import AsyncResult
 
 from gateway.errors import DeadlineExceeded, Overloaded
-from gateway.exchange import Request
+from gateway.http.messages import Request
 from gateway.model import Concurrency
 
 

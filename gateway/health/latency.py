@@ -5,8 +5,8 @@ Rule: a sample costs a store in a ring; the quantile is worked out anew once in 
 
 from __future__ import annotations
 
-from gateway.exchange import Request, Response
 from gateway.health.candidate import Candidate
+from gateway.http.messages import Request, Response
 
 _KEPT = 512
 # So many are needed before anything is said, and the quantile is worked out every so often.

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from gateway.health.window import Window
 from gateway.model import Eject, Upstream
-from gateway.turns import parts
+from gateway.runtime.hub import parts
 
 if TYPE_CHECKING:
     from gateway.health.candidate import Candidate, EndpointState

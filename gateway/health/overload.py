@@ -13,7 +13,7 @@ import time
 
 import gevent
 
-from gateway.background import Background, Task
+from gateway.runtime.background import Background, Task
 
 log = logging.getLogger("gateway.health")
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from gateway.config.document import LIMIT
 from gateway.errors import ConfigError, Mistake
 from gateway.importers import fabio, kong, nginx, traefik
+from gateway.importers.accepted import finished
 from gateway.importers.draft import Draft
-from gateway.importers.finish import finished
 
 # Name -> from the bytes of a document and its name to a draft; ConfigError when it is none.
 SOURCES: dict[str, Callable[[bytes, str], Draft]] = {

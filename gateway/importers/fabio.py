@@ -19,9 +19,9 @@ from typing import Any
 
 from gateway.config.document import Leaf, Mapping, Node, Sequence, parse
 from gateway.errors import ConfigError, Mistake
-from gateway.importers import paths, patterns
+from gateway.importers import prefixes, regexes
 from gateway.importers.draft import HTTPS_IS_KNOWN, Draft, DraftRoute, DraftUpstream, Note, Ranked
-from gateway.importers.fields import decoded
+from gateway.importers.source_fields import decoded
 from gateway.model import Match
 
 TAG = "urlprefix-"
@@ -205,7 +205,7 @@ def _route(made: Draft, group: list[_Target], alike: dict[str, DraftUpstream], h
     host, _, path = first.source.partition("/")
     match = Match(host=host.lower() or None, prefix=f"/{path}")
     opts = dict(first.opts)
-    settings = paths.settings([match], [opts["strip"]] if opts.get("strip") else [], opts.get("prepend", ""))
+    settings = prefixes.settings([match], [opts["strip"]] if opts.get("strip") else [], opts.get("prepend", ""))
     policy = opts.get("host", "")
     if policy:
         settings["host"] = "upstream" if policy == "dst" else policy
@@ -253,7 +253,7 @@ def _wider(target: _Target) -> Match:
     host = "" if _MAGIC.search(target.host) else target.host
     path = f"/{target.source.partition('/')[2]}"
     if _MAGIC.search(path):
-        return Match(host=host or None, regex=f"{patterns.path(_MAGIC.sub('', path))}.*")
+        return Match(host=host or None, regex=f"{regexes.path(_MAGIC.sub('', path))}.*")
     return Match(host=host or None, prefix=path)
 
 

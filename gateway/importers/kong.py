@@ -13,9 +13,9 @@ from typing import Any
 
 from gateway.config.document import Mapping, Sequence
 from gateway.errors import ConfigError, Mistake
-from gateway.importers import paths, patterns
+from gateway.importers import prefixes, regexes
 from gateway.importers.draft import HTTPS_IS_KNOWN, Draft, DraftRoute, DraftUpstream, Note, Rank, Ranked, duration
-from gateway.importers.fields import Fields, read
+from gateway.importers.source_fields import Fields, read
 from gateway.model import Match
 
 # Plugins that refuse requests on purpose; their comment says so.
@@ -334,9 +334,9 @@ class _Import:
 
     def _path(self, path: str) -> tuple[str, str]:
         if path.startswith("~"):
-            return "regex", patterns.whole(path[1:], anchored=True)
+            return "regex", regexes.whole(path[1:], anchored=True)
         if self._old and not _PLAIN_PATH.match(path):
-            return "regex", patterns.whole(path, anchored=True)
+            return "regex", regexes.whole(path, anchored=True)
         return "prefix", path
 
 
@@ -351,9 +351,9 @@ def _rewriting(matches: list[Match], given: list[str], stripped: bool, base: str
     """The keys of a route for what Kong makes of a path; `given`: the paths that it names."""
     before = base if base.rstrip("/") else ""
     if not stripped or not given:
-        return paths.settings(matches, (), before)
+        return prefixes.settings(matches, (), before)
     if all(match.regex is None for match in matches):
-        return paths.settings(matches, sorted(set(given), key=len, reverse=True), before)
+        return prefixes.settings(matches, sorted(set(given), key=len, reverse=True), before)
     # A pattern is cut off as far as it goes, a prefix as it stands.
     choice = "|".join(_cut(path) for path in given)
     template = before.rstrip("/").replace("\\", "\\\\")
@@ -362,8 +362,8 @@ def _rewriting(matches: list[Match], given: list[str], stripped: bool, base: str
 
 def _cut(path: str) -> str:
     if not path.startswith("~") and _PLAIN_PATH.match(path):
-        return patterns.path(path.rstrip("/"))
-    return patterns.spelled(path.removeprefix("~")).removeprefix("^").removesuffix("$")
+        return regexes.path(path.rstrip("/"))
+    return regexes.spelled(path.removeprefix("~")).removeprefix("^").removesuffix("$")
 
 
 def _host(fields: Fields, host: str) -> str | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gateway.importers import nginx_answers, nginx_groups, nginx_guards, nginx_includes, nginx_ports, patterns
+from gateway.importers import nginx_answers, nginx_groups, nginx_guards, nginx_includes, nginx_ports, regexes
 from gateway.importers.draft import HTTPS_IS_KNOWN, Draft, DraftRoute, DraftUpstream, Note, Ranked
 from gateway.importers.nginx_guards import ANSWERS, Level
 from gateway.importers.nginx_ports import Served
@@ -234,7 +234,7 @@ class _Import:
     def _rewritten_first(self, rewrites: list[Directive], hosts: list[str | None], number: int) -> None:
         """Shut the paths that a server rewrites before it looks for a location: that may be a guarded one."""
         for one in rewrites:
-            pattern = patterns.whole(one.words[0] if one.words else "")
+            pattern = regexes.whole(one.words[0] if one.words else "")
             matches = [Ranked(Match(host=host, regex=pattern), (*nginx_ports.by_host(host), -1)) for host in hosts]
             why = "rewrite changes these paths before a location is looked for"
             if matches:
@@ -467,7 +467,7 @@ def _matches(location: _Location, host: str | None, others: list[_Location]) -> 
     if location.kind == "=":
         return [Ranked(Match(host=host, path=_raw(location.path)), (*by_host, 0, 0))]
     if location.kind in ("~", "~*"):
-        found = patterns.whole(location.path, insensitive=location.kind == "~*")
+        found = regexes.whole(location.path, insensitive=location.kind == "~*")
         inside = _raw(location.around) if location.around else None
         rank = (*by_host, 2, *location.order)
         match = Match(host=host, prefix=inside, regex=found)
@@ -505,7 +505,7 @@ def _without(match: Match, beginnings: list[str]) -> Match:
     """A match that leaves out paths with certain beginnings."""
     if not beginnings:
         return match
-    return replace(match, excluded=Match(regex=patterns.either([patterns.beginning(one) for one in beginnings])))
+    return replace(match, excluded=Match(regex=regexes.either([regexes.beginning(one) for one in beginnings])))
 
 
 def _both(one: str | None, other: str) -> str | None:
@@ -525,7 +525,7 @@ def _rewritten(rewrites: list[Directive]) -> dict[str, Any] | None:
         return None
     if re.search(r"\$[a-z_{]", words[1]) or not words[1].startswith(("/", "$")):
         return None
-    return {"rewrite": {"regex": patterns.whole(words[0]), "to": patterns.groups(words[1])}}
+    return {"rewrite": {"regex": regexes.whole(words[0]), "to": regexes.groups(words[1])}}
 
 
 def _replaced(location: _Location, uri: str | None) -> dict[str, Any] | None:
@@ -541,7 +541,7 @@ def _replaced(location: _Location, uri: str | None) -> dict[str, Any] | None:
         return {"rewrite": {"path": uri}}
     if path.endswith("/") == uri.endswith("/"):
         return {"rewrite": {"prefix": uri}}
-    return {"rewrite": {"regex": f"{patterns.path(path)}(.*)", "to": uri.replace("\\", "\\\\") + "\\1"}}
+    return {"rewrite": {"regex": f"{regexes.path(path)}(.*)", "to": uri.replace("\\", "\\\\") + "\\1"}}
 
 
 # -- options ----------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from gateway.config.document import LIMIT
 from gateway.errors import ConfigError, Mistake
-from gateway.importers.fields import decoded
 from gateway.importers.nginx_syntax import Directive, parse
+from gateway.importers.source_fields import decoded
 
 # Files within files, and files in all.
 DEPTH = 16

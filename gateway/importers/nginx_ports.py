@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from gateway.importers import paths
+from gateway.importers import prefixes
 from gateway.importers.draft import DraftRoute, Note, Rank, Ranked
 from gateway.importers.nginx_syntax import Directive
-from gateway.importers.order import may_meet
+from gateway.importers.priorities import may_meet
 
 # Position in a rank, after the host's two numbers, that puts redirects to https first.
 TURN = 2
@@ -114,7 +114,7 @@ def placed(servers: list[Served]) -> list[DraftRoute]:
             if strangers:
                 _take_along(route, strangers)
             if strangers or twins:
-                route.matches += paths.by_bytes(route.matches)
+                route.matches += prefixes.by_bytes(route.matches)
     return [route for server in servers for route in server.routes]
 
 
@@ -144,8 +144,8 @@ def _first(one: Ranked) -> Ranked:
 
 def _take_along(route: DraftRoute, strangers: list[str | None]) -> None:
     """Redirect hosts of other servers, too, for which nginx takes this one by its port."""
-    paths = {(one.match.path, one.match.prefix, one.match.regex): one for one in route.matches}
-    for one in paths.values():
+    redirects = {(one.match.path, one.match.prefix, one.match.regex): one for one in route.matches}
+    for one in redirects.values():
         route.matches += [
             _first(Ranked(replace(one.match, host=host), (*by_host(host), *one.rank[TURN + 1 :]))) for host in strangers
         ]

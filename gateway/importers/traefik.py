@@ -14,9 +14,9 @@ from typing import Any
 
 from gateway.config import document, units
 from gateway.config.document import Mapping, Node, Sequence
-from gateway.importers import paths, patterns, toml, traefik_ports, traefik_rule
+from gateway.importers import prefixes, regexes, toml_lines, traefik_ports, traefik_rule
 from gateway.importers.draft import HTTPS_IS_KNOWN, Draft, DraftRoute, DraftUpstream, Note, Ranked, duration
-from gateway.importers.fields import Fields, decoded, read
+from gateway.importers.source_fields import Fields, decoded, read
 from gateway.importers.traefik_ports import Router
 from gateway.importers.traefik_rule import InexpressibleError, Leaf, RuleError
 from gateway.model import Match
@@ -74,7 +74,7 @@ class _Way:
 
 def convert(data: bytes, name: str) -> Draft:
     text = decoded(data, name)
-    root = toml.parse(text, name) if _TOML_START.match(text) else read(data, name)
+    root = toml_lines.parse(text, name) if _TOML_START.match(text) else read(data, name)
     return _Import(root).draft
 
 
@@ -198,7 +198,7 @@ class _Import:
         elif way.rewrite is not None:
             settings["rewrite"] = way.rewrite
         else:
-            settings |= paths.settings([one.match for one in ranked], way.cut, way.added)
+            settings |= prefixes.settings([one.match for one in ranked], way.cut, way.added)
         return settings
 
     # -- middlewares ---------------------------------------------------------------------
@@ -580,14 +580,14 @@ def _replace(inner: Fields, way: _Way) -> bool:
 
 
 def _replace_pattern(inner: Fields, way: _Way) -> bool:
-    found = patterns.replacing(inner.text("regex") or "", inner.text("replacement") or "")
+    found = regexes.replacing(inner.text("regex") or "", inner.text("replacement") or "")
     way.rewrite = {} if found is None else {"regex": found[0], "to": found[1]}
     return found is not None
 
 
 def _strip_pattern(inner: Fields, way: _Way) -> bool:
     given = inner.texts("regex")
-    cut = "|".join(patterns.spelled(one).removeprefix("^") for one in given)
+    cut = "|".join(regexes.spelled(one).removeprefix("^") for one in given)
     way.rewrite = {"regex": f"(?:{cut})(?P<beyond>.*)", "to": "\\g<beyond>"}
     return bool(given)
 

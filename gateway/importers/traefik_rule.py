@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from gateway import target
 from gateway.errors import ClientError
-from gateway.importers import patterns
+from gateway.http import target
+from gateway.importers import regexes as patterns
 from gateway.model import Match
 from gateway.patterns import PatternError
 from gateway.patterns import compile as compile_pattern

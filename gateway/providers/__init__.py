@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from gateway.model import ConsulSource, DiscoverySettings, DnsSrvSource, EtcdSource, StaticSource, Upstream
 from gateway.providers import consul, dns_srv, etcd, static
-from gateway.providers.base import Clock, Emit, Provider, Random, Remembering, Status, Stop, Update, one_line
+from gateway.providers.base import Emit, Provider, Remembering, Status, Stop, Update, one_line
+from gateway.registries.pacing import Clock, Random
 
 __all__ = ["Emit", "Provider", "Remembering", "Status", "Stop", "Update", "depends_on", "make", "one_line"]
 

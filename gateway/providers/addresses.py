@@ -10,8 +10,8 @@ import functools
 import re
 from collections.abc import Iterable
 
-from gateway.ip import Address, Network, address, denied, forms, never
 from gateway.model import Endpoint
+from gateway.net.ip import Address, Network, address, denied, forms, never
 
 # RFC 1123 §2.1 with the underscore that service names in the wild have; a trailing dot is
 # the root (RFC 1034 §3.1).

@@ -18,27 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
 
-from gateway import garbage, turns
-from gateway.ip import networks
-from gateway.machine import has_all
 from gateway.model import ConsulSource, DiscoverySettings, Endpoint, Upstream
+from gateway.net.ip import networks
+from gateway.net.machine import has_all
 from gateway.providers.addresses import allowed, host
-from gateway.providers.base import (
-    JITTER,
-    QUESTIONS_A_SECOND,
-    Backoff,
-    Clock,
-    Emit,
-    Journal,
-    Random,
-    Status,
-    Stop,
-    TokenBucket,
-    Update,
-    one_line,
-    spread,
-    until_set,
-)
+from gateway.providers.base import Emit, Journal, Status, Stop, Update, one_line, until_set
 from gateway.providers.locality import foreign_loopback
 from gateway.providers.names import Names, expand, is_name
 from gateway.providers.names import make as make_names
@@ -46,7 +30,9 @@ from gateway.registries import RefusedError, RegistryError
 from gateway.registries.consul import Answer, ConsulApi
 from gateway.registries.dns import LEAST_TTL
 from gateway.registries.json_pieces import Body, parts
-from gateway.turns import Slices
+from gateway.registries.pacing import JITTER, QUESTIONS_A_SECOND, Backoff, Clock, Random, TokenBucket, spread
+from gateway.runtime import garbage, hub
+from gateway.runtime.hub import Slices
 
 # An empty answer after a failure is doubted for so many polls, and so many seconds at least: checks need their first
 # interval (10 s are usual) before anything passes, however short `poll` is.
@@ -95,7 +81,7 @@ def decode(
         if other is None or other.weight < endpoint.weight:
             same = known.get(place)
             found[place] = same if same is not None and same == endpoint else endpoint
-    return tuple(found[place] for place in turns.in_order(found, turn)), tuple(reasons)
+    return tuple(found[place] for place in hub.in_order(found, turn)), tuple(reasons)
 
 
 def _endpoint(entry: object, upstream: Upstream) -> Endpoint:
@@ -335,24 +321,24 @@ class ConsulProvider:
         return doubt
 
     def _decode(self, answer: Answer, turn: Slices) -> None:
-        before = {(one.host, one.port): one for one in turns.parts(self._told, turn)}
+        before = {(one.host, one.port): one for one in hub.parts(self._told, turn)}
         self._told, self._bad = decode(answer.payload(turn), self._of, turn, before)
-        fresh = [one for one in turns.parts(self._told, turn) if before.get((one.host, one.port)) is not one]
+        fresh = [one for one in hub.parts(self._told, turn) if before.get((one.host, one.port)) is not one]
         garbage.settle(len(fresh))
-        self._named = any(map(is_name, turns.parts(self._told, turn)))
+        self._named = any(map(is_name, hub.parts(self._told, turn)))
 
     def _judge(self, turn: Slices) -> None:
         """From what the registry said to what may be dialled."""
         # An agent may be told a name in the place of an address.
         told = self._told if self._named else ()
-        errors = self._names.refresh(e.host for e in turns.parts(told, turn) if is_name(e))
+        errors = self._names.refresh(e.host for e in hub.parts(told, turn) if is_name(e))
         found = expand(self._told, self._names.addresses) if self._named else self._told
         if errors and not found:
             raise RegistryError("; ".join(errors))
-        self._endpoints, refused = allowed(turns.parts(found, turn), self._deny)
+        self._endpoints, refused = allowed(hub.parts(found, turn), self._deny)
         self._refused = () if self._endpoints else refused
         self._journal.refused((*self._bad, *errors, *refused))
-        self._journal.doubtful(foreign_loopback(turns.parts(self._endpoints, turn), lambda: has_all([self._address])))
+        self._journal.doubtful(foreign_loopback(hub.parts(self._endpoints, turn), lambda: has_all([self._address])))
 
 
 def _fingerprint(body: Body, turn: Slices) -> bytes:

@@ -16,28 +16,16 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Protocol
 
-from gateway.ip import Network, networks
 from gateway.model import DiscoverySettings, DnsSrvSource, Endpoint, Upstream
+from gateway.net.ip import Network, networks
 from gateway.providers.addresses import allowed, host
-from gateway.providers.base import (
-    JITTER,
-    Backoff,
-    Clock,
-    Emit,
-    Journal,
-    Random,
-    Status,
-    Stop,
-    Update,
-    one_line,
-    spread,
-    until_set,
-)
+from gateway.providers.base import Emit, Journal, Status, Stop, Update, one_line, until_set
 from gateway.providers.locality import dns_is_here, foreign_loopback
 from gateway.providers.names import Names, expand, is_name
 from gateway.registries import RegistryError
 from gateway.registries.dns import LEAST_TTL, Addresses, Service, Srv, shared
-from gateway.turns import breathe
+from gateway.registries.pacing import JITTER, Backoff, Clock, Random, spread
+from gateway.runtime.hub import breathe
 
 # -- records --------------------------------------------------------------------------
 

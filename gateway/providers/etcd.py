@@ -15,33 +15,20 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from gateway import garbage
 from gateway.config import urls
-from gateway.ip import networks
-from gateway.machine import has_all
 from gateway.model import DiscoverySettings, Endpoint, EtcdSource, Upstream
+from gateway.net.ip import networks
+from gateway.net.machine import has_all
 from gateway.providers.addresses import allowed, host
-from gateway.providers.base import (
-    Backoff,
-    Clock,
-    Emit,
-    Journal,
-    Random,
-    Status,
-    Stop,
-    TokenBucket,
-    Update,
-    log,
-    one_line,
-    spread,
-    until_set,
-)
+from gateway.providers.base import Emit, Journal, Status, Stop, Update, log, one_line, until_set
 from gateway.providers.locality import foreign_loopback
 from gateway.providers.names import Names, expand, is_name
 from gateway.providers.names import make as make_names
 from gateway.registries import RegistryError, etcd
 from gateway.registries.dns import LEAST_TTL
-from gateway.turns import Slices, breathe, in_order, parts
+from gateway.registries.pacing import Backoff, Clock, Random, TokenBucket, spread
+from gateway.runtime import garbage
+from gateway.runtime.hub import Slices, breathe, in_order, parts
 
 # An endpoint takes no more than this to write down.
 MOST_VALUE = 4096

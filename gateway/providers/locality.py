@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from gateway import machine
-from gateway.ip import address, forms
 from gateway.model import DnsSettings, Endpoint
+from gateway.net import machine
+from gateway.net.ip import address, forms
 from gateway.registries import dns_servers
 
 

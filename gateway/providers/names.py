@@ -20,11 +20,11 @@ from gevent import monkey
 from gevent.event import AsyncResult
 from gevent.threadpool import ThreadPool
 
-from gateway.ip import address
 from gateway.model import DnsSettings, Endpoint
-from gateway.providers.base import JITTER, Backoff, Clock, Random, spread
+from gateway.net.ip import address
 from gateway.registries import RegistryError
 from gateway.registries.dns import LEAST_TTL, Addresses, shared
+from gateway.registries.pacing import JITTER, Backoff, Clock, Random, spread
 
 # An answer is kept for 30 s at most (what interface.md promises): it is asked again in the
 # first round after this, and rounds are never more than 10 s apart.

@@ -11,24 +11,14 @@ import random
 import time
 from dataclasses import replace
 
-from gateway.ip import networks
 from gateway.model import DiscoverySettings, Endpoint, StaticSource, Upstream
+from gateway.net.ip import networks
 from gateway.providers.addresses import allowed, host
-from gateway.providers.base import (
-    Backoff,
-    Clock,
-    Emit,
-    Journal,
-    Random,
-    Status,
-    Stop,
-    Update,
-    spread,
-    until_set,
-)
+from gateway.providers.base import Emit, Journal, Status, Stop, Update, until_set
 from gateway.providers.names import Names, expand, is_name
 from gateway.providers.names import make as make_names
 from gateway.registries.dns import LEAST_TTL
+from gateway.registries.pacing import Backoff, Clock, Random, spread
 
 # With its jitter under the 30 s that an answer may be kept.
 INTERVAL = 27.0

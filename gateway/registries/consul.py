@@ -32,7 +32,7 @@ from urllib3.exceptions import HTTPError, InsecureRequestWarning
 from gateway.model import ConsulSettings, ConsulSource, ConsulTls
 from gateway.registries import RefusedError, RegistryError, one_line
 from gateway.registries.json_pieces import SMALL, Body, Pieces, parts
-from gateway.turns import Slices
+from gateway.runtime.hub import Slices
 
 log = logging.getLogger("gateway.registries")
 

@@ -27,7 +27,7 @@ from gateway.model import EtcdSettings
 from gateway.registries import RegistryError, one_line
 from gateway.registries.etcd_watch import Watch, opened
 from gateway.registries.etcd_wire import Compacted, Event, Page, Refusal, encode, page, range_end, refused, token
-from gateway.turns import Slices
+from gateway.runtime.hub import Slices
 
 __all__ = ["Compacted", "EtcdApi", "Event", "KeyValue", "Range", "Watch", "shared"]
 

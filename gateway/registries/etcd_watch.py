@@ -18,7 +18,7 @@ import httptools
 
 from gateway.registries import RegistryError, one_line
 from gateway.registries.etcd_wire import Event, Lines, Notice, notice, refused
-from gateway.turns import Slices
+from gateway.runtime.hub import Slices
 
 # A connection whose other end has vanished without a word (no process, no route) is found dead
 # by the kernel after this many seconds of silence, and as many more of asking three times.

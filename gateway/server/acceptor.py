@@ -17,7 +17,7 @@ from typing import Any
 from gevent import get_hub
 from gevent import socket as gsocket
 
-from gateway.stream import AHEAD
+from gateway.net.stream import AHEAD
 
 log = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from time import monotonic
 from typing import Protocol
 
 from gateway.errors import ClientClosed, ClientError, GatewayError, RequestTimeout
-from gateway.exchange import PIECE, BufferedBody, Request, RequestBody
+from gateway.http.messages import BufferedBody, Request, RequestBody
 from gateway.model import ServerSettings
-from gateway.portions import BYTES_A_TURN
+from gateway.net.read_size import BYTES_A_TURN, PIECE
+from gateway.net.stream import Stream
 from gateway.server.chunked import ChunkedDecoder
 from gateway.server.pace import Pace
-from gateway.stream import Stream
 
 # The least that is read at once: what follows a body is kept for the next request.
 _SMALL_READ = 16 * 1024

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 from gateway.errors import BadRequest, BodyTooLarge, HeaderTooLarge
-from gateway.exchange import Headers
+from gateway.http.messages import Headers
 from gateway.model import ServerLimits
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"

@@ -38,17 +38,17 @@ from gateway.errors import (
     UriTooLong,
     WriteTimeout,
 )
-from gateway.exchange import PIECE, Headers, Request, Response, ResponseBody, Tunnel
+from gateway.http.messages import Headers, Request, Response, ResponseBody, Tunnel
 from gateway.model import ServerSettings
-from gateway.portions import TOLD_PIECE, Portions
+from gateway.net.read_size import PIECE, TOLD_PIECE, Portions
+from gateway.net.stream import Stream
+from gateway.runtime.hub import breathe
 from gateway.server import proxy_protocol as preamble
 from gateway.server import writer
 from gateway.server.body import ArrivingBody, of_chunks, of_length
 from gateway.server.intake import Closable, Places
 from gateway.server.pace import Pace
 from gateway.server.parser import Before, HeadParser
-from gateway.stream import Stream
-from gateway.turns import breathe
 
 log = logging.getLogger(__name__)
 

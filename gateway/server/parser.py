@@ -29,11 +29,11 @@ from gateway.errors import (
     UnsupportedVersion,
     UriTooLong,
 )
-from gateway.exchange import Header, Headers
-from gateway.headers import FieldLines, tokens
+from gateway.http.messages import Header, Headers
+from gateway.http.request_head import FieldLines, tokens
+from gateway.http.target import host
+from gateway.http.target import parse as parse_target
 from gateway.model import ServerLimits
-from gateway.target import host
-from gateway.target import parse as parse_target
 
 # Fed to llhttp as they are. It knows a list of methods only; any other token is fed as
 # POST, which means nothing special to it, and keeps its own name (RFC 9110 §9.1).

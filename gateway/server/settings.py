@@ -2,14 +2,14 @@
 
 Rule: gevent patches before anything else is imported, or urllib3 would keep an ssl module
 that blocks the whole worker (with `--preload`, and whenever gunicorn imports first). The
-names below are gunicorn's; `gateway.server.hosting` says where their values come from.
+names below are gunicorn's; `gateway.hosting.gunicorn_settings` says where their values come from.
 """
 
 from gevent import monkey
 
 monkey.patch_all()
 
-from gateway.server import import_locks as _import_locks
+from gateway.hosting import import_locks as _import_locks
 
 _import_locks.restore()
 
@@ -22,17 +22,17 @@ import sys
 from typing import Any
 
 from gateway import config as _config
-from gateway.config import shared as _shared
+from gateway.config import siblings_copy as _shared
 from gateway.errors import ConfigError
+from gateway.hosting import admin_listener as _admin_listener
+from gateway.hosting import gunicorn_settings as _hosting
+from gateway.hosting import log_configuration as _logs
+from gateway.hosting import output as _output
+from gateway.hosting import persistence as _persistence
+from gateway.hosting.run_directory import RunDirectory as _RunDirectory
+from gateway.hosting.siblings import Siblings as _Siblings
+from gateway.hosting.siblings import reloaded as _reloaded
 from gateway.model import Config
-from gateway.server import admin_listener as _admin_listener
-from gateway.server import hosting as _hosting
-from gateway.server import logs as _logs
-from gateway.server import output as _output
-from gateway.server import persistence as _persistence
-from gateway.server.run_directory import RunDirectory as _RunDirectory
-from gateway.server.siblings import Siblings as _Siblings
-from gateway.server.siblings import reloaded as _reloaded
 
 worker_class = "gateway.server.worker.GatewayWorker"
 
@@ -89,7 +89,7 @@ def when_ready(server: Any) -> None:
     """The master, with its sockets open and no worker yet."""
     # Once here and not in each worker: they start sooner and share its memory. And all that they may import later:
     # when the package is upgraded on the disk, a worker must not mix its modules with those of before.
-    for name in ("gateway.app", "gateway.config.registry"):
+    for name in ("gateway.app", "gateway.config.remote_key"):
         importlib.import_module(name)
     if _inherited_admin is not None:
         # gunicorn has taken it for one of its own.

@@ -27,20 +27,20 @@ from gunicorn.http.wsgi import base_environ
 from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
-from gateway import problem
 from gateway.buffers.memory import Buffers
 from gateway.errors import Draining, GatewayError
-from gateway.exchange import Request, Response
-from gateway.instrumented import wrapper
+from gateway.hosting import gunicorn_settings, log_configuration, output, persistence
+from gateway.http import problem
+from gateway.http.messages import Request, Response
 from gateway.model import ServerSettings
-from gateway.server import hosting, logs, output, persistence
+from gateway.net.stream import wrap
 from gateway.server.acceptor import Acceptor
 from gateway.server.connection import Connection, Door, Place, Shared
-from gateway.server.environ import WsgiApplication
-from gateway.server.hooks import Hooks, watched
+from gateway.server.gunicorn_hooks import Hooks, watched
+from gateway.server.instrumented import wrapper
 from gateway.server.intake import Intake
 from gateway.server.parser import HeadParser
-from gateway.stream import wrap
+from gateway.server.wsgi_application import WsgiApplication
 
 # Before gunicorn's graceful_timeout, at which the master kills: streams are broken, log
 # lines written and flushed within this.
@@ -190,7 +190,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
     def run(self) -> None:
         if not logging.getLogger("gateway").hasHandlers():
             # Without the settings, or an application that has said where to.
-            logs.follow(self.log)
+            log_configuration.follow(self.log)
         self._woken = Event()
         shared = self._make_shared()
         data = self._data = self._listening(shared, shared.settings.limits.connections or math.inf)
@@ -214,9 +214,9 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
     def _make_shared(self) -> Shared:
         gateway = self.wsgi if all(hasattr(self.wsgi, name) for name in _GATEWAY) else None
         if gateway is None:
-            settings = hosting.heed(ServerSettings(), self.cfg, hosting.HEEDED)
+            settings = gunicorn_settings.heed(ServerSettings(), self.cfg, gunicorn_settings.HEEDED)
         else:
-            settings = hosting.heed(gateway.server, self.cfg, self.heeded)
+            settings = gunicorn_settings.heed(gateway.server, self.cfg, self.heeded)
         seen = watched(self.cfg, self.log)
         reason: str | None = seen
         if gateway is None:

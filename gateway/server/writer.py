@@ -9,7 +9,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from time import gmtime, time
 
-from gateway.exchange import Headers
+from gateway.http.messages import Headers
 
 CLOSE = b"Connection: close\r\n"
 # What an HTTP/1.0 client asks for and has to be promised (RFC 9112 §9.3).

@@ -29,12 +29,12 @@ from gevent import monkey
 from gevent.event import AsyncResult, Event
 from gevent.threadpool import ThreadPool
 
-from gateway.background import Background, Task
-from gateway.exchange import Request
+from gateway.http.messages import Request
 from gateway.model import AccessLogSettings, Endpoint, Route, Upstream
+from gateway.runtime.background import Background, Task
+from gateway.runtime.hub import breathe
 from gateway.telemetry.log_file import LogFile
 from gateway.telemetry.redact import MASK, masking, masking_causes
-from gateway.turns import breathe
 
 log = logging.getLogger("gateway.access_log")
 

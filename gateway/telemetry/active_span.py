@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from gateway.exchange import Request
+from gateway.http.messages import Request
 
 
 def propagate(request: Request) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from prometheus_client import mmap_dict, multiprocess
 from prometheus_client.metrics_core import Metric
 
-from gateway.turns import breathe
+from gateway.runtime.hub import breathe
 
 log = logging.getLogger("gateway.metrics")
 

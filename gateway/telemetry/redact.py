@@ -35,7 +35,7 @@ _KEPT = 4096
 _USERINFO = re.compile(r"^([^/?#]*://)[^/?#]*@")
 # A name and its equals sign, which may be percent-encoded: in a query or a fragment, and in the
 # parameters of a path's segments (RFC 3986 §3.3), where the semicolon may be percent-encoded, too, as
-# in gateway.readings.
+# in gateway.routing.readings.
 _NAMED = r"([^{0}%]*(?:%(?!3[bBdD])[^{0}%]*)*)(?:=|%3[dD])"
 _QUERY_NAME = re.compile("(?:[?&;#]|%3[bB])" + _NAMED.format("?&;#="))
 _PATH_NAME = re.compile("(?:;|%3[bB])" + _NAMED.format("/;="))

@@ -20,10 +20,11 @@ from math import inf
 import httptools
 
 from gateway.errors import AnswerTooLarge, BadResponse
-from gateway.exchange import PIECE, Headers
-from gateway.headers import Inbound, inbound, usual
+from gateway.http.messages import Headers
+from gateway.http.request_head import Inbound, inbound, usual
 from gateway.model import AnswerLimits
-from gateway.stream import Stream, monotonic
+from gateway.net.read_size import PIECE
+from gateway.net.stream import Stream, monotonic
 from gateway.transport.chunks import AnswerChunks
 
 # A head and a small body fit; a buffer is made for each read, so a small one is cheaper.

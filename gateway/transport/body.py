@@ -8,27 +8,35 @@ if the request was sent whole) or by `close` (anything else: it is broken). Afte
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.errors import BadResponse, GatewayError, UpstreamStalled, UpstreamTruncated
-from gateway.exchange import PIECE
+from gateway.net.read_size import PIECE
 from gateway.transport.connection import Connection
 from gateway.transport.upload import Upload
 
 if TYPE_CHECKING:
     from gateway.model import Buffering
-    from gateway.transport.pool import EndpointPool
+
+
+class Owner(Protocol):
+    """Takes a connection back at the end of its exchange. `address`: the endpoint's, for causes in the log."""
+
+    address: str
+
+    def give_back(self, connection: Connection) -> None: ...
+
+    def discard(self, connection: Connection) -> None: ...
 
 
 class AnswerBody:
     """A `ResponseBody` that reads from its connection as it is asked."""
 
     __slots__ = (
-        "_address",
         "_complete",
         "_connection",
         "_idle_timeout",
-        "_pool",
+        "_owner",
         "_shareable",
         "_upload",
         "buffering",
@@ -39,21 +47,19 @@ class AnswerBody:
 
     def __init__(
         self,
-        pool: EndpointPool,
+        owner: Owner,
         connection: Connection,
         upload: Upload | None,
         shareable: bool,
         idle_timeout: float | None,
-        address: str,
     ) -> None:
-        self._pool = pool
+        self._owner = owner
         self._connection: Connection | None = connection
         # The proper end was seen.
         self._complete = False
         self._upload = upload
         self._shareable = shareable
         self._idle_timeout = idle_timeout
-        self._address = address
         self.most = PIECE
         self.on_end: Callable[[], None] | None = None
         self.on_wait: Callable[[], None] | None = None
@@ -69,17 +75,17 @@ class AnswerBody:
         if connection is None:
             if self._complete:
                 return b""
-            raise UpstreamTruncated(f"read body {self._address}: closed before its end")
+            raise UpstreamTruncated(f"read body {self._owner.address}: closed before its end")
         try:
             data = connection.reader.read_body(self._idle_timeout, self.most)
         except TimeoutError as error:
             self.close()
-            raise UpstreamStalled(f"read body {self._address}: nothing for {self._idle_timeout} s") from error
+            raise UpstreamStalled(f"read body {self._owner.address}: nothing for {self._idle_timeout} s") from error
         except (OSError, EOFError) as error:
             raise self._cut(error) from error
         except BadResponse as error:
             self.close()
-            raise UpstreamTruncated(f"read body {self._address}: {error.cause}") from error
+            raise UpstreamTruncated(f"read body {self._owner.address}: {error.cause}") from error
         except BaseException:
             self.close()
             raise
@@ -92,7 +98,7 @@ class AnswerBody:
         """The connection broke: the client's failure if that was the reason, else the upstream's."""
         failed = self._upload.client_error if self._upload is not None else None
         self.close()
-        return failed or UpstreamTruncated(f"read body {self._address}: {error}")
+        return failed or UpstreamTruncated(f"read body {self._owner.address}: {error}")
 
     def finish(self) -> None:
         """The answer is complete: give the connection back if it is fit."""
@@ -103,7 +109,7 @@ class AnswerBody:
         upload = self._upload
         if self._shareable and connection.reader.persistent and (upload is None or upload.done):
             self._connection = None
-            self._pool.give_back(connection)
+            self._owner.give_back(connection)
             self._ended()
             return
         self.close()
@@ -117,7 +123,7 @@ class AnswerBody:
         if upload is not None and not upload.done:
             # What was sent of the request must not look complete.
             connection.stream.abort()
-        self._pool.discard(connection)
+        self._owner.discard(connection)
         self._ended()
         if upload is not None:
             # Last, because it waits: an exception thrown in meanwhile finds nothing left to do.

@@ -29,7 +29,7 @@ from gateway.errors import (
     Overloaded,
     TlsError,
 )
-from gateway.stream import LATE, Stream, wrap
+from gateway.net.stream import LATE, Stream, wrap
 from gateway.transport.answer import AnswerReader
 
 _NO_ROUTE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EACCES, errno.EPERM}

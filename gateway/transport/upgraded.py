@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from gateway.errors import TunnelFault
-from gateway.stream import Stream
+from gateway.net.stream import Stream
+from gateway.net.tunnel import Pump
+from gateway.transport.body import Owner
 from gateway.transport.connection import Connection
-from gateway.tunnel import Pump
-
-if TYPE_CHECKING:
-    from gateway.transport.pool import EndpointPool
 
 
 class Upgraded:
     """Never goes back to its pool. `on_end` is called once, when the tunnel is over."""
 
-    __slots__ = ("_connection", "_early", "_pool", "_tail", "_timeout", "on_end")
+    __slots__ = ("_connection", "_early", "_owner", "_tail", "_timeout", "on_end")
 
     def __init__(
-        self, pool: EndpointPool, connection: Connection, early: bytes, timeout: float | None, tail: float | None
+        self, owner: Owner, connection: Connection, early: bytes, timeout: float | None, tail: float | None
     ) -> None:
-        self._pool = pool
+        self._owner = owner
         self._connection: Connection | None = connection
         self._early = early
         self._timeout = timeout
@@ -48,6 +45,6 @@ class Upgraded:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        self._pool.discard(connection)
+        self._owner.discard(connection)
         if self.on_end is not None:
             self.on_end()

@@ -11,10 +11,10 @@ from __future__ import annotations
 from gevent import GreenletExit
 
 from gateway.errors import GatewayError
-from gateway.exchange import RequestBody
+from gateway.http.messages import RequestBody
 from gateway.model import Timeouts
-from gateway.portions import Portions
-from gateway.stream import Carrier, Stream
+from gateway.net.read_size import Portions
+from gateway.net.stream import Carrier, Stream
 from gateway.transport.answer import AnswerReader
 
 

@@ -20,8 +20,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from gateway.runtime.hub import breathe
 from gateway.testing import FakeUpstream
-from gateway.turns import breathe
 from tests.conformance.harness import Door, Scene, doors, tls_doors
 from tests.conformance.harness import scene as started
 from tests.conformance.scenes import SCENES

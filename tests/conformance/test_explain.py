@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from gateway import config
-from gateway.asking import Question
-from gateway.explain import NEW_ID, Explanation, explain
+from gateway.commands.explain import NEW_ID, Explanation, explain
+from gateway.commands.imagined_request import Question
 from gateway.testing import PATIENCE, FakeUpstream, RawResponse
 from tests.conformance import test_routing as routing
 from tests.conformance.harness import Scene, doors

@@ -19,7 +19,7 @@ from typing import Any
 import gevent
 import pytest
 
-from gateway.exchange import Request
+from gateway.http.messages import Request
 from gateway.model import AccessLogSettings
 from gateway.telemetry.access_log import QUEUE, AccessLog
 from gateway.telemetry.log_file import LogFile

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from gateway import cli
+from gateway.commands import cli
 from tests.services import Consul
 
 DOCUMENT = {

@@ -55,12 +55,12 @@ class TestItWouldBeSeen:
         def faulty(*_: object) -> bytes:
             raise KeyError("a fault")
 
-        monkeypatch.setattr("gateway.target.normal", faulty)
+        monkeypatch.setattr("gateway.http.target.normal", faulty)
         assert any("logged" in wrong for wrong in fuzzing.fuzz(1, 1_000).wrong)
 
     def test_a_pattern_that_is_not_linear(self, monkeypatch: pytest.MonkeyPatch) -> None:
         slow = re.compile(rb"[^\s,]+[ \t]+([^\s,]+)")
-        monkeypatch.setattr("gateway.headers.received_by", slow.findall)
+        monkeypatch.setattr("gateway.http.request_head.received_by", slow.findall)
         via = fuzzing._ask(b"GET / HTTP/1.1", b"Via: " + b"a" * 31_000)
         monkeypatch.setattr(fuzzing, "made", lambda rng, kinds: via)
         assert any("s of CPU" in wrong for wrong in fuzzing.fuzz(1, 20).wrong)

@@ -18,9 +18,9 @@ import pytest
 
 from gateway import config as files
 from gateway.app import Gateway
+from gateway.net.stream import Stream
 from gateway.server.connection import Connection, Place, Shared
 from gateway.server.parser import HeadParser
-from gateway.stream import Stream
 from gateway.testing import Act, Exchange, FakeUpstream, RawClient, answer, chunk, head
 from tests.exchanges import soon
 

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import trustme
 
-from gateway.exchange import Request, Response
+from gateway.http.messages import Request, Response
 from gateway.testing import RawClient, RawResponse, Truncated, answer, chunk, head
 from tests.switches import BESIDE, VICTIM, Aim, Scenario, Stage, readable, throw_everywhere
 

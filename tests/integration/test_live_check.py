@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import trustme
 
-from gateway import config, live_check
-from gateway.listeners import Listeners
+from gateway import config
+from gateway.commands import live_check
+from gateway.hosting.gunicorn_settings import AS_ROOT
 from gateway.model import Endpoint
-from gateway.server.hosting import AS_ROOT
 from gateway.testing import Act, FakeUpstream, answer, head
+from gateway.upstreams.own_addresses import Listeners
 from tests import services
 from tests.conformance.harness import refused_port, silent_port
 from tests.dns_server import DnsServer

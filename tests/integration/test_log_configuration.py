@@ -106,7 +106,7 @@ def test_own_lines_follow_and_gunicorns_access_log_stays_off(
     assert [line["target"] for line in requests].count("/x?access_token=***") == 2
     changes = [line for line in lines if " -> " in line]
     assert len(changes) == 2
-    assert all(line.startswith("FORMED INFO gateway.store configuration ") for line in changes)
+    assert all(line.startswith("FORMED INFO gateway.upstreams.store configuration ") for line in changes)
     if worker != "gevent":
         assert "FORMED INFO gunicorn.error Door: direct" in lines
 

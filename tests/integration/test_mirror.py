@@ -15,17 +15,19 @@ from dataclasses import replace
 import gevent
 import pytest
 
-from gateway import mirror
-from gateway import target as targets
 from gateway.balancers import RoundRobin
 from gateway.errors import ClientClosed, UpstreamReset
-from gateway.exchange import BufferedBody, Request
-from gateway.forwarder import Forwarder
-from gateway.headers import Outbound
+from gateway.forwarding import mirror
+from gateway.forwarding.forwarder import Forwarder
+from gateway.forwarding.hedge import race
+from gateway.forwarding.mirror import Copies
+from gateway.forwarding.route_actions import Shaper
 from gateway.health.candidate import Candidate, EndpointState
-from gateway.health.state import UpstreamState
-from gateway.hedge import race
-from gateway.mirror import Copies
+from gateway.health.retry_budget import Budget
+from gateway.http import target as targets
+from gateway.http.messages import BufferedBody, Request
+from gateway.http.request_head import Outbound
+from gateway.http.trusted_proxies import Trust
 from gateway.model import (
     Buffering,
     Config,
@@ -41,13 +43,11 @@ from gateway.model import (
     TlsSettings,
     Upstream,
 )
-from gateway.retry import Budget
-from gateway.router import Router
-from gateway.shaping import Shaper
-from gateway.snapshot import Group, Snapshot
+from gateway.routing.router import Router
 from gateway.testing import Act, FakeUpstream, answer, chunked, head
 from gateway.transport import Transport
-from gateway.trust import Trust
+from gateway.upstreams.snapshot import Group, Snapshot
+from gateway.upstreams.state import UpstreamState
 from tests.exchanges import Pieces, greenlets, soon, whole
 
 TIMEOUTS = Timeouts(connect=5.0, write=5.0, response=5.0, idle=5.0)
@@ -271,11 +271,11 @@ def test_a_dead_mirror_alters_nothing_and_is_told_once(main, caplog):
     with FakeUpstream() as gone:
         port = gone.port
     world = World(main, port)
-    with caplog.at_level(logging.WARNING, "gateway.mirror"):
+    with caplog.at_level(logging.WARNING, "gateway.forwarding.mirror"):
         for _ in range(5):
             assert world.ask() == b"ok"
         world.counts(failed=5)
-    assert len([record for record in caplog.records if record.name == "gateway.mirror"]) == 1
+    assert len([record for record in caplog.records if record.name == "gateway.forwarding.mirror"]) == 1
     assert "copies to upstream copy fail: dial tcp 127.0.0.1" in caplog.text
     world.close()
 

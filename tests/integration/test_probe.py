@@ -11,6 +11,7 @@ import gevent
 import pytest
 import trustme
 
+from gateway.checks.check import question
 from gateway.errors import (
     BadResponse,
     ConnectRefused,
@@ -20,7 +21,6 @@ from gateway.errors import (
     TlsError,
     UpstreamReset,
 )
-from gateway.health.check import question
 from gateway.model import AnswerLimits, Endpoint, HealthCheck, StaticSource, TlsSettings, Upstream
 from gateway.testing import Act, Exchange, FakeUpstream, Script, answer, chunked, head
 from gateway.transport import Transport, probe

@@ -9,8 +9,8 @@ import gevent
 import pytest
 from gevent import socket as gsocket
 
-from gateway import stream as streams
-from gateway.stream import AHEAD, Deadlines, Stream
+from gateway.net import stream as streams
+from gateway.net.stream import AHEAD, Deadlines, Stream
 from tests.exchanges import finish, soon
 
 PLENTY = 64 * 1024 * 1024

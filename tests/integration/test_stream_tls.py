@@ -12,7 +12,7 @@ from pathlib import Path
 import gevent
 import pytest
 
-from gateway.stream import TlsStream
+from gateway.net.stream import TlsStream
 from tests.conformance.harness import ROOT, certificate
 
 NUMBERS = 2000

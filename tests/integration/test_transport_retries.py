@@ -12,19 +12,19 @@ import pytest
 
 from gateway.balancers import RoundRobin
 from gateway.errors import GatewayError, UpstreamReset, UpstreamStale
-from gateway.exchange import BufferedBody, Request
-from gateway.forwarder import Forwarder
-from gateway.headers import Outbound
+from gateway.forwarding.forwarder import Forwarder
+from gateway.forwarding.hedge import race
 from gateway.health.candidate import Candidate, EndpointState
-from gateway.health.state import UpstreamState
-from gateway.hedge import race
+from gateway.health.retry_budget import Budget
+from gateway.http.messages import BufferedBody, Request
+from gateway.http.request_head import Outbound
+from gateway.http.target import parse
+from gateway.http.trusted_proxies import Trust
 from gateway.model import Endpoint, PoolSettings, RetryPolicy, Route, ServerSettings, StaticSource, Timeouts, Upstream
-from gateway.retry import Budget
-from gateway.snapshot import Group
-from gateway.target import parse
 from gateway.testing import Act, FakeUpstream, answer, head
 from gateway.transport import Transport
-from gateway.trust import Trust
+from gateway.upstreams.snapshot import Group
+from gateway.upstreams.state import UpstreamState
 from tests.exchanges import finish, soon, whole
 
 POLICY = RetryPolicy(attempts=2, budget=1.0)

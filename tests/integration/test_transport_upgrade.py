@@ -14,7 +14,7 @@ from gevent import socket as gsocket
 
 from gateway.errors import BadResponse
 from gateway.model import PoolSettings, Timeouts, TlsSettings
-from gateway.stream import Stream
+from gateway.net.stream import Stream
 from gateway.testing import FakeUpstream, answer, head
 from tests.exchanges import Line, finish, greenlets, open_files, request, soon
 

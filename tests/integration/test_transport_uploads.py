@@ -19,10 +19,10 @@ from gateway.errors import (
     UpstreamReset,
     UpstreamStale,
 )
-from gateway.exchange import BufferedBody
+from gateway.http.messages import BufferedBody
 from gateway.model import Timeouts
 from gateway.testing import Act, FakeUpstream, Truncated, answer, head
-from gateway.transport import pool as pools
+from gateway.transport import exchange as exchanges
 from gateway.transport.upload import WrongLength
 from tests.exchanges import Line, Pieces, finish, greenlets, request, soon, whole
 
@@ -341,7 +341,7 @@ class TestExpect:
     @pytest.mark.parametrize("method", [b"POST", b"HEAD"])
     def test_silence_is_not_waited_for_for_ever(self, upstream, line, monkeypatch, first, method):
         """Also after another interim answer, and inside a head that comes slowly."""
-        monkeypatch.setattr(pools, "CONTINUE_WAIT", 0.05)
+        monkeypatch.setattr(exchanges, "CONTINUE_WAIT", 0.05)
 
         def script(exchange):
             exchange.send(first)
@@ -356,7 +356,7 @@ class TestExpect:
 
     def test_a_late_100_is_not_passed_on(self, upstream, line, monkeypatch):
         """Reading the body has given the client its own already."""
-        monkeypatch.setattr(pools, "CONTINUE_WAIT", 0.05)
+        monkeypatch.setattr(exchanges, "CONTINUE_WAIT", 0.05)
         seen = []
 
         def script(exchange):
@@ -384,7 +384,7 @@ class TestExpect:
         assert upstream.violations == []
 
     def test_a_long_upload_is_not_cut_by_the_wait(self, upstream, line, monkeypatch):
-        monkeypatch.setattr(pools, "CONTINUE_WAIT", 0.05)
+        monkeypatch.setattr(exchanges, "CONTINUE_WAIT", 0.05)
         go = threading.Event()
         threading.Timer(0.3, go.set).start()
         asked = post(b"a", go, b"b", chunked=True, expects=True)

@@ -7,7 +7,7 @@ import socket
 import gevent
 from gevent import socket as gsocket
 
-from gateway.turns import breathe
+from gateway.runtime.hub import breathe
 
 
 def test_what_came_to_a_socket_is_seen_to() -> None:

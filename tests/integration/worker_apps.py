@@ -16,10 +16,10 @@ from wsgiref.validate import validator
 import flask
 import gevent
 
-from gateway import problem
 from gateway.buffers.memory import Buffers
 from gateway.errors import BodyTooLarge, GatewayError, UpstreamStalled
-from gateway.exchange import Headers, Request, Response
+from gateway.http import problem
+from gateway.http.messages import Headers, Request, Response
 from gateway.model import ServerLimits, ServerSettings, ServerTimeouts
 from gateway.server.pace import Pace
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gateway import cli
+from gateway.commands import cli
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "commands.md").read_text(encoding="utf-8")
 FILES = re.findall(r"```yaml\n(# (\S+)\n.*?)```", PAGE, re.DOTALL)

@@ -158,7 +158,7 @@ def imports(source: str, module: str, package: bool = False) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             base = here[: len(here) - node.level + 1] if node.level else []
             target = ".".join([*base, node.module] if node.module else base)
-            # `from gateway import headers` imports gateway.headers: told apart by what there is.
+            # `from gateway import headers` imports gateway.http.request_head: told apart by what there is.
             yield from (f"{target}.{alias.name}" if target == "gateway" else target for alias in node.names)
 
 
@@ -232,8 +232,8 @@ def test_imports_follow_the_architecture(name: str, path: Path) -> None:
         ("forwarder", "from gateway.transport import Transport", "forwarder imports gateway.transport"),
         ("forwarder", "from gateway import transport", "forwarder imports gateway.transport"),
         ("forwarder", "from .transport.pool import EndpointPool", "forwarder imports gateway.transport.pool"),
-        ("providers.consul", "from ..store import Store", "providers.consul imports gateway.store"),
-        ("providers.consul", "from .. import store", "providers.consul imports gateway.store"),
+        ("providers.consul", "from ..store import Store", "providers.consul imports gateway.upstreams.store"),
+        ("providers.consul", "from .. import store", "providers.consul imports gateway.upstreams.store"),
         ("health.outlier", "try:\n    import flask\nexcept ImportError:\n    raise", "imports flask"),
         ("app", "import gunicorn.arbiter", "imports gunicorn"),
         ("server.worker", "from gateway.config import load", "server.worker imports gateway.config"),

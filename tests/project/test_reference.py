@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from gateway import errors
 from gateway.config import schema
-from gateway.config.verdict import section_at
+from gateway.config.schema_mistakes import section_at
 from tests.unit.config.reading import read
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")

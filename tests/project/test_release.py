@@ -88,7 +88,7 @@ def test_what_a_release_holds(checkout: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (points,) = (name for name in names if name.endswith("entry_points.txt"))
-        assert archive.read(points).decode().split() == ["[console_scripts]", "gateway", "=", "gateway.cli:main"]
+        assert archive.read(points).decode().split() == ["[console_scripts]", "gateway", "=", "gateway.commands.cli:main"]
     assert {name for name in names if ".dist-info/" not in name} == modules
     with tarfile.open(sdist) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gateway import config
+from gateway.hosting import gunicorn_settings
 from gateway.model import ServerSettings
-from gateway.server import hosting
 
 SERVER = ServerSettings()
 
@@ -33,7 +33,7 @@ def test_the_unit_outlasts_the_drain(root: Path) -> None:
     assert unit["Type"] == "notify"
     assert unit["KillMode"] == "mixed"
     assert int(unit["TimeoutStopSec"]) > SERVER.graceful + SERVER.drain
-    assert hosting.too_few_files(int(unit["LimitNOFILE"]), SERVER.limits.connections) == ""
+    assert gunicorn_settings.too_few_files(int(unit["LimitNOFILE"]), SERVER.limits.connections) == ""
 
 
 def test_the_first_statement_of_the_settings_patches(root: Path) -> None:

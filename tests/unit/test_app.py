@@ -14,8 +14,8 @@ from flask import Blueprint, Flask, request, signals
 import gateway
 from gateway.app import Gateway
 from gateway.errors import ConfigError
-from gateway.exchange import Request, Response
 from gateway.health.candidate import Candidate
+from gateway.http.messages import Request, Response
 from gateway.model import (
     AccessLogSettings,
     Config,

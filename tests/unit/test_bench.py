@@ -23,7 +23,7 @@ from bench import __main__ as command
 from bench import answer, chart, events, machine, paced, pairs, proc, report, scenarios, systems, upstream, wrk
 from bench.proc import BenchError
 from gateway import config
-from gateway.router import Router
+from gateway.routing.router import Router
 
 ROOT = Path(__file__).resolve().parents[2]
 Starter = Callable[..., proc.Program]

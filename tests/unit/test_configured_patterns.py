@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import config as files
-from gateway import patterns, target
+from gateway import patterns
 from gateway.errors import ConfigError
+from gateway.http import target
 from gateway.model import Match, Route
-from gateway.router import Router
+from gateway.routing.router import Router
 from tests.patterns import growth
 from tests.services import ROOT
 

@@ -21,7 +21,7 @@ from gateway.errors import (
     PoolFull,
     UnsupportedMethod,
 )
-from gateway.exchange import Request, Response
+from gateway.http.messages import Request, Response
 from tests.unit.test_app import config
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.app import Gateway
 from gateway.errors import GatewayError, UpstreamTruncated
-from gateway.exchange import Request, Response
+from gateway.http.messages import Request, Response
 from tests.unit.server.wire import Pieces
 from tests.unit.test_app import config
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import gateway
-from gateway import target
+from gateway.http import target
 from gateway.server import chunked
 from gateway.telemetry import redact
 from tests import long, patterns

@@ -10,7 +10,7 @@ import pytest
 from gateway.admin import Admin
 from gateway.admin.door import WRONG_TOKEN_DELAY
 from gateway.app import Gateway
-from gateway.exchange import Request, Response
+from gateway.http.messages import Request, Response
 from gateway.model import AccessLogSettings, AdminSettings, Config, Match, Route, ServerSettings, StaticSource, Upstream
 
 TOKEN = "a-token-of-some-length"

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 from gateway.balancers import Balancer
-from gateway.exchange import Request, Response
 from gateway.health.candidate import Candidate, EndpointState
+from gateway.http.messages import Request, Response
 from gateway.model import Endpoint
 
 # The tests' time begins here.

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from gateway.balancers import BALANCERS, balancer
 from gateway.errors import ConnectRefused, NoEndpoint
-from gateway.exchange import Response
 from gateway.health.candidate import Candidate
-from gateway.health.state import UpstreamState
+from gateway.health.retry_budget import Budget
+from gateway.http.messages import Response
 from gateway.model import Balance, Eject, Endpoint, StaticSource, Upstream
-from gateway.retry import Budget
-from gateway.snapshot import Group, Known, Turn, group
 from gateway.testing import FakeClock
+from gateway.upstreams.snapshot import Group, Known, Turn, group
+from gateway.upstreams.state import UpstreamState
 from tests.long import times
 from tests.unit.balancers.picking import ask, likelihood, number, others
 

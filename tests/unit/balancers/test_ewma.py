@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.balancers.ewma import PeakEwma
-from gateway.exchange import Response
 from gateway.health.candidate import Candidate
+from gateway.http.messages import Response
 from tests.unit.balancers.picking import NOW, Simulation, ask, candidates, likelihood, number, picks
 
 

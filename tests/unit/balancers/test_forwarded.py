@@ -9,11 +9,11 @@ import pytest
 from gateway.balancers.least_requests import LeastRequests
 from gateway.balancers.sticky import Sticky
 from gateway.errors import ClientClosed, ConnectRefused, UpstreamReset
-from gateway.exchange import Response
-from gateway.health.state import UpstreamState
+from gateway.health.retry_budget import Budget
+from gateway.http.messages import Response
 from gateway.model import RetryPolicy
-from gateway.retry import Budget
-from tests.unit.test_forwarder import Body, Pool, World, ask
+from gateway.upstreams.state import UpstreamState
+from tests.unit.forwarding.test_forwarder import Body, Pool, World, ask
 
 
 def world(balancer, *pools: Pool, **how) -> World:  # type: ignore[no-untyped-def]

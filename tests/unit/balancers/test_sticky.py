@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from gateway.app import Gateway
 from gateway.balancers import sticky
 from gateway.balancers.sticky import Sticky
-from gateway.exchange import Request, Response
 from gateway.health.candidate import Candidate
+from gateway.http.messages import Request, Response
 from gateway.model import Balance, Config, Match, Route, ServerSettings, StaticSource, Upstream
 from tests.unit.balancers.picking import ask, candidates, others
 

@@ -10,7 +10,7 @@ import pytest
 from gateway.buffers.held import HeldBody, hold
 from gateway.buffers.memory import Buffers
 from gateway.errors import ClientClosed, DeadlineExceeded
-from gateway.exchange import Request, Response
+from gateway.http.messages import Request, Response
 from gateway.model import Buffering
 
 

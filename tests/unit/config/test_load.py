@@ -9,7 +9,7 @@ from textwrap import dedent
 import pytest
 
 from gateway import config
-from gateway.config import registry, source
+from gateway.config import remote_key, source
 from gateway.errors import ConfigError, Mistake
 from gateway.model import ConsulTls
 from tests.unit.config.reading import at, mistake, mistakes, read, server
@@ -163,7 +163,7 @@ def test_consul_is_never_asked_in_clear_with_its_variable_for_ssl(ssl: str, addr
     text = f"version: 1\ndiscovery: {{consul: {{address: '{address}'}}}}\n"
     found = read(text, CONSUL_HTTP_SSL=ssl).discovery
     assert found.consul.address == used
-    settings = registry.consul_settings(source.Key("consul", "elsewhere:8500", "k"), found)
+    settings = remote_key.consul_settings(source.Key("consul", "elsewhere:8500", "k"), found)
     assert settings.address == ("https" if ssl == "true" else "http") + "://elsewhere:8500"
 
 

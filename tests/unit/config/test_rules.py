@@ -12,7 +12,7 @@ from gateway import config
 from gateway.config.rules import RULES
 from gateway.errors import ConfigError
 from gateway.model import AdminSettings, EtcdSource, TlsSettings
-from gateway.router import Router
+from gateway.routing.router import Router
 from tests.unit.config.reading import at, mistake, mistakes, read, route, upstream, with_route, with_upstream
 
 

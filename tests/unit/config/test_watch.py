@@ -15,7 +15,7 @@ import pytest
 from gevent.queue import Queue
 
 from gateway import config as files
-from gateway.config import document, registry, shared, source, watch
+from gateway.config import document, remote_key, siblings_copy, source, watch
 from gateway.config.watch import GRACE, Watch
 from gateway.errors import ConfigError
 from gateway.model import Config, DiscoverySettings
@@ -277,10 +277,10 @@ class Registry:
     """In the place of the followers of keys."""
 
     def __init__(self) -> None:
-        self.tell: list[registry.Tell] = []
+        self.tell: list[remote_key.Tell] = []
         self.settings: list[DiscoverySettings] = []
 
-    def follow(self, key: source.Key, settings: DiscoverySettings, tell: registry.Tell) -> None:
+    def follow(self, key: source.Key, settings: DiscoverySettings, tell: remote_key.Tell) -> None:
         self.settings.append(settings)
         self.tell.append(tell)
         gevent.sleep(3600)
@@ -292,7 +292,7 @@ LOCAL = "version: 1\ndiscovery: {consul: {token: %s}}\n"
 @pytest.fixture
 def theirs(monkeypatch: pytest.MonkeyPatch) -> Registry:
     made = Registry()
-    monkeypatch.setattr(registry, "follow", made.follow)
+    monkeypatch.setattr(remote_key, "follow", made.follow)
     return made
 
 
@@ -415,18 +415,18 @@ def test_a_worker_that_starts_while_the_registry_is_away_has_what_its_siblings_h
 
 def test_what_siblings_left_is_believed_only_whole(tmp_path: Path) -> None:
     folder = str(tmp_path)
-    assert shared.read(folder) is None
+    assert siblings_copy.read(folder) is None
     texts = [(b"file", b"key\n"), (None, b""), (b"", None), (b"\n", b"\n")]
     for number, each in enumerate(texts):
-        parts = (shared.Part(each[0], number), shared.Part(each[1], number + 0.5))
-        assert shared.write(folder, parts)
-        assert shared.read(folder) == parts
-    left = tmp_path / shared.NAME
+        parts = (siblings_copy.Part(each[0], number), siblings_copy.Part(each[1], number + 0.5))
+        assert siblings_copy.write(folder, parts)
+        assert siblings_copy.read(folder) == parts
+    left = tmp_path / siblings_copy.NAME
     left.write_bytes(left.read_bytes() + b"x")
-    assert shared.read(folder) is None
+    assert siblings_copy.read(folder) is None
     left.write_bytes(b"{}\n")
-    assert shared.read(folder) is None
-    assert sorted(os.listdir(folder)) == [shared.NAME, f"{shared.NAME}.lock"]
+    assert siblings_copy.read(folder) is None
+    assert sorted(os.listdir(folder)) == [siblings_copy.NAME, f"{siblings_copy.NAME}.lock"]
 
 
 @pytest.mark.parametrize(
@@ -466,7 +466,7 @@ def test_a_follower_lives_on_after_a_fault_of_our_own(
     monkeypatch.setattr(ConsulApi, "key", key)
     told: Queue[tuple[bytes | None, str]] = Queue()
     follower = gevent.spawn(
-        registry.follow, source.Key("consul", "h:1", "k"), DiscoverySettings(), lambda *said: told.put(said)
+        remote_key.follow, source.Key("consul", "h:1", "k"), DiscoverySettings(), lambda *said: told.put(said)
     )
     try:
         assert told.get(timeout=10) == (None, "ZeroDivisionError: ours")
@@ -486,11 +486,11 @@ def test_a_registry_is_asked_as_the_local_file_says() -> None:
     def key(named: str) -> Any:
         return source.parse(named).key
 
-    assert registry.consul_settings(key("consul://h:8501/k"), settings).address == "https://h:8501"
-    other = registry.consul_settings(key("consul://elsewhere/k"), settings)
+    assert remote_key.consul_settings(key("consul://h:8501/k"), settings).address == "https://h:8501"
+    other = remote_key.consul_settings(key("consul://elsewhere/k"), settings)
     assert (other.address, other.token) == ("http://elsewhere:8500", "t")
-    assert registry.etcd_settings(key("etcd://b:1/k"), settings).endpoints == ("https://a:1", "https://b:1")
-    assert registry.etcd_settings(key("etcd://c/k"), settings).endpoints == ("http://c:2379",)
+    assert remote_key.etcd_settings(key("etcd://b:1/k"), settings).endpoints == ("https://a:1", "https://b:1")
+    assert remote_key.etcd_settings(key("etcd://c/k"), settings).endpoints == ("http://c:2379",)
 
 
 # -- several workers ----------------------------------------------------------------------
@@ -540,7 +540,7 @@ def test_a_newer_version_is_never_replaced_by_an_older_one_of_siblings(pair: tup
     path.write_text(text("b"))
     one.turn(3)
     # What the other one has read before comes into force late.
-    two.watch._left = shared.NOTHING
+    two.watch._left = siblings_copy.NOTHING
     two.turn(1)
     path.write_text(BAD)
     one.rest()
@@ -614,21 +614,21 @@ def test_a_worker_whose_registry_is_away_has_the_newest_of_both_documents(
 
 def test_documents_of_siblings_are_not_replaced_by_older_ones(tmp_path: Path) -> None:
     folder = str(tmp_path)
-    new = (shared.Part(b"new", 2.0), shared.Part())
-    assert shared.write(folder, new)
-    assert shared.write(folder, (shared.Part(b"old", 1.0), shared.Part()))
-    assert shared.write(folder, (shared.Part(b"old", 1.0), shared.Part(b"key", 3.0)))
-    assert shared.read(folder) == new
+    new = (siblings_copy.Part(b"new", 2.0), siblings_copy.Part())
+    assert siblings_copy.write(folder, new)
+    assert siblings_copy.write(folder, (siblings_copy.Part(b"old", 1.0), siblings_copy.Part()))
+    assert siblings_copy.write(folder, (siblings_copy.Part(b"old", 1.0), siblings_copy.Part(b"key", 3.0)))
+    assert siblings_copy.read(folder) == new
     # The same document, read by another worker at another time, is not a newer one.
-    assert shared.write(folder, (shared.Part(b"new", 1.0), shared.Part(b"key", 3.0)))
-    assert shared.read(folder) == (shared.Part(b"new", 2.0), shared.Part(b"key", 3.0))
-    lock = os.open(tmp_path / f"{shared.NAME}.lock", os.O_RDWR)
+    assert siblings_copy.write(folder, (siblings_copy.Part(b"new", 1.0), siblings_copy.Part(b"key", 3.0)))
+    assert siblings_copy.read(folder) == (siblings_copy.Part(b"new", 2.0), siblings_copy.Part(b"key", 3.0))
+    lock = os.open(tmp_path / f"{siblings_copy.NAME}.lock", os.O_RDWR)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert not shared.write(folder, (shared.Part(b"newer", 3.0), shared.Part()))
+        assert not siblings_copy.write(folder, (siblings_copy.Part(b"newer", 3.0), siblings_copy.Part()))
     finally:
         os.close(lock)
-    assert shared.write(folder, (shared.Part(b"newer", 3.0), shared.Part()))
+    assert siblings_copy.write(folder, (siblings_copy.Part(b"newer", 3.0), siblings_copy.Part()))
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ESTALE])

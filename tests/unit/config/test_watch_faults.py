@@ -12,15 +12,15 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from gateway import background
 from gateway import config as files
-from gateway.background import Background
-from gateway.config import registry, shared, source, version_of, watch
+from gateway.config import remote_key, siblings_copy, source, version_of, watch
 from gateway.config.watch import AGAIN, GRACE, TICK, Watch
 from gateway.errors import ConfigError
 from gateway.model import Config
+from gateway.runtime import background
+from gateway.runtime.background import Background
 from gateway.testing import FakeClock
-from tests.unit.test_store import until
+from tests.unit.upstreams.test_store import until
 
 FAULTS = [RuntimeError("can't start new thread"), MemoryError("none left"), OSError(24, "Too many open files")]
 
@@ -76,7 +76,7 @@ class Followed:
 
     def left(self) -> str:
         """The version that siblings find."""
-        parts = shared.read(str(self.run))
+        parts = siblings_copy.read(str(self.run))
         return version_of(parts[0].data, parts[1].data) if parts is not None else ""
 
 
@@ -184,14 +184,14 @@ def test_one_that_is_replaced_before_it_came_into_force_is_never_left(followed: 
 def test_what_cannot_be_left_for_siblings_is_left_later(
     followed: Followed, fault: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first, real = followed.in_force, shared.write
+    first, real = followed.in_force, siblings_copy.write
     tries: list[bool] = []
 
-    def fail(folder: str, parts: shared.Parts) -> bool:
+    def fail(folder: str, parts: siblings_copy.Parts) -> bool:
         tries.append(True)
         raise fault
 
-    monkeypatch.setattr(shared, "write", fail)
+    monkeypatch.setattr(siblings_copy, "write", fail)
     followed.write("second")
     followed.rest(2 * AGAIN)
     assert followed.left() == first
@@ -199,7 +199,7 @@ def test_what_cannot_be_left_for_siblings_is_left_later(
     assert caplog.text.count("workers that start later may miss the configuration") == 1
     # What is in force is in force all the same.
     assert followed.told == []
-    monkeypatch.setattr(shared, "write", real)
+    monkeypatch.setattr(siblings_copy, "write", real)
     followed.rest(AGAIN)
     assert followed.left() == followed.in_force
 
@@ -210,7 +210,7 @@ def test_what_siblings_have_is_asked_for_until_it_can_be_used(
 ) -> None:
     """A worker that starts while the file is broken, and cannot use what its siblings have at first."""
     made = Followed(tmp_path)
-    shared.write(str(made.run), (shared.Part(text("theirs").encode(), made.clock()), shared.NONE))
+    siblings_copy.write(str(made.run), (siblings_copy.Part(text("theirs").encode(), made.clock()), siblings_copy.NONE))
     fresh = Followed.__new__(Followed)
     fresh.__dict__.update(made.__dict__, used=[], told=[], fault=fault)
     first = files.loads(text("first").encode(), str(made.path), {})
@@ -241,7 +241,7 @@ class Key:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun = 0
         self.value = text("first").replace("version: 1\n", "version: 1\nroutes: []\n").encode()
-        monkeypatch.setattr(registry, "follow", self._follow)
+        monkeypatch.setattr(remote_key, "follow", self._follow)
 
     def _follow(self, key: source.Key, settings: Any, tell: Callable[[bytes | None, str], None]) -> None:
         self.begun += 1
@@ -308,7 +308,7 @@ def test_without_a_file_one_that_comes_into_force_later_is_left_then(
     tasks.start("configuration", made.run)
     until(lambda: used)
     gevent.sleep(0.01)
-    assert shared.read(str(tmp_path)) is None
+    assert siblings_copy.read(str(tmp_path)) is None
     in_force[0] = used[0]
     made.wake()
-    until(lambda: shared.read(str(tmp_path)) is not None)
+    until(lambda: siblings_copy.read(str(tmp_path)) is not None)

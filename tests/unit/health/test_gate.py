@@ -7,8 +7,8 @@ import pytest
 from gevent.event import Event
 
 from gateway.errors import ClientClosed, DeadlineExceeded, Overloaded
-from gateway.exchange import Request
 from gateway.health.gate import Gate
+from gateway.http.messages import Request
 from gateway.model import Concurrency
 
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from gateway.exchange import Request, Response
 from gateway.health.adaptive import Gradient
 from gateway.health.candidate import Candidate, EndpointState
 from gateway.health.gate import Gate
 from gateway.health.latency import Latencies
-from gateway.health.state import UpstreamState
+from gateway.health.retry_budget import Budget
+from gateway.http.messages import Request, Response
 from gateway.model import Balance, Breaker, Concurrency, Endpoint, StaticSource, Timeouts
 from gateway.model import Upstream as Settings
-from gateway.retry import Budget
+from gateway.upstreams.state import UpstreamState
 
 ANY = Candidate(Endpoint("http", "10.0.0.1", 80), EndpointState(), object())
 ASKED = Request(b"GET", b"/", [], started=0.0)

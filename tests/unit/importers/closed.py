@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.router import Router
-from gateway.wording import told_end
+from gateway.commands.wording import told_end
+from gateway.routing.router import Router
 from tests.imported import Imported
 
 

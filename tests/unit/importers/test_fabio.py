@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from gateway.commands.wording import told_end
 from gateway.errors import ConfigError
 from gateway.model import ConsulSource, StaticSource
-from gateway.wording import told_end
 from tests.imported import Imported, Went
 
 CONFIG = """\

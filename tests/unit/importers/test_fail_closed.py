@@ -7,9 +7,9 @@ import json
 import pytest
 
 from gateway import config, importers
+from gateway.commands.wording import told_end
 from gateway.errors import ConfigError
-from gateway.router import Router
-from gateway.wording import told_end
+from gateway.routing.router import Router
 from tests.imported import Imported, Went
 from tests.unit.importers.closed import closings, ends
 

@@ -12,13 +12,14 @@ from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway import cli, config, importers
+from gateway import config, importers
+from gateway.commands import cli
 from gateway.config import document
 from gateway.errors import ConfigError
-from gateway.importers import order, patterns, writer
+from gateway.importers import priorities, regexes, yaml_writer
 from gateway.importers.draft import Draft, DraftRoute, Names, Note, Ranked
 from gateway.model import Match
-from gateway.router import Router
+from gateway.routing.router import Router
 from tests.long import times
 
 
@@ -306,10 +307,10 @@ def test_the_lowest_rank_wins_whatever_our_order_is(given_: list[tuple[Match, in
     names = Names()
     for route in wanted:
         names.free(route.name)
-    draft.routes = order.by_priority(draft.routes, names)
-    router = Router(config.loads(str(writer.written(draft, "x")).encode(), "x", {}).routes)
+    draft.routes = priorities.by_priority(draft.routes, names)
+    router = Router(config.loads(str(yaml_writer.written(draft, "x")).encode(), "x", {}).routes)
     singles = [
-        (route.name, Router(config.loads(str(writer.written(one, "x")).encode(), "x", {}).routes))
+        (route.name, Router(config.loads(str(yaml_writer.written(one, "x")).encode(), "x", {}).routes))
         for route in wanted
         for one in [Draft("test", upstreams=draft.upstreams, routes=[route])]
     ]
@@ -346,7 +347,7 @@ def test_the_lowest_rank_wins_whatever_our_order_is(given_: list[tuple[Match, in
     ],
 )
 def test_patterns_of_the_whole_path(source: str, expected: str) -> None:
-    assert patterns.whole(source) == expected
+    assert regexes.whole(source) == expected
 
 
 @pytest.mark.parametrize(
@@ -362,7 +363,7 @@ def test_patterns_of_the_whole_path(source: str, expected: str) -> None:
     ],
 )
 def test_what_every_match_of_a_pattern_begins_with(source: str, expected: str) -> None:
-    assert patterns.literal(source) == expected
+    assert regexes.literal(source) == expected
 
 
 @given(st.text())
@@ -374,7 +375,7 @@ def test_what_every_match_of_a_pattern_begins_with(source: str, expected: str) -
 @example("\ufeff")
 @settings(max_examples=times(300), deadline=None)
 def test_scalars_are_read_as_the_text_they_were(text: str) -> None:
-    root, mistakes = document.parse(f"a: [{writer.scalar(text)}, {{{writer.scalar(text)}: x}}]\n".encode())
+    root, mistakes = document.parse(f"a: [{yaml_writer.scalar(text)}, {{{yaml_writer.scalar(text)}: x}}]\n".encode())
     assert not mistakes
     assert isinstance(root, document.Mapping)
     items = root.entries["a"].node
@@ -388,7 +389,7 @@ def test_scalars_are_read_as_the_text_they_were(text: str) -> None:
 
 def test_a_comment_stays_one_line() -> None:
     draft = Draft("test", notes=[Note(3, "a\nb\x1b[31m\u2028" + "x" * 1000)])
-    (comment,) = [line for line in str(writer.written(draft, "x\ny")).split("\n") if "line 3" in line]
+    (comment,) = [line for line in str(yaml_writer.written(draft, "x\ny")).split("\n") if "line 3" in line]
     assert comment.startswith("# line 3: a\\nb\\x1b[31m\\u2028xxx")
     assert len(comment) < 400
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.commands.wording import told_end, told_mirror
 from gateway.errors import ConfigError
 from gateway.importers.nginx_syntax import Directive, parse
 from gateway.model import Balance, Eject, Redirect, Respond, StaticSource
-from gateway.router import Router
-from gateway.wording import told_end, told_mirror
+from gateway.routing.router import Router
 from tests.imported import Imported, Went
 
 

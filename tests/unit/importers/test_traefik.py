@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.commands.wording import told_end, told_mirror
 from gateway.errors import ConfigError
 from gateway.importers import traefik_rule
 from gateway.importers.traefik_rule import RuleError
 from gateway.model import Balance, HealthCheck, Match
-from gateway.wording import told_end, told_mirror
 from tests.imported import Imported, Went
 from tests.unit.importers.traefik_cases import CONFIG, DIFFERENT, REQUESTS, Ask
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway.ip import networks
 from gateway.model import Endpoint
+from gateway.net.ip import networks
 from gateway.providers.addresses import allowed, host
 
 DENY = networks(["169.254.0.0/16", "fe80::/10", "10.9.0.0/24"])

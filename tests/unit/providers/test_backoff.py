@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.providers.base import FIRST_PAUSE, JITTER, LONGEST_PAUSE, Backoff
+from gateway.registries.pacing import FIRST_PAUSE, JITTER, LONGEST_PAUSE, Backoff
 
 
 def test_pauses_double_up_to_the_longest() -> None:

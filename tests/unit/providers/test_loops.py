@@ -20,13 +20,14 @@ from gateway.model import (
     StaticSource,
     Upstream,
 )
-from gateway.providers.base import Update, one_line, spread
+from gateway.providers.base import Update, one_line
 from gateway.providers.consul import ConsulProvider, following
 from gateway.providers.names import LookupFailed, Names
 from gateway.providers.static import INTERVAL, StaticProvider
 from gateway.registries import RefusedError, RegistryError
 from gateway.registries.consul import Answer
 from gateway.registries.dns import Addresses
+from gateway.registries.pacing import spread
 from gateway.testing import FakeClock
 
 SOURCE = ConsulSource("user-svc")

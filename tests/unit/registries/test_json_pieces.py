@@ -15,8 +15,8 @@ from gateway.registries import RegistryError, consul, json_pieces
 from gateway.registries.consul import ConsulApi
 from gateway.registries.etcd_wire import encode, page
 from gateway.registries.json_pieces import Pieces
+from gateway.runtime.hub import SLICE, Slices
 from gateway.testing import FakeUpstream, answer
-from gateway.turns import SLICE, Slices
 
 UPSTREAM = Upstream("u", ConsulSource("s"))
 _JSON = st.recursive(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import BadPath, ClientClosed, Draining, UpstreamStalled
-from gateway.exchange import Request, Response
+from gateway.http.messages import Request, Response
 from gateway.model import ServerLimits, ServerSettings, ServerTimeouts
 from gateway.server import connection
 from gateway.server.body import of_chunks

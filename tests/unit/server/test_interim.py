@@ -9,7 +9,7 @@ from gevent.event import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.exchange import Request, Response
+from gateway.http.messages import Request, Response
 from gateway.server.writer import CONTINUE
 from tests.unit.server import wire
 

@@ -7,18 +7,19 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway import router, target
 from gateway.errors import BadRequest, BadResponse
-from gateway.exchange import Request
-from gateway.headers import Outbound, inbound, received_by, tokens
+from gateway.http import target
+from gateway.http.messages import Request
+from gateway.http.request_head import Outbound, inbound, received_by, tokens
+from gateway.http.trusted_proxies import Trust
 from gateway.model import AnswerLimits, Endpoint, Match, Route, ServerLimits, ServerSettings
+from gateway.routing import router
 from gateway.server import proxy_protocol
 from gateway.server.chunked import ChunkedDecoder
 from gateway.server.connection import Connection, Place, Shared
 from gateway.server.parser import HeadParser
 from gateway.transport.answer import AnswerReader
 from gateway.transport.chunks import AnswerChunks
-from gateway.trust import Trust
 from tests import patterns
 from tests.unit.server.wire import RecordingDoor, ScriptedStream, echo
 

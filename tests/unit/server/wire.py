@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gateway import problem
 from gateway.errors import GatewayError
-from gateway.exchange import Request, Response
+from gateway.http import problem
+from gateway.http.messages import Request, Response
 from gateway.model import ServerSettings
 from gateway.server.connection import Connection, Place, Shared
 from gateway.server.parser import HeadParser

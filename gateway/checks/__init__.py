@@ -1,0 +1,1 @@
+"""Active health checks: one worker probes endpoints for all of them."""

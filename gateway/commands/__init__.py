@@ -1,0 +1,1 @@
+"""The `gateway` command: what it prints about a configuration, and how."""

@@ -1,0 +1,1 @@
+"""What is valid in a configuration and will probably not do what its author wants."""

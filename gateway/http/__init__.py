@@ -1,0 +1,1 @@
+"""HTTP messages without sockets: targets, heads, whom to believe, errors as answers."""

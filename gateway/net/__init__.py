@@ -1,0 +1,1 @@
+"""Sockets under gevent, addresses, and bytes that go from one socket to another."""

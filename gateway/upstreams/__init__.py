@@ -1,0 +1,1 @@
+"""Upstreams while the gateway runs: snapshots, the state that outlives them, saved endpoints."""
