@@ -7,7 +7,10 @@ not take waits in our memory for as long as it is let.
 
 from __future__ import annotations
 
-from gateway.net.stream import Stream
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.net.stream import Stream
 
 # Bytes read from a body at once, unless a caller asks for another size.
 PIECE = 64 * 1024

@@ -1,121 +1,59 @@
 """Which module may import which: the architecture as data, read from the source with ast.
 
-Rule: a module that is not in the tables fails, so that a new one is placed on purpose.
-Imports inside functions count; those under `if TYPE_CHECKING:` do not, as nothing runs.
+Rule: a wing that is not in the table fails, so that a new one is placed on purpose. Imports inside functions and
+those under `if TYPE_CHECKING:` count, too: who needs a type knows the module.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "gateway"
 
-ANYTHING = {"*"}
-VALUES = {"errors", "model"}
-EXCHANGE = VALUES | {"exchange"}
+# From the ground up. A module imports its own wing and lower floors, nothing on its own floor or above. Modules at
+# the root of the package count as wings of one file.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors", "patterns", "runtime"),
+    ("model", "net"),
+    ("http", "registries"),
+    ("routing", "health", "transport", "buffers", "telemetry"),
+    ("config", "balancers", "hosting"),
+    ("providers", "importers", "server"),
+    ("upstreams",),
+    ("forwarding", "checks", "admin"),
+    ("commands", "flask_answers"),
+    ("flask_door",),
+    ("app", "testing"),
+    ("__init__", "__main__"),
+)
+FLOOR = {wing: number for number, wings in enumerate(FLOORS, 1) for wing in wings}
+# At the root of the package, `__init__` and `__main__` included.
+MOST_AT_THE_ROOT = 8
 
-# Module, or package (all of its modules) -> what of ours it may import, itself always.
-ALLOWED: dict[str, set[str]] = {
-    "errors": set(),
-    "patterns": set(),
-    "ip": set(),
-    "machine": {"ip"},
-    "model": {"patterns"},
-    "log_lines": {"errors"},
-    # pure
-    "trust": VALUES,
-    "target": VALUES | {"patterns"},
-    "exchange": VALUES,
-    "retry": EXCHANGE,
-    "replay": EXCHANGE,
-    "kept": EXCHANGE,
-    "upgrades": EXCHANGE | {"headers"},
-    "attempt": EXCHANGE | {"headers", "target", "health", "upgrades"},
-    "attempts": EXCHANGE | {"attempt", "target", "retry", "replay", "kept", "health", "upgrades"},
-    "headers": EXCHANGE | {"trust"},
-    "problem": EXCHANGE,
-    "router": VALUES | {"patterns", "target"},
-    "snapshot": VALUES | {"router", "target", "health", "turns"},
-    "buffers": EXCHANGE | {"stream"},
-    "forwarder": EXCHANGE | {"attempt", "attempts", "buffers", "headers", "target", "snapshot", "health"},
-    "readings": EXCHANGE | {"router", "target"},
-    "shaping": EXCHANGE | {"headers", "problem", "readings", "target", "snapshot", "upgrades"},
-    # what commands tell, of the same functions
-    "wording": VALUES,
-    "asking": EXCHANGE | {"target", "readings", "router", "headers", "wording"},
-    "explain": EXCHANGE
-    | {"asking", "wording", "config", "server", "trust", "headers", "router", "retry", "forwarder", "snapshot", "health"}
-    | {"readings", "shaping", "target", "upgrades"},
-    "overlap": VALUES | {"target"},
-    "diff": EXCHANGE | {"asking", "wording", "overlap", "target", "router", "telemetry", "shaping"},
-    "live_check": VALUES | {"providers", "transport", "health", "wording"},
-    # waiting and bytes
-    "stream": {"errors"},
-    "tunnel": EXCHANGE | {"stream", "turns"},
-    "hedge": set(),
-    "turns": set(),
-    "garbage": set(),
-    "alike": VALUES | {"providers"},
-    "background": set(),
-    "portions": EXCHANGE | {"stream"},
-    "transport": EXCHANGE | {"headers", "stream", "portions", "tunnel"},
-    "mirror": EXCHANGE | {"forwarder", "hedge", "headers", "health", "snapshot", "target", "transport", "turns"},
-    "wsgi": EXCHANGE | {"buffers"},
-    "kept_body": EXCHANGE,
-    "instrumented": set(),
-    "flask_answers": EXCHANGE | {"kept_body", "wsgi"},
-    "flask_door": EXCHANGE | {"buffers", "flask_answers", "instrumented", "kept_body", "problem", "target", "telemetry", "wsgi"},
-    "server": EXCHANGE | {"buffers", "log_lines", "stream", "portions", "turns", "target", "headers", "problem"}
-    | {"instrumented", "kept_body", "wsgi"},
-    # gunicorn reads this one: it needs to know what the file says
-    "server.settings": {"errors", "model", "server", "config"},
-    # what is learnt from elsewhere
-    "registries": VALUES | {"turns"},
-    "providers": VALUES | {"ip", "machine", "registries", "turns", "garbage"},
-    # a key holds a URL, which is read as the file's are
-    "providers.etcd": VALUES | {"ip", "machine", "registries", "config", "turns", "garbage"},
-    "config": VALUES
-    | {"ip", "patterns", "wording", "target", "trust", "router", "readings", "overlap", "registries", "background"}
-    | {"turns", "garbage", "machine"},
-    "importers": VALUES | {"config", "patterns", "router", "target", "overlap"},
-    "store": VALUES | {"ip", "snapshot", "router", "providers", "turns", "garbage", "background", "health"},
-    "saved": VALUES | {"ip", "snapshot", "providers", "registries", "turns"},
-    "listeners": VALUES | {"ip", "machine"},
-    "registration": VALUES | {"registries", "providers", "background"},
-    # what hangs on a route or an upstream
-    "balancers": EXCHANGE | {"health", "target", "turns"},
-    "filters": EXCHANGE,
-    "health": EXCHANGE | {"background", "turns"},
-    "telemetry": EXCHANGE | {"turns", "background"},
-    # where all of it meets
-    "testing": ANYTHING,
-    "app": ANYTHING,
-    "admin": ANYTHING,
-    "cli": ANYTHING,
-    "__init__": ANYTHING,
-    "__main__": {"cli"},
-}
-
-# They take all they need as arguments: no clock, no socket, no framework.
-PURE = {"errors", "model", "trust", "target", "exchange", "retry", "replay", "headers", "problem", "router", "snapshot"}
-PURE |= {"ip", "patterns", "readings", "shaping", "wording", "asking", "explain", "overlap", "diff", "upgrades"}
+# They take all they need as arguments: no clock, no socket, no framework. Modules or wings.
+PURE = {"errors", "model", "patterns", "routing", "net.ip", "forwarding.retry", "forwarding.replay"}
+PURE |= {f"http.{name}" for name in ("messages", "target", "request_head", "trusted_proxies", "problem", "upgrades")}
+PURE |= {"upstreams.snapshot", "forwarding.route_actions"}
+PURE |= {f"commands.{name}" for name in ("wording", "imagined_request", "explain", "diff")}
 BANNED_IN_PURE = {"urllib3", "flask", "gevent", "gunicorn", "os", "socket", "time", "ssl", "threading", "subprocess"}
 
-# It reads the clock, and is otherwise like them: the transport is an argument.
-PURE_BUT_TIME = {"forwarder", "attempt", "attempts"}
+# They read the clock, and are otherwise like them: the transport is an argument.
+PURE_BUT_TIME = {"forwarding.forwarder", "forwarding.attempt", "forwarding.attempts"}
 
-# Library -> who alone may import it. The fakes of testing stand in for anything.
+# Library -> which wings or modules alone may import it. The fakes of testing stand in for anything.
 OWNERS: dict[str, set[str]] = {
     "re2": {"patterns"},
     "urllib3": {"transport", "registries"},
-    "gunicorn": {"server"},
+    "gunicorn": {"server", "hosting"},
     "flask": {"flask_door", "flask_answers"},
     "werkzeug": {"flask_door", "flask_answers"},
-    "click": {"cli"},
+    "click": {"commands.cli"},
     "pydantic": {"config"},
     "pydantic_core": {"config"},
     "yaml": {"config"},
@@ -124,87 +62,95 @@ OWNERS: dict[str, set[str]] = {
     "httptools": {"transport", "server", "registries"},
     "prometheus_client": {"telemetry", "admin"},
     "gevent": {
-        "stream",
-        "tunnel",
-        "hedge",
-        "kept",
-        "buffers",
-        "turns",
-        "background",
-        "transport",
-        "mirror",
-        "server",
+        "runtime",
+        "net",
         "registries",
-        "providers",
-        "registration",
-        "config",
-        "store",
-        "health",
+        "health.overload",
+        "health.gate",
+        "transport",
+        "buffers",
         "telemetry",
-        "live_check",
-        "cli",  # to patch, for `check --live`
-        "app",
+        "config.remote_key",
+        "config.watch",
+        "hosting",
+        "providers",
+        "server",
+        "upstreams",
+        "forwarding.hedge",
+        "forwarding.kept",
+        "forwarding.mirror",
+        "checks",
         "admin",
+        "commands.cli",  # to patch, for `check --live`
+        "commands.live_check",
+        "app",
     },
 }
 
 
-def imports(source: str, module: str, package: bool = False) -> Iterator[str]:
-    """Every module that the source of `module` imports when it runs, by its absolute name."""
+def imports(source: str, module: str, package: bool = False) -> Iterator[tuple[str, bool]]:
+    """Every module that the source of `module` imports, by its absolute name, and whether the import runs (it does
+    not under `if TYPE_CHECKING:`)."""
     here = module.split(".") if package else module.split(".")[:-1]
-    for node in _running(ast.parse(source)):
+    tree = ast.parse(source)
+    idle = {id(node) for branch in ast.walk(tree) if _type_checking(branch) for each in branch.body for node in ast.walk(each)}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, id(node) not in idle) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = here[: len(here) - node.level + 1] if node.level else []
             target = ".".join([*base, node.module] if node.module else base)
-            # `from gateway import headers` imports gateway.http.request_head: told apart by what there is.
-            yield from (f"{target}.{alias.name}" if target == "gateway" else target for alias in node.names)
+            for alias in node.names:
+                # `from gateway.http import target` imports gateway.http.target: told apart by what there is.
+                full = f"{target}.{alias.name}"
+                yield full if target == "gateway" or full in MODULES else target, id(node) not in idle
 
 
-def _running(tree: ast.AST) -> Iterator[ast.AST]:
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and _type_checking(node.test):
-            for each in node.orelse:
-                yield each
-                yield from _running(each)
-            continue
-        yield node
-        yield from _running(node)
-
-
-def _type_checking(test: ast.expr) -> bool:
+def _type_checking(node: ast.AST) -> TypeGuard[ast.If]:
+    if not isinstance(node, ast.If):
+        return False
+    test = node.test
     return (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING") or (
         isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING"
     )
 
 
-def rule(name: str, table: dict[str, set[str]]) -> set[str] | None:
-    """What the table says of a module of ours: of itself, or of its package."""
-    return table.get(name, table.get(name.split(".")[0]))
+def _is(name: str, table: set[str]) -> bool:
+    """Whether a table names a module, or its wing."""
+    return name in table or name.partition(".")[0] in table
 
 
 def faults(name: str, source: str, package: bool = False) -> list[str]:
     """What one module imports against the rules; `name` is without `gateway.`."""
-    allowed = rule(name, ALLOWED)
-    if allowed is None:
-        return [f"{name}: place it in ALLOWED (tests/project/test_imports.py)"]
-    own = name.split(".")[0]
+    own = name.partition(".")[0]
+    if own not in FLOOR:
+        return [f"{name}: place {own} in FLOORS (tests/project/test_imports.py)"]
     found = []
     full = "gateway" if name == "__init__" else f"gateway.{name}"
-    for target in imports(source, full, package or name == "__init__"):
+    for target, runs in imports(source, full, package or name == "__init__"):
         top, _, rest = target.partition(".")
         if top == "gateway":
-            theirs = rest.split(".")[0] or "__init__"
-            if theirs not in allowed | {own} and allowed is not ANYTHING:
+            theirs = rest.partition(".")[0] or "__init__"
+            if theirs != own and FLOOR.get(theirs, len(FLOORS)) >= FLOOR[own]:
                 found.append(f"{name} imports {target}")
             continue
-        banned = BANNED_IN_PURE if own in PURE else BANNED_IN_PURE - {"time"} if own in PURE_BUT_TIME else set()
-        if top in banned:
+        if not runs:
+            continue
+        pure, but_time = _is(name, PURE), _is(name, PURE_BUT_TIME)
+        if top in BANNED_IN_PURE and (pure or (but_time and top != "time")):
             found.append(f"{name} is pure and imports {top}")
-        if top in OWNERS and own not in OWNERS[top] | {"testing"}:
+        if top in OWNERS and own != "testing" and not _is(name, OWNERS[top]):
             found.append(f"{name} imports {top}, which is for {', '.join(sorted(OWNERS[top]))}")
     return found
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of modules that import one another, directly or by others, by `graphlib`."""
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        return [error.args[1]]
+    return []
 
 
 def modules() -> list[tuple[str, Path]]:
@@ -217,28 +163,51 @@ def modules() -> list[tuple[str, Path]]:
     return found
 
 
+MODULES = {f"gateway.{name}" for name, _ in modules()}
+
+
 @pytest.mark.parametrize(("name", "path"), modules(), ids=[name for name, _ in modules()])
 def test_imports_follow_the_architecture(name: str, path: Path) -> None:
     assert faults(name, path.read_text(encoding="utf-8"), path.name == "__init__.py") == []
+
+
+def test_no_modules_import_one_another() -> None:
+    """The lazy names of `gateway/__init__.py` are for users of the package."""
+    arrows = {}
+    for name, path in modules():
+        full = f"gateway.{name}"
+        source = path.read_text(encoding="utf-8")
+        found = {target for target, _ in imports(source, full, path.name == "__init__.py")} & MODULES
+        arrows[full] = found - {full, "gateway.__init__"}
+    assert circles(arrows) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert len(circles({"a": {"b"}, "b": {"c"}, "c": {"a"}})) == 1
+
+
+def test_few_files_stand_at_the_root() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= MOST_AT_THE_ROOT
 
 
 @pytest.mark.parametrize(
     ("name", "source", "fault"),
     [
         ("errors", "from gateway.model import Route", "errors imports gateway.model"),
-        ("headers", "import socket", "headers is pure and imports socket"),
-        ("headers", "def f():\n    from time import monotonic", "headers is pure and imports time"),
-        ("forwarder", "import time\nimport gevent", "forwarder is pure and imports gevent"),
-        ("forwarder", "from gateway.transport import Transport", "forwarder imports gateway.transport"),
-        ("forwarder", "from gateway import transport", "forwarder imports gateway.transport"),
-        ("forwarder", "from .transport.pool import EndpointPool", "forwarder imports gateway.transport.pool"),
-        ("providers.consul", "from ..store import Store", "providers.consul imports gateway.upstreams.store"),
-        ("providers.consul", "from .. import store", "providers.consul imports gateway.upstreams.store"),
+        ("http.request_head", "import socket", "http.request_head is pure and imports socket"),
+        ("http.request_head", "def f():\n    from time import monotonic", "http.request_head is pure and imports time"),
+        ("forwarding.forwarder", "import time\nimport gevent", "forwarding.forwarder is pure and imports gevent"),
+        ("transport.pool", "from gateway.forwarding import retry", "transport.pool imports gateway.forwarding.retry"),
+        ("transport.pool", "from ..forwarding.retry import pause", "transport.pool imports gateway.forwarding.retry"),
+        ("transport.pool", "from gateway.health import gate", "transport.pool imports gateway.health.gate"),
+        ("providers.consul", "from gateway import app", "providers.consul imports gateway.app"),
+        ("providers.consul", "from .. import upstreams", "providers.consul imports gateway.upstreams"),
         ("health.outlier", "try:\n    import flask\nexcept ImportError:\n    raise", "imports flask"),
         ("app", "import gunicorn.arbiter", "imports gunicorn"),
-        ("server.worker", "from gateway.config import load", "server.worker imports gateway.config"),
-        ("router", "if TYPE_CHECKING:\n    pass\nelse:\n    import gevent", "router is pure and imports gevent"),
-        ("helpers", "", "place it in ALLOWED"),
+        ("server.worker", "if TYPE_CHECKING:\n    from gateway.app import Gateway", "server.worker imports gateway.app"),
+        ("routing.router", "if TYPE_CHECKING:\n    pass\nelse:\n    import gevent", "routing.router is pure and imports gevent"),
+        ("helpers", "", "place helpers in FLOORS"),
     ],
 )
 def test_a_fault_is_found(name: str, source: str, fault: str) -> None:
@@ -248,11 +217,11 @@ def test_a_fault_is_found(name: str, source: str, fault: str) -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("router", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from gateway.app import Gateway"),
+        ("forwarding.retry", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import gevent"),
         ("providers.consul", "from gateway.providers.base import Update\nfrom . import base\nimport consul.base"),
         ("server.settings", "from gateway.config import load"),
         ("app", "import gevent\nfrom gateway.transport import Transport"),
-        ("flask_door", "import flask\nfrom gateway import wsgi"),
+        ("flask_door", "import flask\nfrom gateway.server import wsgi_environ"),
         ("transport.pool", "import urllib3"),
     ],
 )

@@ -20,7 +20,7 @@ for name in [name for name in sys.modules if name in ("_thread", "threading") or
 PATCHES = """
 from gevent import monkey
 monkey.patch_all()
-from gateway.server import import_locks
+from gateway.hosting import import_locks
 import_locks.restore()
 import xml.dom.minidom
 """
