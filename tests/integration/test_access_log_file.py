@@ -356,7 +356,7 @@ WRITER = """
     from gevent import monkey
     monkey.patch_all()
     import sys
-    from gateway.exchange import Request
+    from gateway.http.messages import Request
     from gateway.model import AccessLogSettings
     from gateway.telemetry.access_log import AccessLog
     log = AccessLog(AccessLogSettings("-"), sys.argv[1])

@@ -34,9 +34,9 @@ from gateway.model import (
     TlsSettings,
     Upstream,
 )
-from gateway.providers import base, dns_srv, names, static
+from gateway.providers import dns_srv, names, static
 from gateway.providers.base import Update
-from gateway.registries import RegistryError, dns_servers
+from gateway.registries import RegistryError, dns_servers, pacing
 from gateway.registries import dns as dns_client
 from gateway.registries.dns import AT_ONCE, Addresses, DnsApi, Service, Srv
 from gateway.testing import FakeUpstream, answer
@@ -74,8 +74,8 @@ def hasty(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (dns_client, names, dns_srv, static):
         monkeypatch.setattr(module, "LEAST_TTL", 0.2)
     monkeypatch.setattr(dns_client, "EMPTY_TTL", 0.2)
-    monkeypatch.setattr(base, "FIRST_PAUSE", 0.2)
-    monkeypatch.setattr(base, "LONGEST_PAUSE", 0.4)
+    monkeypatch.setattr(pacing, "FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(pacing, "LONGEST_PAUSE", 0.4)
 
 
 def api(*servers: DnsServer | str, ttl: float = 30.0) -> DnsApi:
