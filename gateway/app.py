@@ -488,12 +488,8 @@ class Gateway(FlaskDoor):
             return self._own(request, path)
         if method == b"OPTIONS" and check_max_forwards(request):
             return Response(204, b"No Content", [], bodyless=True)
-        if self._views:
-            if views and self._has_view(request, asked.path):
-                return None
-            # Flask keeps single-dot segments: without this `/./view` would pass a view on its way to a route.
-            if path != asked.path and target.has_dots(asked.path) and self._has_view(request, path):
-                raise BadPath(f"a single-dot segment in the path of a view: {asked.path[:80]!r}")
+        if self._views and self._by_view(request, asked.path, path, views):
+            return None
         if self.overload.shedding:
             self.overload.shed += 1
             raise Overloaded(f"the hub is {self.overload.lag:.3f} s late", retry_after=RETRY_AFTER)
@@ -501,9 +497,7 @@ class Gateway(FlaskDoor):
             request.fields = self._outbound.view(request, asked_host)
         route = snapshot.router.match(method, host, path, asked.query, request.fields)
         if route is None:
-            if not snapshot.version:
-                raise NotReady("there is no configuration yet")
-            raise NoRoute(f"no route for {host.decode('latin-1')} {path[:200].decode('latin-1')}")
+            raise _no_route(snapshot, host, path)
         if isinstance(asked, AmbiguousTarget):
             readings.check(snapshot.router, snapshot.config.server, request, route, (), asked, path, host)
         request.route = route
@@ -512,6 +506,15 @@ class Gateway(FlaskDoor):
         group = snapshot.groups[route.upstream]
         request.upstream = group.upstream
         return self._forwarder.forward(request, route, group, asked, path, asked_host)
+
+    def _by_view(self, request: Request, raw: bytes, path: bytes, views: bool) -> bool:
+        """Whether a Flask view answers. Raises BadPath."""
+        if views and self._has_view(request, raw):
+            return True
+        # Flask keeps single-dot segments: without this `/./view` would pass a view on its way to a route.
+        if path != raw and target.has_dots(raw) and self._has_view(request, path):
+            raise BadPath(f"a single-dot segment in the path of a view: {raw[:80]!r}")
+        return False
 
     def _asterisk(self, request: Request) -> Response:
         """`OPTIONS *` is about the server, which is the gateway (RFC 9110 §9.3.7)."""
@@ -571,6 +574,13 @@ class Gateway(FlaskDoor):
     def access_log_losses(self) -> tuple[int, int]:
         """Records dropped and lines lost."""
         return (self._access_log.dropped, self._access_log.lost) if self._access_log is not None else (0, 0)
+
+def _no_route(snapshot: Snapshot, host: bytes, path: bytes) -> GatewayError:
+    """Why no route was found."""
+    if not snapshot.version:
+        return NotReady("there is no configuration yet")
+    return NoRoute(f"no route for {host.decode('latin-1')} {path[:200].decode('latin-1')}")
+
 
 def _plain(request: Request, status: int, reason: bytes, body: bytes) -> Response:
     headers = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Cache-Control", b"no-store")]
