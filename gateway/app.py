@@ -465,11 +465,9 @@ class Gateway(FlaskDoor):
     # -- the straight line --------------------------------------------------------------
 
     def line(self, request: Request, views: bool) -> Response | None:
-        """The answer to a request whose client is known; None when a view has it and `views` says so. Raises
-        GatewayError, or whatever fault the gateway has."""
-        snapshot = self.store.current
+        """The answer to a request whose client is known; None for a view's, if `views`. Raises GatewayError."""
+        snapshot, method = self.store.current, request.method
         request.config_version = snapshot.version
-        method = request.method
         if method == b"TRACE" or method == b"CONNECT":
             raise UnsupportedMethod(method.decode("latin-1"))
         asked, path = target.read(request.target)
@@ -491,8 +489,7 @@ class Gateway(FlaskDoor):
         if self._views and self._by_view(request, asked.path, path, views):
             return None
         if self.overload.shedding:
-            self.overload.shed += 1
-            raise Overloaded(f"the hub is {self.overload.lag:.3f} s late", retry_after=RETRY_AFTER)
+            raise self._shed()
         if self._reads_forwarding:
             request.fields = self._outbound.view(request, asked_host)
         route = snapshot.router.match(method, host, path, asked.query, request.fields)
@@ -515,6 +512,11 @@ class Gateway(FlaskDoor):
         if path != raw and target.has_dots(raw) and self._has_view(request, path):
             raise BadPath(f"a single-dot segment in the path of a view: {raw[:80]!r}")
         return False
+
+    def _shed(self) -> GatewayError:
+        """The event loop is late: count a rejected request."""
+        self.overload.shed += 1
+        return Overloaded(f"the hub is {self.overload.lag:.3f} s late", retry_after=RETRY_AFTER)
 
     def _asterisk(self, request: Request) -> Response:
         """`OPTIONS *` is about the server, which is the gateway (RFC 9110 §9.3.7)."""
